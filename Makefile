@@ -17,15 +17,16 @@ setup:  ## Make .venv and install RabbitMQ, unless they exist
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests:  ## The same, and what only tests need: chromium, promtool and amtool
+setup-tests:  ## The same, and what only tests need: chromium, promtool, amtool and a generator of clients
 	@scripts/setup tests
+	@scripts/tools
 
 .PHONY: demo
 demo: setup  ## Watch real orders go through the whole stack, with the books audited at the end
 	@$(BIN)/ordersaga demo
 
 # Tests start hundreds of processes, and each would compile all of the project again.
-test coverage check test-compose: export PYTHONDONTWRITEBYTECODE =
+test test-seeds coverage check test-compose: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
 test: setup-tests  ## Run all tests but those of the containers
@@ -64,9 +65,23 @@ api-diff: setup  ## Show how messages, OpenAPI documents and metrics differ from
 api-samples: setup  ## Write the samples of the OpenAPI documents and the metrics, after an intended change
 	@$(BIN)/python -m tests.support.api_samples --write
 
+.PHONY: lint-api
+lint-api:  ## Check the published OpenAPI and AsyncAPI documents with Redocly's linter, which npm downloads
+	npm --prefix scripts/lint-api ci --silent --no-audit --no-fund
+	scripts/lint-api/node_modules/.bin/redocly lint --config scripts/lint-api/redocly.yaml docs/api/*.json
+
+.PHONY: api-compatibility
+api-compatibility: setup  ## Name what breaks clients of the released contract in docs/api/released
+	@$(BIN)/python -m tests.support.api_compatibility
+
+.PHONY: api-release
+api-release: setup  ## Make the present contract the released one, at a release
+	@$(BIN)/python -m tests.support.api_compatibility --release
+
 .PHONY: lock
 lock:  ## Resolve the dependencies again into locks/
-	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra tracing -o locks/runtime.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --extra grpc --extra tracing \
+	    -o locks/runtime.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
 	    -c locks/runtime.lock -o locks/development.lock
 	uv pip compile locks/tools.in --universal --generate-hashes --python-version 3.11 -o locks/tools.lock
@@ -84,9 +99,22 @@ audit-dependencies: setup  ## Look the locked packages up in the data about know
 bench: setup  ## Load a fresh stack with 5000 orders and report throughput and latency
 	@scripts/bench
 
+# Simulations of the whole system take most of the time: about an hour.
+.PHONY: test-seeds
+test-seeds: setup-tests  ## Run the tests that have a long form in it, randomized ones with up to 200 seeds
+	ORDERSAGA_TEST_SEEDS=200 $(BIN)/pytest tests --ignore tests/compose -m 'long_form or hypothesis' -n auto --dist worksteal
+
 .PHONY: test-holds
 test-holds: setup-tests  ## Let 10,000 holds expire while orders arrive, and check the stock
 	@HOLDS=10000 $(BIN)/pytest tests/integration/test_holds.py -k under_load -o log_cli=true -o log_cli_level=INFO
+
+.PHONY: test-grpc
+test-grpc: setup-tests  ## Place 1000 orders at once over gRPC, with room for half of them, and check the books
+	@ORDERS=1000 $(BIN)/pytest tests/end_to_end/test_grpc.py -k slot_takes -o log_cli=true -o log_cli_level=INFO
+
+.PHONY: test-events
+test-events: setup-tests  ## Read the events of 10,000 orders from any offset, over a restart of the broker
+	@EVENT_ORDERS=10000 $(BIN)/pytest tests/integration/test_events.py -k restart
 
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
@@ -107,6 +135,10 @@ down:  ## End the stack in containers; its data stays
 .PHONY: test-compose
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
 	$(BIN)/pytest tests/compose -rs
+
+.PHONY: proto
+proto: setup  ## Generate the code of proto/ again, after an intended change of the gRPC contract
+	@$(BIN)/python scripts/proto.py order_service/rpc/generated
 
 .PHONY: docs
 docs: setup  ## Write what the docs take from the code: the saga's picture, the tables of permissions and of problems

@@ -23,10 +23,11 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.contracts.base import Name, PathName, Text
 from shared.contracts.orders import ProductId
-from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found
+from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found, shown_as
 from shared.money import JsonMoney
+from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response
-from shared.problems import PRODUCT_KIND
+from shared.problems import CONFLICT, PRODUCT_KIND
 from shared.validation import wrong_field
 
 MAX_RAM = 1_000_000
@@ -41,6 +42,8 @@ OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 class ProductBody(Body):
     """What a product is; `price`, if given, is what orders must say, and `package` is what to buy for a `vps`."""
 
+    model_config = shown_as({"kind": "goods", "name": "Margherita", "price": 19.99})
+
     kind: Annotated[Kind, Field(strict=False)]
     name: Name | None = None
     price: Annotated[JsonMoney, Field(ge=0)] | None = None
@@ -51,6 +54,8 @@ class ProductBody(Body):
 
 class SaleBody(Body):
     """Whether a product is on sale, and why not."""
+
+    model_config = shown_as({"onSale": False, "reason": "Oven repair"})
 
     on_sale: bool
     reason: Text | None = None
@@ -86,7 +91,11 @@ def create_router(stock_items: StockItems, reservations: Reservations) -> APIRou
 def _product_routes(stock_items: StockItems) -> APIRouter:
     router = new_router("products")
 
-    @router.put("/products/{product_id}", response_model=ProductView, responses={201: {"model": ProductView}})
+    @router.put(
+        "/products/{product_id}",
+        response_model=ProductView,
+        responses={201: {"model": ProductView}, **documented(PRODUCT_KIND)},
+    )
     @requires(Permission.CATALOGUE_WRITE)
     async def put_product(product_id: ProductIdParameter, body: ProductBody) -> Response:
         """Create a product or describe it anew; its kind stays what it is, its stock as well."""
@@ -98,7 +107,7 @@ def _product_routes(stock_items: StockItems) -> APIRouter:
 
     @router.patch("/products/{product_id}", response_model=ProductView)
     @requires(Permission.CATALOGUE_WRITE)
-    async def set_on_sale(product_id: ProductIdParameter, body: SaleBody) -> Response:
+    async def switch_sale(product_id: ProductIdParameter, body: SaleBody) -> Response:
         """Take a product off sale, or put it back: new orders for it are refused, orders in flight go on."""
         product = await stock_items.set_on_sale(product_id, body.on_sale, body.reason)
         if product is None:
@@ -123,9 +132,13 @@ def _product_routes(stock_items: StockItems) -> APIRouter:
 def _stock_routes(stock_items: StockItems) -> APIRouter:
     router = new_router("inventory")
 
-    @router.put("/inventory/{product_id}", response_model=StockView, responses={201: {"model": StockView}})
+    @router.put(
+        "/inventory/{product_id}",
+        response_model=StockView,
+        responses={201: {"model": StockView}, **documented(PRODUCT_KIND)},
+    )
     @requires(Permission.CATALOGUE_WRITE)
-    async def set_free(product_id: ProductIdParameter, body: FreeQuantity) -> Response:
+    async def set_stock(product_id: ProductIdParameter, body: FreeQuantity) -> Response:
         """Set what is free to sell; a product that is unknown is created as goods."""
         try:
             product, is_new = await stock_items.set_free(product_id, body.quantity)
@@ -133,9 +146,11 @@ def _stock_routes(stock_items: StockItems) -> APIRouter:
             raise _not_counted(product_id) from None
         return json_response(show_stock(product), 201 if is_new else 200)
 
-    @router.post("/inventory/{product_id}/restock", response_model=StockView)
+    @router.post(
+        "/inventory/{product_id}/restock", response_model=StockView, responses=documented(PRODUCT_KIND, CONFLICT)
+    )
     @requires(Permission.CATALOGUE_WRITE)
-    async def restock(product_id: ProductIdParameter, body: Delivery) -> Response:
+    async def restock_product(product_id: ProductIdParameter, body: Delivery) -> Response:
         """Add to what is free to sell."""
         try:
             product = await stock_items.restock(product_id, body.quantity)

@@ -18,8 +18,9 @@ from shared.access.principal import PERSON_FIELD, Principal
 from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, ProductId
 from shared.group_commit import GroupCommit
-from shared.http import Body, ProblemError, conflict, documented, json_response, key_reused, new_router, not_found
+from shared.http import Body, ProblemError, conflict, json_response, key_reused, new_router, not_found, shown_as
 from shared.money import JsonMoney
+from shared.openapi import documented
 from shared.problems import HOLD_OVER, HOLD_REFUSED, OTHER_PERSON, TOO_MANY_HOLDS
 from shared.validation import wrong_field
 
@@ -52,6 +53,8 @@ class NewHoldItem(Body):
 class NewHold(Body):
     """What to hold, for whom and for how long."""
 
+    model_config = shown_as({"userId": "u1", "items": [{"productId": "p1", "quantity": 1}], "ttlSeconds": 600})
+
     user_id: Name
     items: Annotated[list[NewHoldItem], Field(min_length=1, max_length=MAX_ITEMS)]
     slot: Annotated[str, Field(pattern=f"^(auto|{SLOT_ID_PATTERN})$")] | None = None
@@ -76,6 +79,8 @@ class NewHold(Body):
 class Extension(Body):
     """How long the hold lasts from now on."""
 
+    model_config = shown_as({"ttlSeconds": 600})
+
     ttl_seconds: Seconds
 
 
@@ -88,10 +93,10 @@ def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
         "/holds",
         status_code=HTTPStatus.CREATED,
         response_model=HoldView,
-        responses=documented(409, 429) | {200: {"model": HoldView}},
+        responses=documented(HOLD_REFUSED, TOO_MANY_HOLDS, OTHER_PERSON) | {200: {"model": HoldView}},
     )
     @requires(Permission.HOLDS_WRITE)
-    async def place(body: NewHold, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
+    async def place_hold(body: NewHold, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
         """Hold everything that is asked for, or nothing; 409 says what does not fit."""
         _check_person(body, caller)
         hold_id = uuid.uuid4().hex if idempotency_key is None else _id_of(caller.owner, idempotency_key)
@@ -106,15 +111,15 @@ def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
 
     @router.get("/holds/{hold_id}", response_model=HoldView)
     @requires(Permission.HOLDS_READ)
-    async def get(hold_id: HoldIdPath, caller: Caller) -> Response:
+    async def get_hold(hold_id: HoldIdPath, caller: Caller) -> Response:
         """What is held, until when, and how the hold has ended."""
         return json_response(
             show_hold(_found(hold_id, await holds.find(hold_id, caller.visible(Permission.HOLDS_READ))))
         )
 
-    @router.post("/holds/{hold_id}/extend", response_model=HoldView, responses=documented(409))
+    @router.post("/holds/{hold_id}/extend", response_model=HoldView, responses=documented(HOLD_OVER))
     @requires(Permission.HOLDS_WRITE)
-    async def extend(hold_id: HoldIdPath, body: Extension, caller: Caller) -> Response:
+    async def extend_hold(hold_id: HoldIdPath, body: Extension, caller: Caller) -> Response:
         """Let the hold expire `ttlSeconds` from now; 409 if it has ended."""
         visible = caller.visible(Permission.HOLDS_WRITE)
         extended = await holds.extend(hold_id, body.ttl_seconds, visible)
@@ -123,9 +128,9 @@ def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
             raise conflict(f"Hold {hold_id} is over: it is {show_hold(hold)['status']}", HOLD_OVER)
         return json_response(show_hold(hold))
 
-    @router.delete("/holds/{hold_id}", status_code=HTTPStatus.NO_CONTENT, responses=documented(409))
+    @router.delete("/holds/{hold_id}", status_code=HTTPStatus.NO_CONTENT, responses=documented(HOLD_OVER))
     @requires(Permission.HOLDS_WRITE)
-    async def delete(hold_id: HoldIdPath, caller: Caller) -> Response:
+    async def delete_hold(hold_id: HoldIdPath, caller: Caller) -> Response:
         """Return what is held; again, or after its expiry, to the same end. 409 if an order has taken it over."""
         hold = _found(hold_id, await holds.delete(hold_id, caller.visible(Permission.HOLDS_WRITE)))
         if hold.hold is not None and hold.hold.outcome is HoldOutcome.TAKEN:

@@ -27,6 +27,7 @@ from inventory_service.views import (
     BookingPage,
     SlotPage,
     SlotRulesView,
+    SlotView,
     show_assignment,
     show_in_slot,
     show_rules,
@@ -38,8 +39,9 @@ from shared.clock import Clock, utc_now
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
 from shared.group_commit import GroupCommit
-from shared.http import Body, ProblemError, conflict, documented, invalid, json_response, new_router, not_found
+from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found, shown_as
 from shared.money import JsonMoney
+from shared.openapi import documented
 from shared.paging import (
     DEFAULT_LIMIT,
     CursorParameter,
@@ -50,7 +52,7 @@ from shared.paging import (
     time_key,
     write_cursor,
 )
-from shared.problems import SLOT_STATE, SLOTS_FULL
+from shared.problems import NOT_FOUND, SLOT_STATE, SLOTS_FULL
 
 MAX_HORIZON = 1000
 MAX_LEAD_MINUTES = 7 * DAY_MINUTES
@@ -92,6 +94,8 @@ OrderIdPath = Annotated[OrderId, Path()]
 class RulesBody(Body):
     """The rules of slots, times of day in UTC; what is left out stays as it is."""
 
+    model_config = shown_as({"durationMinutes": 15, "capacity": 5000, "openTime": "08:00", "closeTime": "22:00"})
+
     duration_minutes: Annotated[int, Field(ge=1, le=DAY_MINUTES)] | None = None
     capacity: Capacity | None = None
     open_time: OpeningTime | None = None
@@ -103,6 +107,8 @@ class RulesBody(Body):
 
 class SlotBody(Body):
     """What is to be different about one slot; `capacity` null makes it follow the rules again."""
+
+    model_config = shown_as({"capacity": 2500, "disabled": False})
 
     capacity: Capacity | None = None
     disabled: bool | None = None
@@ -133,13 +139,13 @@ def _rules_routes(rules: SlotRules) -> APIRouter:
 
     @router.get("/slots/config", response_model=SlotRulesView)
     @requires(Permission.CATALOGUE_READ)
-    async def get_config() -> Response:
+    async def get_slot_rules() -> Response:
         """The rules by which there are slots."""
         return json_response(show_rules(await rules.read()))
 
     @router.put("/slots/config", response_model=SlotRulesView)
     @requires(Permission.CATALOGUE_WRITE)
-    async def put_config(body: RulesBody) -> Response:
+    async def change_slot_rules(body: RulesBody) -> Response:
         """Change the rules: for every slot from now on, but not what is booked."""
         if nulls := [name for name in body.model_fields_set if getattr(body, name) is None]:
             raise invalid(*((to_camel(name), "must not be null: leave it out to keep its value") for name in nulls))
@@ -167,9 +173,9 @@ def _slot_routes(slots: Slots) -> APIRouter:
         following = write_cursor([slot_id(last)]) if last is not None else None
         return json_response({"items": [show_slot(slot) for slot in page], "nextCursor": following})
 
-    @router.put("/slots/{slot_id}")
+    @router.put("/slots/{slot_id}", response_model=SlotView)
     @requires(Permission.CATALOGUE_WRITE)
-    async def put_slot(slot_id: SlotId, body: SlotBody) -> Response:
+    async def change_slot(slot_id: SlotId, body: SlotBody) -> Response:
         """Change one slot; what is booked in it stays booked."""
         if not body.model_fields_set:
             raise invalid(("body", "must have capacity, disabled or both"))
@@ -189,7 +195,7 @@ def _booking_routes(reservations: Reservations, clock: Clock) -> APIRouter:
 
     @router.get("/slots/{slot_id}/orders", response_model=BookingPage)
     @requires(Permission.ORDERS_READ)
-    async def list_orders(
+    async def list_orders_in_slot(
         slot_id: SlotId,
         caller: Caller,
         visible: Annotated[bool, Query(description="Only orders whose work is visible by now")] = False,
@@ -222,9 +228,11 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
     )
     releases: GroupCommit[str, Reservation | None] = GroupCommit(assigner.release_all, limit=MAX_ASSIGNED_AT_ONCE)
 
-    @router.post("/slots/assign", response_model=AssignmentView, responses=documented(429))
+    @router.post(
+        "/slots/assign", response_model=AssignmentView, responses=documented(SLOTS_FULL, SLOT_STATE, NOT_FOUND)
+    )
     @requires(Permission.SLOTS_ASSIGN)
-    async def assign(body: AssignBody, caller: Caller) -> Response:
+    async def assign_slot(body: AssignBody, caller: Caller) -> Response:
         """Give an order the earliest slot with room for its whole price; the same order gets the same one again."""
         own_only = not caller.reaches_all(Permission.SLOTS_ASSIGN)
         request = AssignmentRequest(body.order_id, body.order_price, body.items_count, caller.owner, own_only)
@@ -233,9 +241,9 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
             return json_response(show_assignment(answer))
         raise _refusal(body.order_id, answer)
 
-    @router.delete("/slots/assignments/{order_id}", status_code=HTTPStatus.NO_CONTENT)
+    @router.delete("/slots/assignments/{order_id}", status_code=HTTPStatus.NO_CONTENT, responses=documented(SLOT_STATE))
     @requires(Permission.SLOTS_ASSIGN)
-    async def release(order_id: OrderIdPath, caller: Caller) -> Response:
+    async def release_slot(order_id: OrderIdPath, caller: Caller) -> Response:
         """Give an order's slot back; again if it was given back already, to the same end."""
         if not caller.reaches_all(Permission.SLOTS_ASSIGN):
             owners = await assigner.owners([order_id])

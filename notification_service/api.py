@@ -32,7 +32,8 @@ from shared.access.permissions import Permission
 from shared.access.principal import Principal, Visible
 from shared.clock import Clock
 from shared.contracts.base import Name, Text
-from shared.http import Body, ProblemError, conflict, documented, invalid, json_response, new_router, not_found
+from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found, shown_as
+from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Key, Limit, after_id, after_time, page_response, time_key
 
 MAX_PATTERNS = 20
@@ -57,6 +58,8 @@ class NewEndpoint(Body):
 
 class EndpointChanges(Body):
     """What to change of an endpoint."""
+
+    model_config = shown_as({"events": ["order.completed", "order.cancelled"], "enabled": True})
 
     url: Url | None = None
     events: Patterns | None = None
@@ -93,9 +96,11 @@ def create_router(dependencies: ApiDependencies) -> APIRouter:
 
 
 def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
-    @router.post("/webhooks", status_code=HTTPStatus.CREATED, response_model=EndpointWithSecretView)
+    @router.post(
+        "/webhooks", status_code=HTTPStatus.CREATED, response_model=EndpointWithSecretView, responses=documented(409)
+    )
     @requires(Permission.WEBHOOKS_WRITE)
-    async def register(body: NewEndpoint, caller: Caller) -> Response:
+    async def register_webhook(body: NewEndpoint, caller: Caller) -> Response:
         """Register an endpoint. The answer has the secret to verify signatures with: it is shown only this once."""
         url = _checked(body.url, api)
         if await api.endpoints.count(caller.owner) >= api.most_per_owner:
@@ -119,7 +124,7 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
 
     @router.get("/webhooks", response_model=EndpointPage)
     @requires(Permission.WEBHOOKS_READ)
-    async def list_endpoints(
+    async def list_webhooks(
         limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None, *, caller: Caller
     ) -> Response:
         """Endpoints, in the order of their ids."""
@@ -129,13 +134,13 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
 
     @router.get("/webhooks/{webhook_id}", response_model=EndpointView)
     @requires(Permission.WEBHOOKS_READ)
-    async def get_endpoint(webhook_id: WebhookPath, caller: Caller) -> Response:
+    async def get_webhook(webhook_id: WebhookPath, caller: Caller) -> Response:
         """One endpoint."""
         return json_response(show_endpoint(await _find(api, webhook_id, _readable(caller))))
 
     @router.patch("/webhooks/{webhook_id}", response_model=EndpointView)
     @requires(Permission.WEBHOOKS_WRITE)
-    async def change(webhook_id: WebhookPath, body: EndpointChanges, caller: Caller) -> Response:
+    async def change_webhook(webhook_id: WebhookPath, body: EndpointChanges, caller: Caller) -> Response:
         """Change an endpoint, or disable or enable it. While it is disabled, its deliveries fail without an attempt."""
         changes = {name: value for name, value in body.model_dump().items() if value is not None}
         if not changes:
@@ -147,7 +152,7 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
 
     @router.delete("/webhooks/{webhook_id}", status_code=HTTPStatus.NO_CONTENT)
     @requires(Permission.WEBHOOKS_WRITE)
-    async def delete(webhook_id: WebhookPath, caller: Caller) -> Response:
+    async def delete_webhook(webhook_id: WebhookPath, caller: Caller) -> Response:
         """Delete an endpoint and the deliveries to it."""
         if not await api.endpoints.delete(webhook_id, _writable(caller)):
             raise _unknown(webhook_id)
@@ -158,7 +163,7 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
 def _add_secrets(router: APIRouter, api: ApiDependencies) -> None:
     @router.post("/webhooks/{webhook_id}/rotate", response_model=EndpointWithSecretView, responses=documented(409))
     @requires(Permission.WEBHOOKS_WRITE)
-    async def rotate(webhook_id: WebhookPath, caller: Caller) -> Response:
+    async def rotate_webhook_secret(webhook_id: WebhookPath, caller: Caller) -> Response:
         """Replace the secret. Both sign every delivery for 24 hours, so that receivers can change over meanwhile."""
         visible, now = _writable(caller), api.clock()
         before = await _find(api, webhook_id, visible)
@@ -179,7 +184,7 @@ def _add_secrets(router: APIRouter, api: ApiDependencies) -> None:
         responses=documented(409),
     )
     @requires(Permission.WEBHOOKS_WRITE)
-    async def test(webhook_id: WebhookPath, caller: Caller) -> Response:
+    async def send_test_event(webhook_id: WebhookPath, caller: Caller) -> Response:
         """Send the event `webhook.test`, whichever events the endpoint asked for; its delivery shows the outcome."""
         endpoint = await _find_enabled(api, webhook_id, _writable(caller))
         now = api.clock()

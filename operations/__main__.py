@@ -39,6 +39,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         prefetch=PREFETCH,
         repair_every=settings.topology_check_seconds,
         topology_mode=settings.topology,
+        events_retention=settings.events_retention,
         name="ordersaga-dead-letters",
     )
     ingest = Ingest(letter_bus, letters, failpoint=connections.failpoint)

@@ -47,6 +47,7 @@ COMMANDS = {
     "dead-letters": Entry(
         "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."
     ),
+    "events": Entry("operations.commands.events", "events", "Follow the events of orders, or export them."),
     "credentials": Entry(
         "operations.commands.credentials", "credentials", "Rotate the key that encrypts the credentials of servers."
     ),

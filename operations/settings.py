@@ -16,10 +16,11 @@ from operations.errors import UnreachableError
 from operations.stack.access import key_of_commands
 from operations.stack.database_rights import MAINTENANCE
 from operations.stack.database_users import DatabaseUsers, read_users
-from operations.stack.environment import invalid_value, with_values_for_commands
+from operations.stack.environment import events_retention, invalid_value, with_values_for_commands
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
+    EVENTS_RETENTION_VARIABLE,
     MONGODB_URL_VARIABLE,
     Layout,
     choose_data_directory,
@@ -29,6 +30,7 @@ from shared.errors import StartError
 from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
 from shared.settings import Amount, HostNames, ServiceSettings, words
 from shared.tls import client_context
+from shared.topology import DEFAULT_EVENTS_RETENTION
 from shared.urls import check_service_url, hide_credentials
 
 HttpUrl = Annotated[str, AfterValidator(check_service_url)]
@@ -110,6 +112,8 @@ class Stack:
     """The URL of MongoDB for commands that change the records of services; empty if `mongodb_url` is for all."""
     database_users: DatabaseUsers | None = None
     """The users of MongoDB if `ordersaga up` runs it."""
+    events_retention: str = DEFAULT_EVENTS_RETENTION
+    """For how long the stack keeps events; empty if it keeps none."""
 
     @property
     def url_for_changes(self) -> str:
@@ -168,6 +172,7 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
         layout.root if (mongodb_url, amqp_url) == (running.mongodb_url, running.amqp_url) else None,
         environment.get(DATABASE_PREFIX_VARIABLE) or running.database_prefix,
         api_key=key_of_commands(layout, environment),
+        events_retention=_events_retention(amqp_url, running, environment),
     )
     if running.mongodb_has_users and not environment.get(MONGODB_URL_VARIABLE):
         return _with_users(stack, layout, running.database_prefix)
@@ -188,23 +193,33 @@ def _with_users(stack: Stack, layout: Layout, prefix: str) -> Stack:
     )
 
 
-def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the URL of the broker that a command acts on: ORDERSAGA_AMQP_URL, else that of the stack that runs.
+@dataclass(frozen=True)
+class Broker:
+    """The broker that a command acts on, and for how long it keeps events; empty if it keeps none."""
 
-    The data directory is chosen as in `locate_stack`. Raises UnreachableError if there is none, or if the variable has
-    an invalid value.
+    url: str = field(repr=False)
+    events_retention: str
+
+
+def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Broker:
+    """Return the broker that a command acts on: ORDERSAGA_AMQP_URL, else that of the stack that runs.
+
+    The data directory is chosen as in `locate_stack`. Raises UnreachableError if there is none, or if a variable has an
+    invalid value.
     """
     try:
         environment = with_values_for_commands(environment)
     except StartError as error:
         raise UnreachableError(str(error)) from None
-    if invalid := invalid_value({name: environment.get(name, "") for name in (AMQP_URL_VARIABLE,)}):
+    own = (AMQP_URL_VARIABLE, EVENTS_RETENTION_VARIABLE)
+    if invalid := invalid_value({name: environment.get(name, "") for name in own}):
         raise UnreachableError(invalid)
     if given := environment.get(AMQP_URL_VARIABLE):
-        return given
+        return Broker(given, events_retention(environment))
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
-    if url := _running(layout, environment).amqp_url:
-        return url
+    running = _running(layout, environment)
+    if running.amqp_url:
+        return Broker(running.amqp_url, _events_retention(running.amqp_url, running, environment))
     raise UnreachableError(f"no stack runs in {layout.root}: start one, or set {AMQP_URL_VARIABLE}")
 
 
@@ -217,6 +232,13 @@ def _running(layout: Layout, environment: Mapping[str, str]) -> State:
             return State()
         raise UnreachableError(str(error)) from error
     return state if state.running else State()
+
+
+def _events_retention(amqp_url: str, running: State, environment: Mapping[str, str]) -> str:
+    """Return for how long this broker keeps events: as the environment says, else as the stack was started with."""
+    if running.amqp_url == amqp_url:
+        return events_retention(environment, running.events_retention)
+    return events_retention(environment)
 
 
 def _service_urls(running: State, environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The composition root of the order service: `python -m order_service`."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from pymongo.read_concern import ReadConcern
@@ -15,7 +16,10 @@ from order_service.refund_requests import RefundRequests
 from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
 from order_service.sweeper import Sweeper
+from order_service.waiting import WaitingRequests
+from shared.admission import Admission, OtherServer
 from shared.clock import utc_now
+from shared.errors import StartError
 from shared.service import Connections, Parts, run
 from shared.services import ORDER
 
@@ -42,14 +46,32 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     placement = OrderPlacement(orders, outbox, timeouts, utc_now, require_prices=settings.require_prices)
     actions = OrderActions(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     refunds = RefundRequests(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
+    # At most half of the connections, so that waiting requests leave room for others.
+    waiting = WaitingRequests(orders, limit=settings.max_connections // 2)
     sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
-        handlers=handlers(orders, timeouts, utc_now),
-        router=create_router(orders, placement, actions, refunds),
+        handlers=handlers(orders, timeouts, utc_now, waiting),
+        router=create_router(orders, placement, actions, refunds, waiting),
         collections=SCHEMA,
-        background=(sweeper.run, outbox.note_published),
+        background=(sweeper.run, outbox.note_published, waiting.run),
+        stopping=(waiting.stop,),
         drain=(placement.drain, outbox.drain),
+        other_server=grpc_server(settings, orders, placement, actions) if settings.grpc_port else None,
     )
+
+
+def grpc_server(
+    settings: OrderSettings, orders: Orders, placement: OrderPlacement, actions: OrderActions
+) -> Callable[[Admission], OtherServer]:
+    """Return what makes the gRPC server. Raises StartError if the extra is not installed."""
+    try:
+        from order_service.rpc.methods import OrderMethods
+        from order_service.rpc.server import GrpcServer
+    except ImportError:
+        raise StartError(
+            f"ORDERSAGA_GRPC_PORT={settings.grpc_port} needs the optional extra: pip install 'ordersaga[grpc]'"
+        ) from None
+    return lambda admission: GrpcServer(settings, admission, OrderMethods(orders, placement, actions))
 
 
 def main() -> None:

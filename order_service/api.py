@@ -1,9 +1,14 @@
 """The order service's HTTP routes."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
 
 from order_service.event_stream import EventStream, Subscribers
 from order_service.events import CancelRequested, DeliveryNoted, RefundRequested, RetryRequested
@@ -11,8 +16,9 @@ from order_service.new_order import NewOrder
 from order_service.order import Status
 from order_service.order_actions import OrderActions
 from order_service.order_number import ids_of
-from order_service.orders import NewRecord, Orders
+from order_service.orders import Filter, NewRecord, Orders
 from order_service.placement import OrderPlacement
+from order_service.preferences import wait_in
 from order_service.refund_requests import NewRefund, RefundRequests
 from order_service.views import (
     ErasureView,
@@ -21,22 +27,46 @@ from order_service.views import (
     OrderView,
     RefundPage,
     RefundView,
+    sees_personal,
     show,
     show_listed,
     show_new,
     show_refund,
 )
+from order_service.waiting import NOT_WAITED, WaitingRequests
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
+from shared.asyncapi import ASYNCAPI_PATH, asyncapi
 from shared.clock import Clock, utc_now
 from shared.contracts.base import Name, Text
+from shared.contracts.failures import FailureCode
 from shared.database import Document
-from shared.http import Body, documented, invalid, json_response, new_router, not_found
+from shared.http import Body, invalid, json_response, new_router, not_found, problem_response, shown_as
+from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
+from shared.problems import (
+    NOT_REFUNDABLE,
+    ORDER_STATE,
+    OTHER_PERSON,
+    SECOND_PERSON_NEEDED,
+    SLOTS_FULL,
+    TOO_MANY_STREAMS,
+)
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 Included = Annotated[Literal["items"] | None, Query(description="`items`: show each order's items as well")]
+Statuses = Annotated[Sequence[Status], Query(max_length=50, description="May be repeated: orders in any of them")]
+FailureReason = Annotated[
+    str | None, Query(alias="failureReason", max_length=1000, description="The whole text, as orders show it")
+]
+CreatedFrom = Annotated[
+    AwareDatetime | None, Query(alias="createdFrom", description="Orders of this time or later, with its time zone")
+]
+CreatedTo = Annotated[AwareDatetime | None, Query(alias="createdTo", description="Orders before this time")]
+Sort = Annotated[
+    Literal["-createdAt", "createdAt"], Query(description="Newest first, or oldest first; cursors belong to one order")
+]
 OrderNumber = Annotated[str | None, Query(alias="orderNumber", max_length=40, examples=["7ZK4-M2QX"])]
 IdempotencyKey = Annotated[
     str | None,
@@ -47,20 +77,37 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+Preference = Annotated[
+    str | None,
+    Header(
+        max_length=1000,
+        description="`wait=N` (RFC 7240): answer when the order is final, after N seconds at the latest, at most 30. "
+        "`Preference-Applied` says that the answer has waited",
+        examples=["wait=10"],
+    ),
+]
+
 RefundKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="The same key and body answer the first refund again"),
 ]
 
+REPLAYED = {"Idempotent-Replayed": "true"}
+"""Marks the answer to a request whose key and body were used before: nothing was done again."""
+
+_WAITED = {"model": OrderView, "description": "The final order, if the request waits: see `Prefer`"}
+
 _STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "The order is settled, and all its events have been seen"},
-    **documented(429),
+    **documented(TOO_MANY_STREAMS),
 }
 
 
 class Cancellation(Body):
     """Why the client does not want the order any more."""
+
+    model_config = shown_as({"reason": "Ordered twice"})
 
     reason: Text | None = None
 
@@ -70,35 +117,81 @@ def create_router(
     placement: OrderPlacement,
     actions: OrderActions,
     refunds: RefundRequests,
+    waiting: WaitingRequests,
     clock: Clock = utc_now,
 ) -> APIRouter:
     """Return the routes over these orders."""
     router = new_router("orders")
-    _add_placement(router, placement)
+    _add_placement(router, placement, waiting)
     _add_reads(router, orders)
     _add_actions(router, actions)
     _add_erasure(router, orders, clock)
     _add_refunds(router, refunds)
+    _add_messages(router)
     return router
 
 
-def _add_placement(router: APIRouter, placement: OrderPlacement) -> None:
+def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: WaitingRequests) -> None:
     @requires(Permission.ORDERS_PLACE)
-    async def place(new: NewOrder, caller: Caller, idempotency_key: IdempotencyKey = None) -> Response:
-        """Accept an order; it is carried to its end from here on, whatever happens."""
-        placed = await placement.place(new, idempotency_key, caller)
-        shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
-        return json_response(shown, 202, {"Location": f"/orders/{shown['orderId']}"})
+    async def place_order(
+        new: NewOrder,
+        caller: Caller,
+        request: Request,
+        idempotency_key: IdempotencyKey = None,
+        prefer: Preference = None,  # noqa: ARG001 - for the documentation: a request may have several
+    ) -> Response:
+        """Accept an order; it is carried to its end from here on, whatever happens.
 
-    for path in ("/orders", "/order"):
-        router.add_api_route(
-            path,
-            place,
-            methods=["POST"],
-            status_code=202,
-            response_model=OrderView,
-            include_in_schema=path == "/orders",
-        )
+        With `Prefer: wait=N` the answer waits up to N seconds for the order to become final: CONFIRMED, COMPLETED,
+        CANCELLED or FAILED. Its compensations may still be on their way then; `settled` says so.
+        """
+        placed = await placement.place(new, idempotency_key, caller)
+        seconds = wait_in(request.headers.getlist("prefer"))
+        outcome = NOT_WAITED
+        if seconds is not None:
+            stored = placed.order if isinstance(placed, NewRecord) else placed
+            outcome = await waiting.wait(stored, seconds, partial(_disconnected, request))
+        headers = {"Preference-Applied": f"wait={seconds}"} if outcome.waited else {}
+        return _placed(placed, outcome.final, headers)
+
+    answers = {200: _WAITED, **documented(OTHER_PERSON, SLOTS_FULL)}
+    router.add_api_route(
+        "/orders", place_order, methods=["POST"], status_code=202, response_model=OrderView, responses=answers
+    )
+    router.add_api_route(
+        "/order",
+        place_order,
+        name="place_order_at_former_path",
+        summary="Place an order at the path of the first release",
+        methods=["POST"],
+        status_code=202,
+        response_model=OrderView,
+        responses=answers,
+        deprecated=True,
+    )
+
+
+def _placed(placed: NewRecord | Document, final: Document | None, headers: dict[str, str]) -> Response:
+    """Answer with an order: 200 if it is known to be final, 429 if no slot had room for it, else 202."""
+    if final is not None:
+        shown = show(final, personal=True)
+    else:
+        shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
+    headers = {"Location": f"/orders/{shown['orderId']}", **headers}
+    if not isinstance(placed, NewRecord):
+        headers |= REPLAYED
+    if final is None:
+        return json_response(shown, 202, headers)
+    if final.get("failureCode") == FailureCode.SLOT_FULL:
+        status, why = HTTPStatus.TOO_MANY_REQUESTS, final["failureReason"]
+        return problem_response(status, why, kind=SLOTS_FULL, headers=headers, order=shown)
+    return json_response(shown, 200, headers)
+
+
+async def _disconnected(request: Request) -> None:
+    """Return once the client is gone; the body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _add_reads(router: APIRouter, orders: Orders) -> None:
@@ -107,26 +200,36 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
     @router.get("/orders", response_model=OrderPage)
     @requires(Permission.ORDERS_READ)
     async def list_orders(
-        status: Status | None = None,
+        status: Statuses = (),
         user_id: Annotated[Name | None, Query(alias="userId")] = None,
         settled: bool | None = None,
         number: OrderNumber = None,
+        failure_reason: FailureReason = None,
+        created_from: CreatedFrom = None,
+        created_to: CreatedTo = None,
+        sort: Sort = "-createdAt",
         include: Included = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
         *,
         caller: Caller,
     ) -> Response:
-        """Orders without their histories, newest first; all, or those in a status, of a user, settled or not.
+        """Orders without their histories, newest first or oldest first; all, or those that meet every condition.
 
         `orderNumber` is the number that people read out; two orders share one about once in a million orders.
         """
-        statuses = [status] if status else list(Status)
-        page = await orders.page(
-            statuses=statuses,
+        wanted = Filter(
+            statuses=status,
             user_id=user_id,
             settled=settled,
             ids=_ids_of(number) if number is not None else None,
+            failure_reason=failure_reason,
+            created_from=_in_utc("createdFrom", created_from),
+            created_to=_in_utc("createdTo", created_to),
+        )
+        page = await orders.page(
+            wanted,
+            oldest_first=sort == "createdAt",
             with_items=include == "items",
             after=after_time(cursor),
             limit=limit,
@@ -155,11 +258,11 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         document = await orders.document(order_id, caller.visible(Permission.ORDERS_READ))
         if document is None:
             raise not_found(f"Order {order_id}")
-        return json_response(show(document, personal=_sees_personal(caller)))
+        return json_response(show(document, personal=sees_personal(caller)))
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
     @requires(Permission.ORDERS_READ)
-    async def follow(
+    async def follow_order(
         order_id: OrderIdParameter, caller: Caller, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
     ) -> Response:
         """Server-sent events: one per line of the order's history, until it is settled; 204 once there are no more."""
@@ -167,45 +270,73 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
 
 
 def _add_actions(router: APIRouter, actions: OrderActions) -> None:
-    @router.post("/orders/{order_id}/cancel", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/cancel",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_CANCEL)
-    async def cancel(order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None) -> Response:
+    async def cancel_order(
+        order_id: OrderIdParameter, caller: Caller, cancellation: Cancellation | None = None
+    ) -> Response:
         """Cancel an order that is not fulfilled yet; a server being provisioned, when its running step ends."""
         reason = (cancellation and cancellation.reason) or "Cancelled by the client"
         request, permission = CancelRequested(reason), Permission.ORDERS_CANCEL
         return _accepted(await actions.execute(order_id, request, "cancelled", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/deliver", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/deliver",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE),
+    )
     @requires(Permission.ORDERS_FULFIL)
-    async def deliver(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def deliver_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Note that the goods of a CONFIRMED order have left: it is COMPLETED, and its stock no longer reserved."""
         permission = Permission.ORDERS_FULFIL
         return _accepted(await actions.execute(order_id, DeliveryNoted(), "delivered", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/retry", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/retry",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_DECIDE)
-    async def retry(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def retry_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Provision or capture once more; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
         return _accepted(await actions.execute(order_id, RetryRequested(), "retried", caller, permission), caller)
 
-    @router.post("/orders/{order_id}/refund", status_code=202, response_model=OrderView)
+    @router.post(
+        "/orders/{order_id}/refund",
+        status_code=202,
+        response_model=OrderView,
+        responses=documented(ORDER_STATE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_DECIDE)
-    async def refund(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def refund_order(order_id: OrderIdParameter, caller: Caller) -> Response:
         """Return the money now; for a FAILED order whose money is still held."""
         permission = Permission.ORDERS_DECIDE
         return _accepted(await actions.execute(order_id, RefundRequested(), "refunded", caller, permission), caller)
 
 
 def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
-    @router.post("/orders/{order_id}/refunds", status_code=202, response_model=RefundView)
+    @router.post(
+        "/orders/{order_id}/refunds",
+        status_code=202,
+        response_model=RefundView,
+        responses=documented(NOT_REFUNDABLE, SECOND_PERSON_NEEDED),
+    )
     @requires(Permission.ORDERS_FULFIL)
     async def refund_part(
         order_id: OrderIdParameter, new: NewRefund, caller: Caller, idempotency_key: RefundKey = None
     ) -> Response:
         """Return a part of the money, by amount or by lines; for CONFIRMED and COMPLETED orders of goods."""
-        refund = await refunds.request(order_id, new, idempotency_key, caller, Permission.ORDERS_FULFIL)
-        return json_response(show_refund(refund), 202)
+        permission = Permission.ORDERS_FULFIL
+        refund, repeated = await refunds.request(order_id, new, idempotency_key, caller, permission)
+        return json_response(show_refund(refund), 202, REPLAYED if repeated else None)
 
     @router.get("/orders/{order_id}/refunds", response_model=RefundPage)
     @requires(Permission.ORDERS_READ)
@@ -219,10 +350,17 @@ def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
         return page_response(page, lambda each: show_refund(each[1]), key=lambda each: [each[0]], limit=limit)
 
 
+def _add_messages(router: APIRouter) -> None:
+    @router.get(ASYNCAPI_PATH, include_in_schema=False)
+    async def get_asyncapi() -> Response:
+        """Describe the messages of all services; it answers to everybody, like the OpenAPI document."""
+        return json_response(asyncapi())
+
+
 def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:
     @router.delete("/users/{user_id}/personal-data", response_model=ErasureView)
     @requires(Permission.PERSONAL_ERASE)
-    async def erase(user_id: Annotated[Name, Path()]) -> Response:
+    async def erase_personal_data(user_id: Annotated[Name, Path()]) -> Response:
         """Erase what the orders of a user say about the person; amounts, items and the user's id stay.
 
         `ordersaga erase` does this, and erases the same from dead letters.
@@ -231,12 +369,7 @@ def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:
 
 
 def _accepted(document: Document, caller: Principal) -> Response:
-    return json_response(show(document, personal=_sees_personal(caller)), 202)
-
-
-def _sees_personal(caller: Principal) -> bool:
-    """Return whether the caller sees what is known about the person: their own shop's, or to fulfil the order."""
-    return not caller.reaches_all(Permission.ORDERS_READ) or Permission.ORDERS_FULFIL in caller.grants
+    return json_response(show(document, personal=sees_personal(caller)), 202)
 
 
 def _ids_of(number: str) -> tuple[str, str]:
@@ -244,6 +377,14 @@ def _ids_of(number: str) -> tuple[str, str]:
         return ids_of(number)
     except ValueError as error:
         raise invalid(("orderNumber", str(error))) from None
+
+
+def _in_utc(name: str, moment: datetime | None) -> datetime | None:
+    """Return a time of a query; raises the 422 problem for one that no time in UTC equals."""
+    try:
+        return moment.astimezone(UTC) if moment is not None else None
+    except OverflowError:
+        raise invalid((name, "is out of range")) from None
 
 
 def _show_count(counted: tuple[Status, str, int]) -> dict[str, Any]:

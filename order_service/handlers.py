@@ -11,6 +11,7 @@ from order_service.metrics import count_changes
 from order_service.order import HistoryEntry, Order
 from order_service.orders import Change, Orders
 from order_service.saga import SAGA
+from order_service.waiting import WaitingRequests
 from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
@@ -24,7 +25,11 @@ ATTEMPTS = 20
 class AnswerHandlers:
     """The order service's handler of answers."""
 
-    def __init__(self, orders: Orders, timeouts: Timeouts, clock: Clock) -> None:
+    def __init__(
+        self, orders: Orders, timeouts: Timeouts, clock: Clock, waiting: WaitingRequests | None = None
+    ) -> None:
+        """`waiting` are the requests of this process that wait for the orders to become final."""
+        self._waiting = waiting
         self._orders = orders
         self._timeouts = timeouts
         self._clock = clock
@@ -38,6 +43,8 @@ class AnswerHandlers:
                 count_changes(changes)
                 for change in changes:
                     tracing.note(change.after.order_id, change.after.status)
+                if self._waiting is not None:
+                    self._waiting.announce(change.after for change in changes)
                 return messages
         raise TransientError(f"other workers changed the orders of {len(answers)} answers first, {ATTEMPTS} times")
 
@@ -61,6 +68,6 @@ class AnswerHandlers:
         return changes, messages
 
 
-def handlers(orders: Orders, timeouts: Timeouts, clock: Clock) -> Handlers:
+def handlers(orders: Orders, timeouts: Timeouts, clock: Clock, waiting: WaitingRequests) -> Handlers:
     """Return the handler of each answer: the same for all, so that the answers of a join can meet in one batch."""
-    return dict.fromkeys(SAGA.answer_types, AnswerHandlers(orders, timeouts, clock).advance_orders)
+    return dict.fromkeys(SAGA.answer_types, AnswerHandlers(orders, timeouts, clock, waiting).advance_orders)

@@ -5,13 +5,12 @@ from collections.abc import Iterable
 from prometheus_client import Counter, Histogram
 
 from order_service.failures import GENERAL, general_code
-from order_service.order import Order, Status
+from order_service.order import FINAL, Order, Status
 from order_service.orders import Change
 from order_service.participants import PARTICIPANTS
 
 NO_REASON = "none"
 
-_FINAL = (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)
 _UNFULFILLED = (Status.CANCELLED, Status.FAILED)
 
 placed = Counter("orders_placed_total", "Orders accepted over HTTP")
@@ -84,7 +83,7 @@ def _count_end(change: Change) -> None:
     after = change.after
     if change.before.status is Status.CONFIRMED and after.status is Status.COMPLETED:
         _delivered.inc()  # it ended for the saga when it was confirmed
-    elif after.status is not change.before.status and after.status in _FINAL:
+    elif after.status is not change.before.status and after.status in FINAL:
         _ended.labels(after.status, reason_of(after)).inc()
         _duration.labels(after.status).observe((after.updated_at - after.created_at).total_seconds())
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, ProductId
-from shared.http import Body
+from shared.http import Body, shown_as
 from shared.money import MAX_MINOR_UNITS, JsonMoney, require_whole, to_json_number
 from shared.validation import wrong_field
 
@@ -115,6 +115,19 @@ class Discount(Body):
 
 class NewOrder(Body):
     """What a client posts. `totalAmount` is the sum of the items, less the discounts, plus `shippingAmount`."""
+
+    model_config = shown_as(
+        {
+            "userId": "u1",
+            "items": [{"productId": "p1", "quantity": 2, "price": 19.99, "name": "Margherita"}],
+            "shippingAmount": 2.5,
+            "totalAmount": 42.48,
+            "currency": "EUR",
+            "payment": {"method": "card", "token": "tok_ok"},
+            "delivery": {"slot": "auto", "method": "delivery", "address": {"line1": "1 Main Street", "city": "Berlin"}},
+            "customer": {"name": "Ann", "email": "ann@example.org"},
+        }
+    )
 
     user_id: Name
     items: Annotated[list[NewItem], Field(min_length=1, max_length=MAX_ITEMS)]

@@ -21,6 +21,9 @@ class Status(StrEnum):
     FAILED = "FAILED"
 
 
+FINAL = (Status.CONFIRMED, Status.COMPLETED, Status.CANCELLED, Status.FAILED)
+"""The statuses that an order stays in, unless someone requests more, or the hold of a FAILED one is over."""
+
 StockStatus = Literal["PENDING", "RESERVED", "FAILED", "RELEASED", "SHIPPED"]
 PaymentStatus = Literal["PENDING", "AUTHORIZED", "PROCESSED", "FAILED", "VOIDED", "REFUNDED"]
 ProvisioningStatus = Literal["REQUESTED", "IN_PROGRESS", "COMPLETED", "FAILED"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from order_service.order import HistoryEntry, Order, Refund, RefundLine, RefundStatus, Status
+from order_service.order import FINAL, HistoryEntry, Order, Refund, RefundLine, RefundStatus, Status
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import ERASED_AT, PERSONAL, UNREAD
 from order_service.refunds import refunded_amount
@@ -39,6 +39,21 @@ SCHEMA = CollectionSchema(
         IndexModel([("resendAt", ASCENDING)], name="resend", partialFilterExpression={"resendAt": {"$exists": True}}),
         IndexModel([(f"{PERSONAL}.words", ASCENDING), ("createdAt", DESCENDING)], name="by_person", sparse=True),
         IndexModel(
+            [
+                ("ownerId", ASCENDING),
+                ("failureReason", ASCENDING),
+                ("createdAt", DESCENDING),
+                ("_id", DESCENDING),
+            ],
+            name="by_owner_and_failure_reason",
+            partialFilterExpression={"failureReason": {"$exists": True}},
+        ),
+        IndexModel(
+            [("failureReason", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)],
+            name="by_failure_reason",
+            partialFilterExpression={"failureReason": {"$exists": True}},
+        ),
+        IndexModel(
             [("status", ASCENDING), ("failureReason", ASCENDING)],
             name="by_reason",
             partialFilterExpression={"failureReason": {"$exists": True}},
@@ -52,6 +67,8 @@ MAX_HISTORY = 500
 
 _OF_SAGA = {"history": False, **UNREAD}
 """The projection of what the saga needs."""
+
+_FINAL = [status.value for status in FINAL]
 
 _HELD_FOR_A_DECISION = {"status": Status.FAILED.value, "compensating": {"$exists": False}}
 
@@ -78,6 +95,22 @@ class Change:
         return replace(self.after, version=self.before.version + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """The orders of a list: those that meet every condition that is given.
+
+    `ids` are the first and the last id that an order may have. Of the times, the first is included, the last is not.
+    """
+
+    statuses: Sequence[Status] = ()
+    user_id: str | None = None
+    settled: bool | None = None
+    ids: tuple[str, str] | None = None
+    failure_reason: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
 class Orders:
     """Reads and updates of the collection; errors of the driver pass through unchanged."""
 
@@ -96,7 +129,7 @@ class Orders:
     async def load(self, ids: Iterable[str], visible: Visible = EVERYTHING) -> dict[str, Order]:
         """Return the orders that exist and are visible, by id, without their histories."""
         cursor = self._collection.find({"_id": {"$in": list(ids)}, **visible}, _OF_SAGA)
-        return {document["_id"]: _from_document(document) async for document in cursor}
+        return {document["_id"]: from_document(document) async for document in cursor}
 
     async def apply(self, changes: Sequence[Change]) -> bool:
         """Store the changes; return False if any of the orders had changed meanwhile (the others are stored)."""
@@ -164,40 +197,45 @@ class Orders:
         """Return the whole documents of the orders that exist, by id."""
         return {document["_id"]: document async for document in self._collection.find({"_id": {"$in": list(ids)}})}
 
+    async def ended(self, ids: Sequence[str]) -> list[Order]:
+        """Return those of the orders that are in a final status, without their histories."""
+        query = {"_id": {"$in": ids}, "status": {"$in": _FINAL}}
+        # By id: an index of statuses has nearly every order under these.
+        cursor = self._collection.find(query, _OF_SAGA).hint("_id_")
+        return [from_document(document) async for document in cursor]
+
+    async def booked(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Return the whole documents of those orders that have a slot, or have ended without one, by id."""
+        done = [{"slot": {"$exists": True}}, {"status": {"$in": [Status.CANCELLED, Status.FAILED]}}]
+        cursor = self._collection.find({"_id": {"$in": list(ids)}, "$or": done})
+        return {document["_id"]: document async for document in cursor}
+
     async def page(
         self,
+        wanted: Filter,
         *,
-        statuses: Sequence[Status],
-        user_id: str | None,
-        settled: bool | None,
-        ids: tuple[str, str] | None = None,
         after: tuple[datetime, str] | None,
         limit: int,
+        oldest_first: bool = False,
         with_items: bool = False,
         visible: Visible = EVERYTHING,
     ) -> list[Document]:
-        """Return a page of visible documents, newest first, of one user or of all, after the given (createdAt, id).
+        """Return a page of visible documents, newest first or oldest first, after the given (createdAt, id).
 
-        `ids` are the first and the last id that an order may have. The documents have no histories and refunds, and no
-        items and particulars unless `with_items`: all of them may be long.
+        The documents have no histories and refunds, and no items and particulars unless `with_items`: all of them may
+        be long.
         """
-        query: dict[str, Any] = {"status": {"$in": list(statuses)}, **visible}
-        if user_id is not None:
-            # Both conditions, where the caller sees the orders of one person only.
-            query["$and"] = [{"userId": user_id}]
-        if ids is not None:
-            query["_id"] = {"$gte": ids[0], "$lte": ids[1]}
-        if settled is not None:
-            query["settled"] = settled
+        query = {**_query(wanted), **visible}
+        conditions = [{"userId": wanted.user_id}] if wanted.user_id is not None else []  # beside that of `visible`
         if after is not None:
-            created_at, order_id = after
-            query["$or"] = [{"createdAt": {"$lt": created_at}}, {"createdAt": created_at, "_id": {"$lt": order_id}}]
+            conditions.extend(_beyond(after, oldest_first=oldest_first))
+        if conditions:
+            query["$and"] = conditions
         excluded = {"history": False, "refunds": False}
         excluded |= {PERSONAL: False} if with_items else {"items": False, **UNREAD}
-        cursor = (
-            self._collection.find(query, excluded).sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
-        )
-        return [document async for document in cursor]
+        direction = ASCENDING if oldest_first else DESCENDING
+        cursor = self._collection.find(query, excluded).sort([("createdAt", direction), ("_id", direction)])
+        return [document async for document in cursor.limit(limit)]
 
     async def erase_personal(self, user_id: str, now: datetime) -> int:
         """Remove what is known about a person from all orders of a user; return the number of orders that had it."""
@@ -213,7 +251,7 @@ class Orders:
 
     async def _until(self, field: str, now: datetime, limit: int) -> list[Order]:
         cursor = self._collection.find({field: {"$lte": now}}, _OF_SAGA).sort(field).limit(limit)
-        return [_from_document(document) async for document in cursor]
+        return [from_document(document) async for document in cursor]
 
     async def count_failures(
         self, *, after: tuple[int, str, str] | None, limit: int, visible: Visible = EVERYTHING
@@ -231,6 +269,30 @@ class Orders:
             (Status(row["_id"]["status"]), row["_id"]["reason"], row["count"])
             async for row in database.aggregate(self._collection, pipeline)
         ]
+
+
+def _query(wanted: Filter) -> dict[str, Any]:
+    """Return the query of a list. It names the statuses even if all are wanted: the indexes begin with them."""
+    created = {"$gte": wanted.created_from, "$lt": wanted.created_to}
+    conditions: dict[str, Any] = {
+        "status": {"$in": list(wanted.statuses or Status)},
+        "settled": wanted.settled,
+        "_id": {"$gte": wanted.ids[0], "$lte": wanted.ids[1]} if wanted.ids is not None else None,
+        "failureReason": wanted.failure_reason,
+        "createdAt": _without_none(created) or None,
+    }
+    return _without_none(conditions)
+
+
+def _beyond(after: tuple[datetime, str], *, oldest_first: bool) -> list[Document]:
+    """Return the conditions of the orders that follow the last one of a page.
+
+    The first is implied by the second, but only it bounds the part of an index that is read.
+    """
+    created_at, order_id = after
+    beyond = "$gt" if oldest_first else "$lt"
+    later = [{"createdAt": {beyond: created_at}}, {"createdAt": created_at, "_id": {beyond: order_id}}]
+    return [{"createdAt": {f"{beyond}e": created_at}}, {"$or": later}]
 
 
 def _published(resend_at: datetime) -> list[Document]:
@@ -369,7 +431,7 @@ def _refund(document: Document) -> Refund:
     )
 
 
-def _from_document(document: Document) -> Order:
+def from_document(document: Document) -> Order:
     """Return the order of a document, which is trusted and not validated again."""
     spec, server = document.get("provisioning"), document.get("server")
     states = {participant.field: document[participant.stored_field] for participant in PARTICIPANTS}

@@ -23,7 +23,7 @@ from shared.clock import Clock
 from shared.contracts.base import Name, Text
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY
 from shared.errors import TransientError
-from shared.http import Body, conflict, invalid, key_reused, not_found
+from shared.http import Body, conflict, invalid, key_reused, not_found, shown_as
 from shared.money import JsonMoney, require_whole
 from shared.problems import NOT_REFUNDABLE
 from shared.validation import wrong_field
@@ -41,6 +41,8 @@ class NewRefundLine(Body):
 
 class NewRefund(Body):
     """The part to refund: an amount or lines; with `restock`, the units of the lines go back into free stock."""
+
+    model_config = shown_as({"items": [{"productId": "p1", "quantity": 1}], "reason": "Damaged", "restock": True})
 
     amount: Annotated[JsonMoney, Field(gt=0)] | None = None
     items: Annotated[list[NewRefundLine], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
@@ -79,8 +81,8 @@ class RefundRequests:
 
     async def request(
         self, order_id: str, new: NewRefund, key: str | None, caller: Principal, permission: Permission
-    ) -> Refund:
-        """Store a refund and have it carried out; return it, or the one that was stored under the key before.
+    ) -> tuple[Refund, bool]:
+        """Store a refund and have it carried out; return it, or the one that was stored under the key before and True.
 
         Raises the 404 problem for an order that is unknown or not visible, the 403 problem if it needs a second person,
         the 409 problem if less is left, the 422 problem if the key was used with another body.
@@ -90,7 +92,7 @@ class RefundRequests:
         for _ in range(ATTEMPTS):
             order = await self._load(order_id, caller.visible(permission))
             if earlier := find(order, refund_id):
-                return _same_request(earlier, fingerprint)
+                return _same_request(earlier, fingerprint), True
             require_second_person(order, "refunded", caller, permission, self._approval_amount)
             now = self._clock()
             refund = _refund(order, new, refund_id, fingerprint, now)
@@ -98,7 +100,7 @@ class RefundRequests:
             if await self._orders.apply([change]):
                 count_changes([change])
                 self._outbox.post_commands(in_trace(change.stored, RefundPartRequested(refund)))
-                return refund
+                return refund, False
         raise TransientError(f"Order {order_id} is changing too quickly, try again")
 
     async def of_order(self, order_id: str, visible: Visible) -> tuple[Refund, ...]:

@@ -37,7 +37,7 @@ from order_service.events import (
     RetryRequested,
 )
 from order_service.failures import code_of
-from order_service.order import HistoryEntry, Order, Status
+from order_service.order import FINAL, HistoryEntry, Order, Status
 from order_service.participants import (
     FAILED,
     PARTICIPANTS,
@@ -439,6 +439,11 @@ def _is_outdated(order: Order, event: Event) -> bool:
 def enters(before: Order, after: Order) -> bool:
     """Return whether a transition led into a state: another status, or one that was open and is announced now."""
     return after.status is not before.status or (_is_open(before) and not _is_open(after))
+
+
+def is_final(order: Order) -> bool:
+    """Return whether the order has a final status that is announced: compensations may still be on their way."""
+    return order.status in FINAL and not _is_open(order)
 
 
 def _is_open(order: Order) -> bool:

@@ -2,9 +2,13 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from shared.settings import Amount, ServiceSettings
+
+
+def _no_port(value: object) -> object:
+    return None if value == "" else value
 
 
 class OrderSettings(ServiceSettings):
@@ -17,3 +21,4 @@ class OrderSettings(ServiceSettings):
     require_prices: bool = True
     approval_amount: Amount = None
     sweep_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1
+    grpc_port: Annotated[Annotated[int, Field(ge=1, le=65535)] | None, BeforeValidator(_no_port)] = None

@@ -11,11 +11,53 @@ from order_service.orders import NewRecord, stored_items
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import show_items, show_particulars
 from order_service.snapshot import ends, moment, shown_code, snapshot, start_of_slot
+from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.clock import to_rfc3339
 from shared.contracts.failures import FailureCode
 from shared.database import Document
-from shared.http import View
+from shared.http import View, shown_as
 from shared.money import to_json_number
+
+_LISTED = {
+    "orderId": "5f0c2b1e9d",
+    "orderNumber": "7ZK4-M2QX",
+    "userId": "u1",
+    "ownerId": "shop",
+    "totalAmount": 39.98,
+    "currency": "EUR",
+    "status": "CANCELLED",
+    "stockStatus": "RELEASED",
+    "paymentStatus": "FAILED",
+    "provisioningStatus": None,
+    "failureReason": "The card was declined",
+    "failureCode": "card_declined",
+    "settled": True,
+    "refundedAmount": 0,
+    "slot": None,
+    "slotStart": None,
+    "slotVisibleAt": None,
+    "server": None,
+    "createdAt": "2026-11-28T12:00:00Z",
+    "updatedAt": "2026-11-28T12:00:01Z",
+    "confirmedAt": None,
+    "completedAt": None,
+    "cancelledAt": "2026-11-28T12:00:00Z",
+}
+_EXAMPLE = {
+    **_LISTED,
+    "items": [{"productId": "p1", "quantity": 2, "price": 19.99}],
+    "history": [
+        {"at": "2026-11-28T12:00:00Z", "event": "order.created", "status": "PENDING"},
+        {
+            "at": "2026-11-28T12:00:00Z",
+            "event": "payment.failed",
+            "status": "CANCELLED",
+            "message": "The card was declined",
+        },
+        {"at": "2026-11-28T12:00:01Z", "event": "stock.released", "status": "CANCELLED"},
+    ],
+}
 
 
 class ItemView(View):
@@ -85,6 +127,8 @@ class ServerView(View):
 class ListedOrder(View):
     """An order in a list: without its history, and without its items unless they were asked for."""
 
+    model_config = shown_as(_LISTED)
+
     order_id: str
     order_number: str | None = Field(
         description="for people; `GET /orders?orderNumber=` finds it", examples=["7ZK4-M2QX"]
@@ -117,6 +161,8 @@ class ListedOrder(View):
 
 class OrderView(ListedOrder):
     """An order with its items and its history; fields that were not given are left out."""
+
+    model_config = shown_as(_EXAMPLE)
 
     items: list[ItemView]
     customer: CustomerView | None = Field(default=None, description="personal: needs `orders:fulfil` or an own order")
@@ -154,6 +200,21 @@ class RefundedItemView(View):
 class RefundView(View):
     """A refund in part."""
 
+    model_config = shown_as(
+        {
+            "refundId": "c1a3f7e0",
+            "amount": 19.99,
+            "status": "REFUNDED",
+            "items": [{"productId": "p1", "quantity": 1}],
+            "reason": "Damaged",
+            "restock": True,
+            "returned": True,
+            "failureReason": None,
+            "createdAt": "2026-11-28T12:00:00Z",
+            "updatedAt": "2026-11-28T12:00:01Z",
+        }
+    )
+
     refund_id: str
     amount: float = Field(examples=[19.99])
     status: RefundStatus
@@ -176,6 +237,8 @@ class RefundPage(View):
 class FailureCount(View):
     """How many orders ended in this way for this reason."""
 
+    model_config = shown_as({"status": "CANCELLED", "reason": "The card was declined", "count": 3})
+
     status: Status
     reason: str
     count: int
@@ -186,6 +249,11 @@ class FailurePage(View):
 
     items: list[FailureCount]
     next_cursor: str | None
+
+
+def sees_personal(caller: Principal) -> bool:
+    """Return whether the caller sees what is known about the person: their own shop's, or to fulfil the order."""
+    return not caller.reaches_all(Permission.ORDERS_READ) or Permission.ORDERS_FULFIL in caller.grants
 
 
 def show_new(record: NewRecord) -> dict[str, Any]:

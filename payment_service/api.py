@@ -42,7 +42,7 @@ def create_router(payments: Payments) -> APIRouter:
 
     @router.get("/payments", response_model=PaymentPage)
     @requires(Permission.ORDERS_READ)
-    async def list_payments(
+    async def list_order_payments(
         caller: Caller,
         status: PaymentStatus | None = None,
         limit: Limit = DEFAULT_LIMIT,
@@ -55,7 +55,7 @@ def create_router(payments: Payments) -> APIRouter:
 
     @router.get("/payments/{order_id}", response_model=PaymentView)
     @requires(Permission.ORDERS_READ)
-    async def get_payment(order_id: OrderIdParameter, caller: Caller) -> Response:
+    async def get_order_payment(order_id: OrderIdParameter, caller: Caller) -> Response:
         """The payment of one order."""
         payment = await payments.find(order_id, caller.visible(Permission.ORDERS_READ))
         if payment is None:

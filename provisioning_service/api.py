@@ -24,9 +24,10 @@ from shared.access.principal import Principal, Visible
 from shared.audit_log import MAX_REASON, REASON_HEADER, audit_log_of, reason_of
 from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name, Text
-from shared.http import Body, ProblemError, View, conflict, invalid, json_response, new_router, not_found
+from shared.http import Body, ProblemError, View, conflict, invalid, json_response, new_router, not_found, shown_as
+from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response, read_cursor, write_cursor
-from shared.problems import PROVIDER_UNAVAILABLE
+from shared.problems import CONFLICT, PROVIDER_UNAVAILABLE
 from shared.validation import wrong_field
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
@@ -146,6 +147,8 @@ class PackageView(View):
 class PackageBody(Body):
     """Whether servers of a package may be bought, and why not."""
 
+    model_config = shown_as({"disabled": True, "reason": "The provider is being migrated"})
+
     disabled: bool
     reason: Text | None = None
 
@@ -203,7 +206,11 @@ def _add_jobs(router: APIRouter, dependencies: ApiDependencies) -> None:
         visible = caller.visible(Permission.ORDERS_READ)
         return json_response(show_job(await _find(dependencies.jobs, order_id, visible)))
 
-    @router.get("/jobs/{order_id}/credentials", response_model=CredentialsView)
+    @router.get(
+        "/jobs/{order_id}/credentials",
+        response_model=CredentialsView,
+        responses=documented(CONFLICT, PROVIDER_UNAVAILABLE),
+    )
     @requires(Permission.CREDENTIALS_READ)
     async def get_credentials(
         request: Request, order_id: OrderIdParameter, caller: Caller, _reason: Reason = None
@@ -238,7 +245,7 @@ async def record_credentials_read(scope: Scope, caller: Principal, order_id: str
 def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
     cache = PackageCache(dependencies.provider) if dependencies.provider is not None else None
 
-    @router.get("/packages", response_model=PackagePage)
+    @router.get("/packages", response_model=PackagePage, responses=documented(PROVIDER_UNAVAILABLE))
     @requires(Permission.PROVISIONING_READ)
     async def list_packages(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """The packages as the provider had them at most 5 s ago, by name, and who is buying from them."""
@@ -260,7 +267,7 @@ def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
 
     @router.patch("/packages/{package}", response_model=PackageSwitchView)
     @requires(Permission.CATALOGUE_WRITE)
-    async def switch(package: PackageParameter, body: PackageBody) -> Response:
+    async def switch_package(package: PackageParameter, body: PackageBody) -> Response:
         """Buy nothing more from a package, or buy again: its orders fail with the reason and can be retried.
 
         A purchase that has begun is finished. This also works while the provider is away.

@@ -1,8 +1,7 @@
 """Make links from the docs to files outside docs/ work in the site: each such file becomes a page of it.
 
-MkDocs calls the functions named `on_…`. CONTRIBUTING.md and CHANGELOG.md are built like the other pages; any other file
-is shown under source/ with its lines numbered. Links are rewritten for the site alone, so the pages keep working on a
-code host.
+MkDocs calls the functions named `on_…`. Those in `_PAGES` are built like the other pages; any other file is shown under
+source/ with its lines numbered. Links are rewritten for the site alone, so the pages keep working on a code host.
 """
 
 import posixpath
@@ -18,11 +17,11 @@ from pygments.util import ClassNotFound
 
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 _ROOT = Path(__file__).parents[1]
-_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
+_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "clients/python/README.md", "examples/README.md")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the pages at the top of the repository, and every file outside docs/ that a page links to."""
+    """Add the pages outside docs/, and every file outside docs/ that a page links to."""
     for path in _PAGES:
         files.append(File.generated(config, path, content=(_ROOT / path).read_text()))
     linked = {path for file in files.documentation_pages() for path in _linked(file.content_string, file.src_uri)}

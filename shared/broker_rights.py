@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from shared import services
 from shared.contracts import ALL_MESSAGES, DeadLetterHandled, Message
 from shared.services import SERVICES, Service
-from shared.topology import DEAD_LETTERS, EXCHANGE, INBOXES, PROBE_EXCHANGE, retry_queues
+from shared.topology import DEAD_LETTERS, EVENTS, EXCHANGE, INBOXES, PROBE_EXCHANGE, retry_queues
 
 DEPLOYER = "deployer"
 """The user who declares the topology, and the one for operators' commands. No service knows its password."""
@@ -87,9 +87,9 @@ def _rights_of(service: Service) -> Rights:
 
 
 def _rights_of_operations() -> Rights:
-    """Operations sends replays to inboxes by their names, and consumes the dead letters."""
+    """Operations sends replays to inboxes by their names, consumes the dead letters and reads the events."""
     own = _rights_of(services.CONSOLE)
-    return Rights(own.user, (*own.write, _DEFAULT_EXCHANGE), (*own.read, DEAD_LETTERS), own.topics)
+    return Rights(own.user, (*own.write, _DEFAULT_EXCHANGE), (*own.read, DEAD_LETTERS, EVENTS), own.topics)
 
 
 RIGHTS: Mapping[str, Rights] = {
@@ -101,6 +101,9 @@ RIGHTS: Mapping[str, Rights] = {
     )
 }
 """The rights of each user, by its name."""
+
+EVENT_READER = ("", "", _any_of([EVENTS]))
+"""The patterns (declare, publish, consume) of a program outside of this project that only reads events."""
 
 
 def may_send_by_name(user: str | None) -> bool:

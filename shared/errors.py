@@ -18,8 +18,10 @@
     │   └── CredentialMissingError             it has no credential at all
     ├── TooManyRequestsError               a caller has sent more requests than its limit allows: 429
     ├── StartError                         the process cannot start: one line on stderr, exit status 1
-    │   └── SettingFileError                   a file that has a setting's value cannot be used
+    │   ├── SettingFileError                   a file that has a setting's value cannot be used
+    │   └── EventStreamDiffersError            the stream of events keeps them for another time than the setting says
     ├── ProblemError                       a route answers with this problem
+    │   └── CallFailedError                    a call of gRPC ends with it
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps
     │   ├── KindConflictError                  a product is of the other kind
     │   ├── TooManyUnitsError                  a product would have more units than can be counted
@@ -61,6 +63,8 @@
         ├── KeyFileError                       the file of API keys is damaged, or does not have the key
         ├── ArchiveError                       an archive cannot be written, or is damaged
         ├── NotPermittedError                  the key of a command does not grant what it needs
+        ├── NoEventStreamError                 the broker has no stream of events, or does not let this user read it
+        ├── ExportFormatError                  the library that writes this format is not installed
         ├── LinkRefusedError                   the console does not create a link that signs a person in
         ├── NotSentError                       the load test could not send a request
         ├── NoAnswerError                      the load test got no answer to a request

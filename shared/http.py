@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Literal
 
 import orjson
 import structlog
@@ -36,23 +37,23 @@ from shared.access.errors import (
 from shared.access.limits import RequestLimits
 from shared.access.middleware import Authenticated, Caller, People, Refusal, caller_of, permission_of, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.audit_log import Audited, AuditLog
 from shared.errors import BusUnavailableError, DatabaseUnavailableError, OrdersagaError, TransientError
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
+from shared.openapi import JSON, PROBLEM_JSON, SECURITY_SCHEME, completed, documented, operation_id, words_of
 from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
 from shared.request_id import REQUEST_ID_HEADER, Identified, current_request_id
 from shared.validation import explained, without_consequences
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
 
-JSON = "application/json"
-PROBLEM_JSON = "application/problem+json"
 MAX_BODY_BYTES = 256 * 1024
 MAX_UNKNOWN_FIELDS = 20
 """The most unknown fields of one object that are reported one by one; a body with more is rejected as a whole."""
 HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths for monitoring a process."""
-ALWAYS_SERVED = HEALTH | VIEWER_PATHS | PROBLEM_PATHS | {"/openapi.json"}
+ALWAYS_SERVED = HEALTH | VIEWER_PATHS | PROBLEM_PATHS | {"/openapi.json", "/asyncapi.json"}
 """Paths that answer even before the service is ready."""
 OPEN_PATHS = ALWAYS_SERVED - {"/metrics"}
 """Paths that answer to callers who are not known."""
@@ -103,6 +104,11 @@ class Body(BaseModel):
             allowed = ", ".join(field.alias or name for name, field in cls.model_fields.items())
             raise ValueError(f"has {len(given)} fields, allowed are {allowed}")
         return given
+
+
+def shown_as(example: Mapping[str, Any]) -> ConfigDict:
+    """Return the configuration of a body or a view whose example in the OpenAPI document is this one."""
+    return ConfigDict(json_schema_extra={"examples": [dict(example)]})
 
 
 class View(BaseModel):
@@ -217,8 +223,11 @@ class _StrictRequest(Request):
 class _StrictRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         if permission := permission_of(endpoint):
-            described = {"security": [{_SECURITY_SCHEME: []}], "x-permission": str(permission)}
+            described = {"security": [{SECURITY_SCHEME: []}], "x-permission": str(permission)}
             options["openapi_extra"] = (options.get("openapi_extra") or {}) | described
+        summary, text = words_of(endpoint.__doc__)
+        options["summary"] = options.get("summary") or summary
+        options["description"] = options.get("description") or text
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -242,9 +251,12 @@ def authorize(scope: Scope, endpoint: Callable[..., Any]) -> None:
     nothing where callers are not known: on open paths, and in an application that authenticates by itself.
     """
     caller = caller_of(scope)
-    if caller is None:
-        return
-    permission = permission_of(endpoint)
+    if caller is not None:
+        require_permission(caller, permission_of(endpoint))
+
+
+def require_permission(caller: Principal, permission: Permission | None) -> None:
+    """Raise the 403 problem unless the caller has the permission."""
     if permission is None or not caller.may(permission):
         needed = permission or "a permission that does not exist, because its route declares none"
         roles = ", ".join(sorted(caller.roles)) or "no role"
@@ -300,10 +312,11 @@ def create_app(
     app = _Application(
         title=title,
         description=description,
+        version=version("ordersaga"),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=documented(400, 401, 403, 404, 409, 413, 415, 421, 422, 503),
+        generate_unique_id_function=operation_id,
     )
     # Also for routes that are added to the application itself: they check the caller's permission.
     app.router.route_class = _StrictRoute
@@ -341,16 +354,22 @@ def create_app(
     return app
 
 
+class Health(View):
+    """The process is up (`ok`), or ready."""
+
+    status: Literal["ok", "ready"]
+
+
 def _health_routes(readiness: Readiness) -> APIRouter:
     router = new_router("health")
 
-    @router.get("/healthz")
-    async def healthz() -> Response:
+    @router.get("/healthz", response_model=Health)
+    async def get_health() -> Response:
         """Whether the process is up."""
         return json_response({"status": "ok"})
 
-    @router.get("/readyz")
-    async def readyz() -> Response:
+    @router.get("/readyz", response_model=Health, responses=documented(problems.NOT_READY))
+    async def get_readiness() -> Response:
         """Whether MongoDB and RabbitMQ answer and the consumer runs; 503 with which one is down."""
         down = await readiness()
         if not down:
@@ -360,7 +379,7 @@ def _health_routes(readiness: Readiness) -> APIRouter:
 
     @router.get("/metrics", response_class=PlainTextResponse)
     @requires(Permission.METRICS_READ)
-    async def metrics() -> Response:
+    async def get_metrics() -> Response:
         """Prometheus metrics."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
@@ -369,6 +388,18 @@ def _health_routes(readiness: Readiness) -> APIRouter:
 
 class Identity(View):
     """Who calls, and what the caller may do."""
+
+    model_config = shown_as(
+        {
+            "id": "key:3f9c0d21",
+            "name": "shop backend",
+            "owner": "shop",
+            "subject": None,
+            "roles": ["client"],
+            "permissions": {"orders:place": "owner", "orders:read": "owner"},
+            "method": "key",
+        }
+    )
 
     id: str
     name: str
@@ -385,7 +416,7 @@ def _identity_routes() -> APIRouter:
 
     @router.get("/me", response_model=Identity)
     @requires(Permission.SELF_READ)
-    async def me(caller: Caller) -> Response:
+    async def get_caller(caller: Caller) -> Response:
         """Who calls, by which method, and what the caller may do."""
         shown = Identity(
             id=caller.id,
@@ -424,49 +455,13 @@ def _refused(error: Refusal) -> Response:
 
 
 class _Application(FastAPI):
-    """An application whose OpenAPI document describes the problem answers as clients get them."""
+    """An application whose OpenAPI document is completed, see `shared.openapi`."""
 
     def openapi(self) -> dict[str, Any]:
-        is_new = self.openapi_schema is None
-        document = super().openapi()
-        if is_new:
-            for methods in document["paths"].values():
-                for operation in methods.values():
-                    _describe_problems(operation)
-                    if "x-permission" in operation:
-                        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
-                        schemes[_SECURITY_SCHEME] = _BEARER
-        return document
-
-
-_SECURITY_SCHEME = "bearer"
-_BEARER = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "An API key (`osk_…`) or a JWT of the OpenID Connect issuer",
-}
-_OF_BODIES = frozenset({"413", "415"})
-_OF_CALLERS = frozenset({"401", "403"})
-
-
-def _describe_problems(operation: dict[str, Any]) -> None:
-    """Set the media type of an operation's problems, and remove those that it cannot answer with."""
-    has_body = "requestBody" in operation
-    impossible = set() if has_body else set(_OF_BODIES)
-    if "security" not in operation:
-        impossible |= _OF_CALLERS
-    if not has_body and not operation.get("parameters"):
-        impossible.add("422")
-    answers = {code: answer for code, answer in operation["responses"].items() if code not in impossible}
-    for code, answer in answers.items():
-        if int(code) >= HTTPStatus.BAD_REQUEST:
-            answer["content"] = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    operation["responses"] = answers
-
-
-def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Return the description of problem answers for the `responses` of a route or a router."""
-    return {code: {"model": Problem, "description": HTTPStatus(code).phrase} for code in codes}
+        if self.openapi_schema is None:
+            schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            self.openapi_schema = completed(super().openapi(), schema)
+        return self.openapi_schema
 
 
 async def _answer_problem(_request: Request, error: Exception) -> Response:
@@ -523,8 +518,13 @@ async def _answer_unavailable(request: Request, error: Exception) -> Response:
         request_id=current_request_id(),
     )
     detail = error.for_clients or str(error)
-    kind = next((kind for type_, kind in _AWAY if isinstance(error, type_)), problems.UNAVAILABLE)
+    kind = kind_of_outage(error)
     return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=kind, headers={"Retry-After": "1"})
+
+
+def kind_of_outage(error: TransientError) -> ProblemType:
+    """Return the type of the problem that a server's outage causes."""
+    return next((kind for type_, kind in _AWAY if isinstance(error, type_)), problems.UNAVAILABLE)
 
 
 _AWAY = (

@@ -29,9 +29,7 @@ class Identified:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _given_id(scope) or _new_id()
-        # Not reset: the answer to a defect is made further outside, in the same task, which ends with the request.
-        _current.set(request_id)
+        request_id = identify(scope)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -41,6 +39,16 @@ class Identified:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def identify(scope: Scope) -> str:
+    """Give the request of this task its id, and return it.
+
+    It is never reset: the answer to a defect is made further outside, in the same task, which ends with the request.
+    """
+    request_id = _given_id(scope) or _new_id()
+    _current.set(request_id)
+    return request_id
 
 
 def _given_id(scope: Scope) -> str | None:

@@ -18,6 +18,7 @@ from pymongo import AsyncMongoClient
 from shared import database, tls, tracing
 from shared.access.configured import configured_authenticator, configured_limits
 from shared.access.middleware import People
+from shared.admission import Admission, OtherServer
 from shared.audit_log import AuditLog
 from shared.bus import Bus, Handlers
 from shared.bus.consumer import Consumer
@@ -74,12 +75,16 @@ class Parts:
     """Who is signed in to the pages."""
     background: Sequence[Callable[[], Awaitable[None]]] = ()
     """Loops that run as long as the service, see `shared.background`."""
+    stopping: Sequence[Callable[[], None]] = ()
+    """What ends requests that take their time, so that they are answered before the process stops."""
     drain: Sequence[Callable[[], Awaitable[None]]] = ()
     """The steps to finish after the last request and the last message."""
     health_checks: Mapping[str, HealthCheck] = field(default_factory=dict)
     """Further checks for /readyz, by name."""
     explains_outages: bool = False
     """True if the routes answer quickly while MongoDB is away; otherwise requests are refused meanwhile."""
+    other_server: Callable[[Admission], OtherServer] | None = None
+    """Makes a server that runs beside the one of HTTP."""
 
 
 def run(service: Service, settings_type: type[Settings], assemble: Callable[[Settings, Connections], Parts]) -> None:
@@ -103,12 +108,14 @@ class _RunningService:
         tls.client_context()  # a file that cannot be used ends the start
         self._mongo: AsyncMongoClient[Document] = database.client(settings)
         self._authenticator = configured_authenticator(settings)
+        self._limits = configured_limits(settings)
         self._database: Database = self._mongo[service.database_in(settings.database_prefix)]
         self._bus: Bus = RabbitBus(
             settings.amqp_url,
             prefetch=settings.prefetch,
             repair_every=settings.topology_check_seconds,
             topology_mode=settings.topology,
+            events_retention=settings.events_retention,
         )
         failpoint = kill_at(settings.crash_at)
         self._parts = assemble(Connections(self._database, Publisher(self._bus), failpoint))
@@ -132,12 +139,18 @@ class _RunningService:
         self._collections_ready = False
         self._prepared = False
         self._stopping = asyncio.Event()
+        self._other = self._parts.other_server(self._admission()) if self._parts.other_server else None
+
+    def _admission(self) -> Admission:
+        return Admission(self._authenticator, self._limits, self._audit, self._refusal, self._readiness.down)
 
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         http = self._http_server()
         listener = self._listen()
+        if self._other is not None:
+            await self._other.start()
         serving = asyncio.create_task(http.serve(sockets=[listener]), name="http")
         working = asyncio.create_task(self._work(), name="work")
         checking = asyncio.create_task(self._readiness.run(), name="readiness")
@@ -162,7 +175,7 @@ class _RunningService:
             self._service.description,
             self._readiness.down,
             authenticator=self._authenticator,
-            limits=configured_limits(self._settings),
+            limits=self._limits,
             refusal=self._refusal,
             names=self._settings.known_names,
             pages=self._parts.pages,
@@ -217,11 +230,16 @@ class _RunningService:
     async def _shut_down(self, http: HttpServer, serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
         _log.info("stopping")
         http.should_exit = True
+        for end_requests in self._parts.stopping:
+            end_requests()
+        ending = {serving, working}
+        if self._other is not None:
+            ending.add(asyncio.create_task(self._other.stop(DRAIN_SECONDS / 2), name="other server"))
         if self._prepared:
             await self._consumer.stop(within=DRAIN_SECONDS / 2)
         else:
             working.cancel()
-        _, unfinished = await asyncio.wait({serving, working}, timeout=1.5)
+        _, unfinished = await asyncio.wait(ending, timeout=1.5)
         for task in unfinished:
             _log.warning("task abandoned after the grace period", task=task.get_name())
             task.cancel()

@@ -60,6 +60,8 @@ ORDER = Service(
     inbox="order.inbox",
     description="Takes orders and carries each to its end",
 )
+GRPC_PORT = 3018
+"""The usual port of gRPC, which the order service serves if ORDERSAGA_GRPC_PORT is set."""
 INVENTORY = Service(
     name="inventory",
     package="inventory_service",

@@ -24,6 +24,7 @@ from shared.errors import StartError
 from shared.failpoints import kill_at
 from shared.money import to_minor_units
 from shared.setting_files import SUFFIX, with_file_values
+from shared.topology import DEFAULT_EVENTS_RETENTION, EVENTS_OFF
 
 ENV_PREFIX = "ORDERSAGA_"
 
@@ -101,6 +102,18 @@ def check_database_prefix(prefix: str) -> str:
 _DATABASE_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
+def read_retention(value: str) -> str:
+    """Return for how long events are kept, as RabbitMQ writes it; EVENTS_OFF if they are not. Raises ValueError."""
+    if value.strip() in ("", "off"):
+        return EVENTS_OFF
+    if not _RETENTION.fullmatch(value.strip()):
+        raise ValueError("a number and Y, M, D, h, m or s is allowed, such as 7D or 12h, or off")
+    return value.strip()
+
+
+_RETENTION = re.compile(r"[1-9][0-9]{0,5}[YMDhms]")
+
+
 class _EnvironmentAndFiles(EnvSettingsSource):
     """The environment, with the values of the settings whose file it names (`shared.setting_files`)."""
 
@@ -176,6 +189,7 @@ class ServiceSettings(FileSettings):
     prefetch: Annotated[int, Field(ge=1, le=2000)] = 300
     topology: Literal["declare", "check"] = "check"
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    events_retention: Annotated[str, AfterValidator(read_retention)] = DEFAULT_EVENTS_RETENTION
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     crash_at: str | None = None
 

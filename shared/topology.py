@@ -12,11 +12,15 @@
               ▼                          │ no such inbox (alternate exchange)
     ordersaga.dead-letters ◀─────────────┘
 
+    ordersaga (topic) ──order.*, package.*──▶ ordersaga.events (stream, kept by age), read from any offset
+
 A retry queue forwards at least once: messages that no queue accepts stay, and 32 of them block the queue for all. So
 retries return through a separate exchange, which sends what it cannot route to the dead letters. Each service has its
 own retry exchanges, and the queue behind one sets the routing key: whatever is sent there, it returns to that service
 only. No service may send to `ordersaga.inboxes`, and none but operations to an inbox by its name
 (shared.broker_rights, docs/adr/0012-broker-users-and-topology.md).
+
+The stream is a copy for readers outside of the saga, which works without it: it can be off, and then is not bound.
 
 Correlation: `correlation_id` is the order id, `type` the routing key of the contract, `message_id` is new for every
 publication, and `user_id` is the sender's user, which the broker verifies. Receivers rely only on the order id in the
@@ -33,6 +37,25 @@ from shared import services
 
 EXCHANGE = "ordersaga"
 DEAD_LETTERS = "ordersaga.dead-letters"
+
+EVENTS = "ordersaga.events"
+"""The stream that keeps all events about orders and packages."""
+
+EVENT_TYPES = tuple(
+    message.routing_key for message in c.ALL_MESSAGES if message.routing_key.startswith(("order.", "package."))
+)
+"""The types of messages that the stream keeps."""
+
+DEFAULT_EVENTS_RETENTION = "7D"
+
+EVENTS_OFF = ""
+"""The retention of events where the stream is off."""
+
+EVENTS_SEGMENT_BYTES = 16 * 1024 * 1024
+"""The size of the stream's files. The broker deletes whole files, and only when it begins a new one.
+
+With RabbitMQ's default of 500 MB, a small shop would keep its events for years, whatever their retention.
+"""
 
 INBOX_EXCHANGE = "ordersaga.inboxes"
 """Routes a message to the inbox in its routing key; retries return through it, and nobody publishes to it."""
@@ -149,7 +172,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable quorum queue and the (exchange, routing key) pairs that feed it."""
+    """A durable queue and the (exchange, routing key) pairs that feed it."""
 
     name: str
     bindings: tuple[tuple[str, str], ...]
@@ -173,12 +196,25 @@ def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Exchange, 
 
 
 def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
-    """Return all queues to declare. All exist before a service starts, so every message has a queue."""
+    """Return all queues to declare but the stream. All exist before a service starts, so every message has a queue."""
     return (
         *(_inbox(name, messages) for name, messages in INBOXES.items()),
         *(_retry_queue(inbox, delay) for inbox in INBOXES for delay in ladder),
         Queue(DEAD_LETTERS, ((DEAD_LETTERS, ""),), _QUORUM | {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT}),
     )
+
+
+def event_stream(retention: str) -> Queue:
+    """Return the stream of events, which keeps them for `retention`, such as 7D."""
+    arguments = {"x-queue-type": "stream", "x-stream-max-segment-size-bytes": EVENTS_SEGMENT_BYTES}
+    if retention:
+        arguments["x-max-age"] = retention
+    return Queue(EVENTS, tuple((EXCHANGE, name) for name in EVENT_TYPES), arguments)
+
+
+def all_queues(events_retention: str, ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
+    """Return all queues to declare, with the stream of events unless it is off."""
+    return (*queues(ladder), *((event_stream(events_retention),) if events_retention else ()))
 
 
 def _inbox(name: str, messages: tuple[type[c.Message], ...]) -> Queue:

@@ -153,8 +153,8 @@ def continued(traceparent: str | None, name: str, order_id: str, status: str) ->
     return _tracing.continued(traceparent, name, order_id, status) if _tracing else traceparent
 
 
-def working(name: str, order_id: str, traceparent: str | None) -> AbstractContextManager[None]:
-    """Return a context for work on an order without a current message or request."""
+def working(name: str, order_id: str | None, traceparent: str | None) -> AbstractContextManager[None]:
+    """Return a context for work without a current message or request, on an order if one is named."""
     return _tracing.part(name, order_id, traceparent, call=False) if _tracing else _NO_PART
 
 

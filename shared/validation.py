@@ -1,7 +1,7 @@
 """What is wrong with a field, in our own words: the validator's may change with its release. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic.alias_generators import to_camel
@@ -103,9 +103,17 @@ def field_name(location: Sequence[str | int]) -> str:
         if isinstance(part, int):
             name += f"[{part}]"
         elif part != "[key]":  # the validator's mark for a name that is wrong itself
-            text = (to_camel(part) if place == "path" else part)[:MAX_NAME]
+            text = _SPELLINGS.get(place, str)(part)[:MAX_NAME]
             name += f".{text}" if name else text
     return name or "body"
+
+
+def header_name(name: str) -> str:
+    """Return the name of a header in its usual spelling."""
+    return "-".join(word.capitalize() for word in name.split("-"))
+
+
+_SPELLINGS: Mapping[str | int, Callable[[str], str]] = {"path": to_camel, "header": header_name}
 
 
 def without_consequences(problems: Sequence[Any]) -> list[Any]:

@@ -50,6 +50,9 @@ def up(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Let everybody on this machine do everything, without a key.")
     ] = False,
+    grpc: Annotated[
+        bool, typer.Option("--grpc", help="Take orders over gRPC too, on port 3018 if it is free.")
+    ] = False,
 ) -> None:
     """Start MongoDB, RabbitMQ, the services and a simulated provider on this machine, and keep them running.
 
@@ -61,7 +64,7 @@ def up(
         services = tuple(choose_services(only))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from None
-    options = StackOptions(choose_data_directory(data_dir), services, fresh, port_offset, no_auth)
+    options = StackOptions(choose_data_directory(data_dir), services, fresh, port_offset, no_auth, grpc)
     console = open_console()
     try:
         _run(options, console, detach)

@@ -116,6 +116,8 @@ def print_ready(console: Console, layout: Layout, state: State) -> None:
     for name, url in (("mongodb", state.mongodb_url), ("rabbitmq", state.amqp_url)):
         if url and name not in {process.name for process in listed}:
             console.print(f"{name} is external: {hide_credentials(url)}", highlight=False, soft_wrap=True)
+    if state.grpc_port:
+        console.print(f"order takes calls of gRPC on port {state.grpc_port}", highlight=False, soft_wrap=True)
     console.print(f"data and logs: {layout.root}", highlight=False, soft_wrap=True)
     console.print(A_KEY_IS_NEEDED if state.needs_keys else NO_KEY_NEEDED, markup=False, highlight=False, soft_wrap=True)
 

@@ -29,22 +29,27 @@ def apply(
 ) -> None:
     """Declare all exchanges, queues and bindings on a broker. What exists already is left as it is.
 
+    ORDERSAGA_EVENTS_RETENTION says for how long the stream of events keeps them. It gets none if that is `off`.
+
     The broker is the one in ORDERSAGA_AMQP_URL, with a user that may declare (deployer), else that of the stack that
     runs in the data directory.
 
     Exit status 0 when all is declared, 1 if the user may not declare it or something exists with other arguments, 3 if
     the broker cannot be reached.
     """
-    url = locate_broker(data_dir)
-    created = _or_fail(lambda: uvloop.run(apply_topology(url)), StartError)
+    broker = locate_broker(data_dir)
+    url, retention = broker.url, broker.events_retention
+    created = _or_fail(lambda: uvloop.run(apply_topology(url, retention)), StartError)
+    counted = _counts(retention)
     if as_json_document:
-        print_json({"amqpUrl": hide_credentials(url), "created": created, **_counts()})
+        print_json({"amqpUrl": hide_credentials(url), "created": created, **counted, "eventsRetention": retention})
         return
     console = open_console(highlight=False, soft_wrap=True)
     for part in created:
         console.print(f"created {part}", markup=False)
-    counts = ", ".join(f"{number} {name}" for name, number in _counts().items())
-    console.print(f"{hide_credentials(url)} has {counts}", markup=False)
+    counts = ", ".join(f"{number} {name}" for name, number in counted.items())
+    events = f"events are kept for {retention}" if retention else f"no events are kept, {declared.EVENTS} gets none"
+    console.print(f"{hide_credentials(url)} has {counts}; {events}", markup=False)
 
 
 @topology.command("users")
@@ -78,8 +83,8 @@ def _fail(reason: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _counts() -> dict[str, int]:
-    queues = declared.queues()
+def _counts(retention: str) -> dict[str, int]:
+    queues = declared.all_queues(retention)
     return {
         "exchanges": len(declared.exchanges()),
         "queues": len(queues),

@@ -16,7 +16,7 @@ from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import OLDEST_RABBITMQ
 from operations.reading.reachability import amqp_missing, brief
 from shared import topology
-from shared.broker_rights import RIGHTS, Rights
+from shared.broker_rights import EVENT_READER, RIGHTS, Rights
 from shared.bus.amqp.connecting import connect
 from shared.bus.amqp.wire import TappedTransport
 from shared.tls import amqp_context
@@ -33,7 +33,9 @@ DEFAULT_USERS = ("guest", "ordersaga")
 """RabbitMQ's own user, and the one of the Compose file of earlier releases; their passwords were their names."""
 
 
-async def check_broker(url: str, control: Control | None) -> AsyncIterator[Finding]:
+async def check_broker(
+    url: str, control: Control | None, events_retention: str = topology.EVENTS_OFF
+) -> AsyncIterator[Finding]:
     """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -45,12 +47,13 @@ async def check_broker(url: str, control: Control | None) -> AsyncIterator[Findi
         yield check_version(connection)
         yield await check_exchanges(connection)
         yield await check_queues(connection)
+        yield await check_event_stream(connection, events_retention)
         yield await check_former_queues(connection)
     yield await check_alarms(url)
     async for finding in check_default_users(url):
         yield finding
     virtual_host = _virtual_host(URL(url))
-    yield await asyncio.to_thread(check_bindings, control, virtual_host)
+    yield await asyncio.to_thread(check_bindings, control, virtual_host, events_retention)
     yield await asyncio.to_thread(check_rights, control, virtual_host)
     yield await asyncio.to_thread(check_message_size, control)
 
@@ -141,6 +144,21 @@ async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     return ok("queues", f"all {len(topology.queues())} exist as declared")
 
 
+async def check_event_stream(connection: aio_pika.abc.AbstractConnection, retention: str) -> Finding:
+    """Check that the stream of events exists and keeps them for as long as the setting says."""
+    subject = "event stream"
+    if not retention:
+        left = await _exists(connection, topology.EVENTS)
+        return note(subject, "off: what it has expires no more, docs/event-stream.md" if left else "off")
+    match await _queue_problem(connection, topology.event_stream(retention)):
+        case None:
+            return ok(subject, f"keeps events for {retention}")
+        case missing if "does not exist" in missing:
+            return wrong(subject, missing, f"{APPLY}; ORDERSAGA_EVENTS_RETENTION=off does without it")
+        case problem:
+            return note(subject, problem, "docs/event-stream.md says how to change it")
+
+
 async def check_former_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     """Check that no retry queue of an earlier release exists."""
     left = [name for name in topology.FORMER_RETRY_QUEUES if await _exists(connection, name)]
@@ -177,7 +195,7 @@ async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: top
     return None
 
 
-def check_bindings(control: Control | None, virtual_host: str) -> Finding:
+def check_bindings(control: Control | None, virtual_host: str, events_retention: str = topology.EVENTS_OFF) -> Finding:
     """Check that every queue is bound as declared; AMQP cannot list bindings, rabbitmqctl can."""
     if control is None:
         return note("bindings", "not checked: bindings can only be listed for a node that `ordersaga up` runs")
@@ -187,9 +205,8 @@ def check_bindings(control: Control | None, virtual_host: str) -> Finding:
     except (OSError, subprocess.SubprocessError) as error:
         return note("bindings", f"not checked: rabbitmqctl failed: {error}")
     existing = {tuple(line.split("\t")) for line in listed.splitlines()}
-    wanted = [
-        (exchange, queue.name, routing_key) for queue in topology.queues() for exchange, routing_key in queue.bindings
-    ]
+    queues = topology.all_queues(events_retention)
+    wanted = [(exchange, queue.name, routing_key) for queue in queues for exchange, routing_key in queue.bindings]
     missing = [f"{source} -> {queue} ({key})" for source, queue, key in wanted if (source, queue, key) not in existing]
     if missing:
         return wrong("bindings", f"missing: {', '.join(missing)}", APPLY)
@@ -197,7 +214,10 @@ def check_bindings(control: Control | None, virtual_host: str) -> Finding:
 
 
 def check_rights(control: Control | None, virtual_host: str) -> Finding:
-    """Check that each user has the rights in shared.broker_rights and no others, and that nobody else has any."""
+    """Check that each user has the rights in shared.broker_rights and no others, and that nobody else has any.
+
+    Others may read events, if they may do nothing else.
+    """
     subject = "rights on the broker"
     if control is None:
         return note(subject, "not checked: rights can only be listed for a node that `ordersaga up` runs")
@@ -216,7 +236,11 @@ def compare_rights(permissions: str, topic_permissions: str) -> list[str]:
     """Return what is wrong with the rights that rabbitmqctl lists, one user per line, columns separated by tabs."""
     granted = {user: tuple(patterns) for user, *patterns in _rows(permissions)}
     on_topics = {(user, exchange): write for user, exchange, write, *_ in _rows(topic_permissions)}
-    problems = [f"{user} has rights, and should not exist" for user in granted if user not in RIGHTS]
+    problems = [
+        f"{user} has rights, and should not exist"
+        for user, patterns in granted.items()
+        if user not in RIGHTS and patterns != EVENT_READER
+    ]
     for user, rights in RIGHTS.items():
         if user not in granted:
             problems.append(f"{user} has no rights")

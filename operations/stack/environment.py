@@ -9,10 +9,16 @@ from typing import cast
 
 from pydantic_settings import BaseSettings
 
-from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE
+from operations.stack.layout import (
+    AMQP_URL_VARIABLE,
+    DATABASE_PREFIX_VARIABLE,
+    EVENTS_RETENTION_VARIABLE,
+    MONGODB_URL_VARIABLE,
+)
 from shared.services import PROCESSES
 from shared.setting_files import SUFFIX, file_variables, with_file_values
-from shared.settings import ENV_PREFIX, check_database_prefix
+from shared.settings import ENV_PREFIX, check_database_prefix, read_retention
+from shared.topology import DEFAULT_EVENTS_RETENTION
 from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
 
 # Read by any program of this machine.
@@ -41,9 +47,10 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     MONGODB_URL_VARIABLE: check_mongodb_url,
     AMQP_URL_VARIABLE: check_amqp_url,
     DATABASE_PREFIX_VARIABLE: check_database_prefix,
+    EVENTS_RETENTION_VARIABLE: read_retention,
     **{process.url_variable: check_service_url for process in PROCESSES.values()},
 }
-"""The variables that identify a stack, with a validator for each."""
+"""The variables of a stack that the commands read too, with a validator for each."""
 
 _BY_FILE_FOR_COMMANDS = frozenset(
     {*_CHECKS, *(f"{ENV_PREFIX}{name}" for name in ("API_KEY", "CONSOLE_URL", "SIMULATOR_URL"))}
@@ -103,15 +110,21 @@ def with_values_for_commands(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def invalid_value(environment: Mapping[str, str]) -> str | None:
-    """Return an error message for the first URL or database prefix that is invalid; None if all are valid."""
+    """Return an error message for the first variable of a stack that is invalid; None if all are valid."""
     for variable, check in _CHECKS.items():
         if value := environment.get(variable):
             try:
                 check(value)
             except ValueError as error:
-                shown = value if variable == DATABASE_PREFIX_VARIABLE else hide_credentials_in_value(value)
+                plain = variable in (DATABASE_PREFIX_VARIABLE, EVENTS_RETENTION_VARIABLE)
+                shown = value if plain else hide_credentials_in_value(value)
                 return f"{variable}={shown!r} is not valid: {error}"
     return None
+
+
+def events_retention(environment: Mapping[str, str], default: str = DEFAULT_EVENTS_RETENTION) -> str:
+    """Return for how long a stack with this environment keeps events. Raises ValueError for an invalid value."""
+    return read_retention(environment.get(EVENTS_RETENTION_VARIABLE, default))
 
 
 def _is_of_system(name: str) -> bool:

@@ -1,8 +1,10 @@
 """Writes the files of a data directory: atomically, durably and readable by their owner only."""
 
+import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -15,10 +17,20 @@ def write_private(file: Path, content: bytes, mode: int = 0o600) -> None:
 
     Raises OSError and leaves the file unchanged if it cannot be written.
     """
+    with replaced_private(file, mode) as opened:
+        opened.write(content)
+
+
+@contextlib.contextmanager
+def replaced_private(file: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `file` at the end, on the disk; after an error, nothing has changed.
+
+    Raises OSError.
+    """
     written = file.with_name(f"{file.name}.{secrets.token_hex(4)}.new")
     try:
         with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
-            opened.write(content)
+            yield opened
             opened.flush()
             os.fsync(opened.fileno())
         written.replace(file)

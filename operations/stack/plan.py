@@ -10,9 +10,12 @@ from operations.stack.broker_users import choose_virtual_host, load_users
 from operations.stack.database_users import DatabaseUsers, load_key_file
 from operations.stack.database_users import load_users as load_database_users
 from operations.stack.encryption_keys import notification_settings
-from operations.stack.environment import invalid_value, with_values
+from operations.stack.environment import events_retention, invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
+    EVENTS_RETENTION_VARIABLE,
+    GRPC,
+    GRPC_PORT_VARIABLE,
     MONGODB_URL_VARIABLE,
     SERVER_PORTS,
     TOPOLOGY_VARIABLE,
@@ -27,7 +30,7 @@ from operations.stack.services import ServiceProgram
 from operations.stack.start import StackStartError
 from operations.stack.state import State
 from shared.errors import StartError
-from shared.services import CONSOLE, NOTIFICATION, PROCESSES, PROVISIONING, SERVICES, SIMULATOR
+from shared.services import CONSOLE, GRPC_PORT, NOTIFICATION, ORDER, PROCESSES, PROVISIONING, SERVICES, SIMULATOR
 from shared.tls import client_context
 
 
@@ -46,12 +49,15 @@ def make_plan(
     stored: State,
     claims: PortClaims,
     environment: Mapping[str, str],
+    *,
+    grpc: bool = False,
 ) -> StackPlan:
     """Plan a stack, on the ports that it used before if they are still free.
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
-    `services` are some of PROCESSES. Raises ServerMissingError if a required server is not installed, StackStartError
-    for an invalid URL or database prefix, or a file of a setting or of a certificate that cannot be used.
+    `services` are some of PROCESSES; with `grpc` the order service serves gRPC too. Raises ServerMissingError if a
+    required server is not installed, StackStartError for an invalid URL or database prefix, or a file of a setting or
+    of a certificate that cannot be used.
     """
     try:
         environment = with_values(environment)
@@ -60,11 +66,13 @@ def make_plan(
         raise StackStartError(str(error)) from None
     if invalid := invalid_value(environment):
         raise StackStartError(invalid)
-    ports = _claim_ports(_needed_ports(services, environment), port_offset, stored, claims)
+    ports = _claim_ports(_needed_ports(services, environment, grpc=grpc), port_offset, stored, claims)
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers = _plan_servers(layout, node, ports, environment)
     access = plan_access(layout, environment)
-    settings = {**environment, **servers.urls, **access.settings}
+    settings = {**environment, **servers.urls, **access.settings, **_events_settings(environment)}
+    if GRPC in ports:
+        settings[GRPC_PORT_VARIABLE] = str(ports[GRPC])
     simulator, running = _plan_services(layout, services, ports, settings, servers.of_services, access)
     state = replace(
         State(),
@@ -74,11 +82,19 @@ def make_plan(
         mongodb_has_users=servers.mongodb_has_users,
         amqp_url=servers.urls[AMQP_URL_VARIABLE],
         database_prefix=database_prefix(environment),
+        events_retention=events_retention(environment),
         needs_keys=access.console_key is not None,
+        grpc_port=settings.get(GRPC_PORT_VARIABLE) or None,
     )
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers.stages[-1].extend(simulator)
     return StackPlan([*servers.stages, running], state)
+
+
+def _events_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the setting in the spelling that every service reads: some take an empty variable for one not set."""
+    off = environment.get(EVENTS_RETENTION_VARIABLE) is not None and not events_retention(environment)
+    return {EVENTS_RETENTION_VARIABLE: "off"} if off else {}
 
 
 def _node_with_data(layout: Layout) -> str | None:
@@ -87,9 +103,11 @@ def _node_with_data(layout: Layout) -> str | None:
     return found[-1].name.removesuffix("@localhost") if found else None
 
 
-def _needed_ports(services: Sequence[str], environment: Mapping[str, str]) -> dict[str, int]:
+def _needed_ports(services: Sequence[str], environment: Mapping[str, str], *, grpc: bool) -> dict[str, int]:
     """Return the default ports that this stack needs."""
     needed = {name: PROCESSES[name].port for name in services}
+    if grpc and ORDER.name in services:
+        needed[GRPC] = GRPC_PORT
     if not environment.get(MONGODB_URL_VARIABLE):
         needed["mongodb"] = SERVER_PORTS["mongodb"]
     if not environment.get(AMQP_URL_VARIABLE):

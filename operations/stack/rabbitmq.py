@@ -26,10 +26,11 @@ from operations.errors import UnreachableError
 from operations.reading.reachability import amqp_missing
 from operations.stack.broker_topology import apply_topology
 from operations.stack.broker_users import BrokerUsers
-from operations.stack.environment import server_environment
+from operations.stack.environment import events_retention, server_environment
 from operations.stack.files import write_private
 from operations.stack.program import Command, ServerMissingError
 from shared.broker_rights import DEPLOYER
+from shared.bus.declaring import EventStreamDiffersError
 from shared.errors import StartError
 from shared.topology import MAX_MESSAGE_BYTES
 
@@ -234,13 +235,18 @@ class RabbitMQ:
         try:
             if await amqp_missing(self._guest_url) is None:
                 await asyncio.to_thread(self.control, "delete_user", "guest")
-            await apply_topology(self.url)
+            await self._apply_topology()
         except (OSError, subprocess.SubprocessError) as error:
             return f"the user guest cannot be deleted: {error}"
         except (StartError, UnreachableError) as error:
             return f"the topology cannot be declared: {error}"
         self._ready_for_services = True
         return None
+
+    async def _apply_topology(self) -> None:
+        # A stream that keeps events for another time is no reason not to start: `ordersaga doctor` names it.
+        with contextlib.suppress(EventStreamDiffersError):
+            await apply_topology(self.url, events_retention(self._environment))
 
     def control(self, *arguments: str) -> str:
         """Run rabbitmqctl on the node and return its output.

@@ -45,6 +45,8 @@ class StackOptions:
     port_offset: int | None = None
     no_auth: bool = False
     """Answer without authentication, whatever the environment says."""
+    grpc: bool = False
+    """Serve gRPC too, on a port that `plan` chooses."""
 
 
 class StackListener(Protocol):
@@ -94,7 +96,7 @@ def _prepare(
     for directory in (layout.logs, layout.mongodb, layout.rabbitmq):
         restrict(directory)
     _rotate_logs(layout)
-    plan = make_plan(layout, options.services, options.port_offset, stored, claims, environment)
+    plan = make_plan(layout, options.services, options.port_offset, stored, claims, environment, grpc=options.grpc)
     state = replace(plan.state, phase="starting", supervisor=identify(os.getpid()))
     write_state(layout, state)  # a full disk fails the start here already
     _remember_as_last_used(layout, listener, environment)

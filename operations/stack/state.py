@@ -20,6 +20,7 @@ from operations.stack.files import open_private, write_private
 from operations.stack.layout import Layout
 from operations.stack.processes import Identity, find
 from operations.stack.relocation import has_moved
+from shared.topology import DEFAULT_EVENTS_RETENTION
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed"]
 
@@ -61,6 +62,11 @@ class State:
     """False if the services answer everybody on this machine."""
     mongodb_has_users: bool = False
     """True if MongoDB has the users of `database_users`, whose passwords are not in this file."""
+    events_retention: str = DEFAULT_EVENTS_RETENTION
+    """For how long its broker keeps events; empty if it keeps none."""
+
+    grpc_port: str | None = None
+    """The port on which the order service serves gRPC, if it does."""
 
     @property
     def running(self) -> bool:

@@ -107,6 +107,7 @@ def as_json(layout: Layout, state: State, processes: list[ProcessStatus]) -> dic
         "supervisorPid": state.supervisor.pid if running and state.supervisor else None,
         "mongodbUrl": _shown(state.mongodb_url) if running else None,
         "amqpUrl": _shown(state.amqp_url) if running else None,
+        "grpcPort": int(state.grpc_port) if running and state.grpc_port else None,
         "databasePrefix": state.database_prefix,
         "processes": [_process_as_json(layout, state, status) for status in processes] if running else [],
     }

@@ -30,8 +30,10 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal, Visible
 from shared.database import Document
-from shared.http import PROBLEM_JSON, ProblemError, invalid, json_response, key_reused, new_router, not_found
+from shared.http import ProblemError, invalid, json_response, key_reused, new_router, not_found
+from shared.openapi import PROBLEM_JSON, documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response, time_key
+from shared.problems import BOOKS_REFUSE, CONFLICT, INSUFFICIENT_BALANCE, NOT_FOUND
 from shared.request_id import current_request_id
 
 NEWEST_MOVEMENTS = 100
@@ -46,6 +48,7 @@ IdempotencyKey = Annotated[
         description="The same key and request get the first answer again; each owner has keys of its own",
     ),
 ]
+_REFUSALS = documented(BOOKS_REFUSE, INSUFFICIENT_BALANCE, NOT_FOUND, CONFLICT)
 Work = Callable[[Session], Awaitable[StoredResponse]]
 
 
@@ -84,9 +87,9 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
             shown[name] = views.show_movements(account, entries)
         return json_response({"data": shown})
 
-    @router.post("/api/retainers/{retainer_id}/consume", response_model=views.RetainerAnswer)
+    @router.post("/api/retainers/{retainer_id}/consume", response_model=views.RetainerAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
-    async def consume(
+    async def consume_retainer(
         request: HttpRequest,
         caller: Caller,
         retainer_id: IdParameter,
@@ -108,9 +111,9 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
             funds, _identify(request, caller, idempotency_key, body), LedgerOperation.RETAINER_CONSUMED, work, keys
         )
 
-    @router.post("/api/retainers/{retainer_id}/replenish", response_model=views.RetainerAnswer)
+    @router.post("/api/retainers/{retainer_id}/replenish", response_model=views.RetainerAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
-    async def replenish(
+    async def replenish_retainer(
         request: HttpRequest,
         caller: Caller,
         retainer_id: IdParameter,
@@ -131,7 +134,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
 
 
 def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
-    @router.post("/api/retainers", status_code=201, response_model=views.RetainerAnswer)
+    @router.post("/api/retainers", status_code=201, response_model=views.RetainerAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def open_retainer(
         request: HttpRequest, caller: Caller, body: requests.NewRetainer, idempotency_key: IdempotencyKey = None
@@ -153,7 +156,7 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
             funds, _identify(request, caller, idempotency_key, body), LedgerOperation.RETAINER_OPENED, work
         )
 
-    @router.patch("/api/retainers/{retainer_id}", response_model=views.RetainerAnswer)
+    @router.patch("/api/retainers/{retainer_id}", response_model=views.RetainerAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def change_retainer(retainer_id: IdParameter, body: requests.RetainerChange) -> Response:
         """Make a retainer active or inactive."""
@@ -166,7 +169,7 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
 
 
 def _add_invoices(router: APIRouter, funds: Funds) -> None:
-    @router.post("/api/invoices", status_code=201, response_model=views.InvoiceAnswer)
+    @router.post("/api/invoices", status_code=201, response_model=views.InvoiceAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def issue_invoice(
         request: HttpRequest, caller: Caller, body: requests.NewInvoice, idempotency_key: IdempotencyKey = None
@@ -202,7 +205,7 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
         account = await _found(funds.ledger.get(chart_of_accounts.invoice(invoice_id), visible=visible))
         return json_response({"invoice": views.show_invoice(account)})
 
-    @router.post("/api/invoices/{invoice_id}/payments", response_model=views.InvoiceAnswer)
+    @router.post("/api/invoices/{invoice_id}/payments", response_model=views.InvoiceAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def pay_invoice(
         request: HttpRequest,
@@ -225,7 +228,7 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
 
 
 def _add_payments(router: APIRouter, funds: Funds) -> None:
-    @router.post("/api/payments", status_code=201, response_model=views.PaymentAnswer)
+    @router.post("/api/payments", status_code=201, response_model=views.PaymentAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def create_payment(
         request: HttpRequest, caller: Caller, body: requests.NewPayment, idempotency_key: IdempotencyKey = None
@@ -270,7 +273,7 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
         payment = await _found(funds.payments.get(payment_id, visible=visible))
         return json_response({"payment": views.show_payment(payment)})
 
-    @router.post("/api/payments/{payment_id}/complete", response_model=views.PaymentAnswer)
+    @router.post("/api/payments/{payment_id}/complete", response_model=views.PaymentAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def complete_payment(
         request: HttpRequest, caller: Caller, payment_id: IdParameter, idempotency_key: IdempotencyKey = None
@@ -288,7 +291,7 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
 
 
 def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
-    @router.post("/api/bank-accounts", status_code=201, response_model=views.BankAccountAnswer)
+    @router.post("/api/bank-accounts", status_code=201, response_model=views.BankAccountAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def open_bank_account(
         request: HttpRequest, caller: Caller, body: requests.NewBankAccount, idempotency_key: IdempotencyKey = None
@@ -320,7 +323,7 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
         account = await _found(funds.ledger.get(chart_of_accounts.bank(account_id), visible=_visible(caller)))
         return json_response({"account": views.show_bank_account(account)})
 
-    @router.patch("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer)
+    @router.patch("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def change_bank_account(account_id: IdParameter, body: requests.BankAccountChange) -> Response:
         """Close a bank account that is empty, or open it again."""
@@ -333,9 +336,9 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
 
 
 def _add_transfers(router: APIRouter, funds: Funds) -> None:
-    @router.post("/api/bank-transfers", status_code=201, response_model=views.TransferAnswer)
+    @router.post("/api/bank-transfers", status_code=201, response_model=views.TransferAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
-    async def transfer(
+    async def transfer_money(
         request: HttpRequest, caller: Caller, body: requests.NewTransfer, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Move money between two bank accounts."""
@@ -371,7 +374,7 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
             {"transfer": views.show_transfer(await _found(funds.bank.get(transfer_id, visible=_visible(caller))))}
         )
 
-    @router.post("/api/bank-transfers/{transfer_id}/cancel", response_model=views.TransferAnswer)
+    @router.post("/api/bank-transfers/{transfer_id}/cancel", response_model=views.TransferAnswer, responses=_REFUSALS)
     @requires(Permission.FUNDS_WRITE)
     async def cancel_transfer(
         request: HttpRequest,
@@ -395,7 +398,7 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
 def _add_ledger(router: APIRouter, funds: Funds) -> None:
     @router.get("/api/ledger", response_model=views.LedgerPage)
     @requires(Permission.FUNDS_READ)
-    async def list_entries(
+    async def list_ledger_entries(
         account: Annotated[
             str | None, Query(min_length=1, max_length=300, description="A `ledgerAccount`, or system:revenue:USD …")
         ] = None,

@@ -23,7 +23,8 @@ from provisioning_service.simulator.server import NoAnswer
 from provisioning_service.simulator.settings import SimulatorSettings
 from provisioning_service.simulator.state import CallOutcome, SimulatedPackage, SimulatorState, SoldOutError, SoldServer
 from shared.clock import Clock
-from shared.http import ProblemError, conflict, documented, json_response, new_router, not_found
+from shared.http import ProblemError, conflict, json_response, new_router, not_found
+from shared.openapi import documented
 
 Text = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -40,7 +41,7 @@ class BuyBody(BaseModel):
     """What to buy: `ip` is an address or a package's name, `ram` in MB."""
 
     ip: Text
-    ram: Annotated[int | float, Field(ge=0, le=MAX_RAM)] | None = None
+    ram: Annotated[int, Field(ge=0, le=MAX_RAM)] | Annotated[float, Field(ge=0, le=MAX_RAM)] | None = None
 
 
 class StatusBody(BaseModel):
@@ -59,12 +60,12 @@ def create_router(
     buys, statuses = itertools.count(1), itertools.count(1)
 
     @router.post("/api/oceansmart/ipstock")
-    async def ipstock() -> Response:
+    async def list_provider_packages() -> Response:
         """The packages with their free addresses."""
         return json_response({"packages": [_listed(package, free) for package, free in state.stock()]})
 
-    @router.post("/api/oceansmart/buyvps")
-    async def buyvps(body: BuyBody) -> Response:
+    @router.post("/api/oceansmart/buyvps", responses=documented(409))
+    async def buy_server(body: BuyBody) -> Response:
         """Sell a server: after the delay, even if the client has gone away by then."""
         outcome = state.next_buy()
         if not await _arrives("buyvps", outcome, lambda: state.buy_faults.delay_seconds, stopping):
@@ -82,8 +83,8 @@ def create_router(
             return Response(sold.ip, media_type="text/plain")
         return json_response({"message": "VPS created", "ip": sold.ip})
 
-    @router.post("/api/oceansmart/status")
-    async def status(body: StatusBody) -> Response:
+    @router.post("/api/oceansmart/status", responses=documented(404))
+    async def get_server_access(body: StatusBody) -> Response:
         """How to get into a server that was sold."""
         outcome = state.next_status()
         if not await _arrives("status", outcome, lambda: state.status_faults.delay_seconds, stopping):

@@ -5,10 +5,11 @@ All others check. Either is repeated during a connection, because parts may be d
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from aiormq.exceptions import ChannelAccessRefused
 
@@ -23,6 +24,13 @@ counts them as consumers of the new one and sends them nothing. After a pause th
 """
 
 _MOST_NAMED = 5
+
+_IS_STARTING = "is down or inaccessible"
+"""The broker says so, for some tenths of a second after its start, of a stream that exists."""
+
+
+class EventStreamDiffersError(StartError):
+    """The broker's stream of events was declared with other arguments, and stays as it is."""
 
 
 async def declare_topology(connection: AbstractConnection, ladder: Sequence[topology.RetryDelay]) -> None:
@@ -44,10 +52,40 @@ async def declare_topology(connection: AbstractConnection, ladder: Sequence[topo
             raise _not_permitted(error) from error
 
 
-async def find_missing(connection: AbstractConnection, ladder: Sequence[topology.RetryDelay]) -> list[str]:
+async def declare_event_stream(connection: AbstractConnection, retention: str) -> None:
+    """Declare the stream of events and its bindings; without a retention, remove the bindings and keep the stream.
+
+    Raises EventStreamDiffersError if the broker's stream has other arguments: it is bound all the same. Also raises
+    StartError if this user may not declare it, and an error of aio-pika if the connection is lost.
+    """
+    stream = topology.event_stream(retention)
+    declarer = _Declarer(connection, await connection.channel())
+    differs = None
+    try:
+        if not retention:
+            if await declarer.queue_exists(stream):
+                await _unbind(declarer.channel, stream)
+        elif not await declarer.queue_exists(stream) or (differs := await declarer.difference(stream)) is None:
+            await _declare_queue(declarer.channel, stream)
+        else:
+            await _bind(await declarer.channel.get_queue(stream.name), stream)
+    except ChannelAccessRefused as error:
+        raise _not_permitted(error) from error
+    await declarer.channel.close()
+    if differs is not None:
+        raise EventStreamDiffersError(_describe_difference(differs, retention))
+
+
+async def find_missing(
+    connection: AbstractConnection,
+    ladder: Sequence[topology.RetryDelay],
+    *,
+    events_retention: str = topology.EVENTS_OFF,
+) -> list[str]:
     """Return the missing exchanges and queues, such as `queue order.inbox`; nothing is changed.
 
-    Bindings are not checked, since AMQP cannot query them. Raises an error of aio-pika if the connection is lost.
+    With an `events_retention`, the stream of events is one of them. Bindings are not checked, since AMQP cannot query
+    them. Raises an error of aio-pika if the connection is lost.
     """
     declarer = _Declarer(connection, await connection.channel())
     missing = [
@@ -55,9 +93,8 @@ async def find_missing(connection: AbstractConnection, ladder: Sequence[topology
         for exchange in topology.exchanges(tuple(ladder))
         if not await declarer.exchange_exists(exchange)
     ]
-    missing += [
-        f"queue {queue.name}" for queue in topology.queues(tuple(ladder)) if not await declarer.queue_exists(queue)
-    ]
+    queues = topology.all_queues(events_retention, tuple(ladder))
+    missing += [f"queue {queue.name}" for queue in queues if not await declarer.queue_exists(queue)]
     await declarer.channel.close()
     return missing
 
@@ -68,7 +105,12 @@ def describe_missing(missing: Sequence[str]) -> str:
     return f"missing {', '.join(missing[:_MOST_NAMED])}{more}: {topology.HOW_TO_APPLY}"
 
 
-async def repair_topology(connection: AbstractConnection, ladder: Sequence[topology.RetryDelay]) -> list[str]:
+async def repair_topology(
+    connection: AbstractConnection,
+    ladder: Sequence[topology.RetryDelay],
+    *,
+    events_retention: str = topology.EVENTS_OFF,
+) -> list[str]:
     """Declare what is missing; return the missing exchanges and queues, such as `queue order.inbox`.
 
     Missing bindings are restored but not reported: AMQP cannot query bindings, so all are declared again. Raises the
@@ -81,7 +123,8 @@ async def repair_topology(connection: AbstractConnection, ladder: Sequence[topol
             for exchange in topology.exchanges(tuple(ladder))
             if not await declarer.redeclare_exchange(exchange)
         ]
-        deleted = [queue for queue in topology.queues(tuple(ladder)) if not await declarer.redeclare_queue(queue)]
+        queues = topology.all_queues(events_retention, tuple(ladder))
+        deleted = [queue for queue in queues if not await declarer.redeclare_queue(queue)]
         if deleted:
             await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)
         for queue in deleted:
@@ -108,11 +151,26 @@ class _Declarer:
         return existed
 
     async def redeclare_queue(self, queue: topology.Queue) -> bool:
-        """Declare the queue and its bindings if the queue exists; return whether it does."""
+        """Declare the queue and its bindings if the queue exists; return whether it does.
+
+        Of the stream of events only the bindings: it may have been declared with another retention.
+        """
         if not await self.queue_exists(queue):
             return False
-        await _declare_queue(self.channel, queue)
+        if queue.name == topology.EVENTS:
+            await _bind(await self.channel.get_queue(queue.name, ensure=False), queue)
+        else:
+            await _declare_queue(self.channel, queue)
         return True
+
+    async def difference(self, queue: topology.Queue) -> str | None:
+        """Return in the broker's words how an existing queue differs from the declared one; None if it does not."""
+        try:
+            await self.channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+        except ChannelPreconditionFailed as error:
+            self.channel = await self.connection.channel()
+            return str(error)
+        return None
 
     async def exchange_exists(self, exchange: topology.Exchange) -> bool:
         """Return whether the exchange exists."""
@@ -125,9 +183,9 @@ class _Declarer:
     async def _exists(self, question: Awaitable[object]) -> bool:
         try:
             await question
-        except ChannelNotFoundEntity:
+        except ChannelNotFoundEntity as error:
             self.channel = await self.connection.channel()
-            return False
+            return _IS_STARTING in str(error)
         except ChannelAccessRefused:  # a broker that does not let everybody ask: it knows the name
             self.channel = await self.connection.channel()
         return True
@@ -139,8 +197,28 @@ async def _declare_exchange(channel: AbstractChannel, exchange: topology.Exchang
 
 async def _declare_queue(channel: AbstractChannel, queue: topology.Queue) -> None:
     declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+    await _bind(declared, queue)
+
+
+async def _bind(existing: AbstractQueue, queue: topology.Queue) -> None:
     for exchange_name, routing_key in queue.bindings:
-        await declared.bind(exchange_name, routing_key)
+        await existing.bind(exchange_name, routing_key)
+
+
+async def _unbind(channel: AbstractChannel, queue: topology.Queue) -> None:
+    existing = await channel.get_queue(queue.name, ensure=False)
+    for exchange_name, routing_key in queue.bindings:
+        await existing.unbind(exchange_name, routing_key)
+
+
+def _describe_difference(difference: str, retention: str) -> str:
+    current = re.search(r"'x-max-age'.*current is '([^']*)'", difference)
+    if current is None:
+        return f"{topology.EVENTS} is declared differently ({difference}): docs/event-stream.md says what to do"
+    return (
+        f"{topology.EVENTS} keeps events for {current[1]}, not for {retention} as ORDERSAGA_EVENTS_RETENTION says, "
+        "because RabbitMQ does not change an existing stream: docs/event-stream.md says how to"
+    )
 
 
 def _contradiction(error: ChannelPreconditionFailed) -> StartError:

@@ -30,7 +30,8 @@ class RabbitBus:
     limits the wait for a confirm and for a connection. Every `check_every` seconds the bus asks the broker whether it
     still knows the consumer. With the mode "declare", it restores missing parts of the topology at least every
     `repair_every` seconds; with "check", it connects only once the topology is there, notices as often what is missing,
-    and changes nothing on the broker; with "trust", it does neither, as a command that uses one queue.
+    and changes nothing on the broker; with "trust", it does neither, as a command that uses one queue. With an
+    `events_retention`, the stream of events is a part of the topology.
     """
 
     def __init__(
@@ -44,10 +45,19 @@ class RabbitBus:
         ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
         name: str = "ordersaga",
         topology_mode: TopologyMode = "declare",
+        events_retention: str = topology.EVENTS_OFF,
     ) -> None:
         self._address = hide_credentials(url)
         self._options = Options(
-            url, prefetch, publish_timeout, check_every, repair_every, tuple(ladder), name, topology_mode
+            url,
+            prefetch,
+            publish_timeout,
+            check_every,
+            repair_every,
+            tuple(ladder),
+            name,
+            topology_mode,
+            events_retention,
         )
         self._queue: str | None = None
         self._link: Link | None = None

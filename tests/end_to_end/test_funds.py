@@ -23,10 +23,11 @@ from tests.support.builders import new_id
 from tests.support.funds_client import Answer, Books, Call, Document, Funds, minor_units, number, read_books
 from tests.support.funds_model import Bank, Invoice, Model, Payment, Refusals, Retainer, Transfer
 from tests.support.processes import KEEP_SECONDS, run_stack
+from tests.support.seeds import seed_count
 from tests.support.servers import Servers, delete_topology
 
 PREFIX = "tfunds"
-EXAMPLES, STEPS = 50, 20
+EXAMPLES, STEPS = seed_count(cost=2), 20
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_SECONDS)
 SPREADS = pytest.mark.parametrize("spread", [1, 2], ids=["one process", "two processes"])
 
@@ -372,6 +373,7 @@ def assert_shows(shown: Document, expected: Document) -> None:
     assert {name: shown.get(name) for name in expected} == expected
 
 
+@pytest.mark.long_form
 async def test_any_sequence_of_operations_agrees_with_a_plain_model(world: World) -> None:
     """The state machine is synchronous, so it runs in a thread; the loop keeps reading the processes' output."""
 

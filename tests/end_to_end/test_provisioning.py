@@ -14,6 +14,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
 from tests.support.provisioning_processes import SHORT_DELAYS
+from tests.support.seeds import IS_LONG_FORM
 from tests.support.servers import Servers, delete_topology
 from tests.support.simulators import Simulator, package, run_simulator
 
@@ -21,6 +22,7 @@ SERVICES = ("order", "inventory", "payment", "provisioning")
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
 HOLD_SECONDS = 3600
 FOR_EVER = 3600
+PACKAGES = 50 if IS_LONG_FORM else 15
 """A delay in seconds that holds calls until the test sets another one."""
 
 
@@ -223,17 +225,18 @@ async def test_cancelled_after_a_wrong_address_was_bought_an_operator_must_decid
     assert (await hoster.stack.settled(order_id, within=60))["paymentStatus"] == "REFUNDED"
 
 
-async def test_two_hundred_jobs_over_fifty_packages_run_side_by_side(hoster: Hoster) -> None:
+@pytest.mark.long_form
+async def test_many_jobs_over_many_packages_run_side_by_side(hoster: Hoster) -> None:
     """One after the other within a package, packages in parallel. benchmarks/provisioning.py measures the speed."""
-    names = [f"104.0.{number}" for number in range(50)]
+    names = [f"104.0.{number}" for number in range(PACKAGES)]
     await hoster.sells(*names, ips=4)
     await hoster.simulator.faults(buy={"delaySeconds": FOR_EVER})
     orders = [order_id for _ in range(4) for order_id in await asyncio.gather(*(hoster.order(n) for n in names))]
-    await eventually(lambda: _are_buying(hoster, 50), 60, "every package to have a request under way")
+    await eventually(lambda: _are_buying(hoster, PACKAGES), 60, "every package to have a request under way")
     await hoster.simulator.faults(buy={"delaySeconds": 0.2})
     ended = await hoster.ended(orders, within=120)
-    assert Counter(order["status"] for order in ended) == {"COMPLETED": 200}
-    assert len({order["server"]["ip"] for order in ended}) == 200
+    assert Counter(order["status"] for order in ended) == {"COMPLETED": 4 * PACKAGES}
+    assert len({order["server"]["ip"] for order in ended}) == 4 * PACKAGES
     purchases = [purchase for purchase in await hoster.simulator.purchases() if purchase["package"] in names]
     assert Counter(purchase["package"] for purchase in purchases) == dict.fromkeys(names, 4)
     for name in names:

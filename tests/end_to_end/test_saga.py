@@ -42,6 +42,36 @@ async def test_ten_orders_at_once_for_five_in_stock(stack: Stack) -> None:
     assert await stack.inventory("p1") == {"productId": "p1", "quantity": 0, "reserved": 5, "shipped": 0}
 
 
+async def test_two_hundred_requests_wait_for_their_orders(stack: Stack) -> None:
+    """Two processes of the order service share the answers, so each ends orders that the other one waits for."""
+    await stack.start()
+    (second,) = await stack.start("order")
+    await stack.stock("p1", 150)
+    urls = [stack.url("order"), second.url]
+
+    async def place(client: httpx.AsyncClient, number: int) -> httpx.Response:
+        body = order_body(userId=f"u{number}", payment={"token": "tok_ok"})
+        headers = {"Prefer": "wait=30", "Idempotency-Key": f"key-{number}"}
+        while True:
+            answer = await client.post(f"{urls[number % 2]}/orders", json=body, headers=headers)
+            if answer.status_code != 202:  # on a slow machine, a wait may be too short
+                return answer
+
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(limits=limits, timeout=60, headers=stack.client.headers) as client:
+        answers = await asyncio.gather(*(place(client, number) for number in range(200)))
+    shown = [answer.json() for answer in answers]
+    assert Counter((answer.status_code, order["status"]) for answer, order in zip(answers, shown, strict=True)) == {
+        (200, "CONFIRMED"): 150,
+        (200, "CANCELLED"): 50,
+    }
+    for order in shown:
+        reason = None if order["status"] == "CONFIRMED" else "Insufficient stock for p1: asked 1, free 0"
+        assert order["failureReason"] == reason
+        assert order["history"][-1]["status"] == order["status"]
+    await stack.all_settled([order["orderId"] for order in shown])
+
+
 async def test_a_declined_payment_releases_its_stock(stack: Stack) -> None:
     await stack.start()
     await stack.stock("p1", 1)

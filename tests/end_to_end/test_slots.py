@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from shared.clock import utc_now
+from tests.support.builders import order_body
 from tests.support.processes import Stack, run_stack
 
 
@@ -105,6 +106,16 @@ async def orders_one_by_one_get_slots_and_give_them_back(stack: Stack) -> None:
     until = (await slots(stack))[-1]["end"]
     assert (full["status"], full["slot"], full["settled"]) == ("CANCELLED", None, True)
     assert full["failureReason"] == f"No delivery slot with room for 10 until {until}"
+    no_room = await stack.client.post(
+        f"{stack.url('order')}/orders",
+        json=order_body(delivery={"slot": first}),
+        headers={"Prefer": "wait=30"},
+        timeout=60,
+    )
+    assert (no_room.status_code, no_room.headers["content-type"]) == (429, "application/problem+json")
+    assert no_room.json()["detail"] == f"Delivery {first} has no room for 10: 0 of 80 is free"
+    assert no_room.json()["order"]["status"] == "CANCELLED"
+    assert no_room.headers["location"] == f"/orders/{no_room.json()['order']['orderId']}"
     refused = await place(stack, slot=first)
     assert refused["failureReason"] == f"Delivery {first} has no room for 10: 0 of 80 is free"
     unknown = await place(stack, slot="slot:1")

@@ -40,6 +40,7 @@ from tests.support.inventory_worker import (
     settle_everything,
     unsettled_records,
 )
+from tests.support.seeds import seeded
 
 POINTS = (STOCK_MOVED, RESERVATION_RECORDED)
 BOTH: Lines = {"a": 2, "b": 3}
@@ -458,7 +459,7 @@ class Inbox:
         return await worker.handlers.release(batch)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@seeded(cost=5)
 async def test_the_books_balance_after_any_crashes_and_stalls(workers: list[Worker], other: Worker, seed: int) -> None:
     perils = Perils(seed)
     stock = {"a": 12, "b": 8, "c": 15}

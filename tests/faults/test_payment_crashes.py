@@ -16,6 +16,7 @@ from shared.database import Document
 from shared.errors import BusUnavailableError
 from shared.failpoints import PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
 from tests.support.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
+from tests.support.seeds import seeded
 
 
 @pytest.fixture
@@ -404,7 +405,7 @@ class History:
             await worker.reconciler.publish_unpublished()
 
 
-@pytest.mark.parametrize("seed", range(25))
+@seeded(cost=3)
 async def test_after_any_history_payments_gateway_and_answers_agree(
     workers: list[PaymentWorker], clock: MovableClock, seed: int
 ) -> None:

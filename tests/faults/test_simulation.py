@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import httpx
-import pytest
 
 import inventory_service.__main__ as inventory
 import order_service.__main__ as order
@@ -41,11 +40,11 @@ from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
 from tests.support.provisioning_processes import SHORT_DELAYS
+from tests.support.seeds import seeded
 from tests.support.simulators import Simulator, package, run_simulator
 from tests.support.tasks import end_tasks
 from tests.support.violations import violations
 
-SEEDS = range(12)
 ORDERS = 20
 STOCK = 10
 PREPAID = 60
@@ -180,7 +179,7 @@ def _settings(settings_type: type[Any], simulator: Simulator, card_capture: str)
     return {name: value for name, value in quick.items() if name in settings_type.model_fields}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@seeded(cost=7)
 async def test_every_order_settles_despite_all_faults(seed: int, mongodb_url: str, database_prefix: str) -> None:
     rng = random.Random(seed)
     card_capture = CAPTURES[seed % len(CAPTURES)]

@@ -36,6 +36,7 @@ from tests.support.inventory_worker import (
     unsettled_records,
 )
 from tests.support.processes import KEEP_SECONDS, Process, Stack, run_stack
+from tests.support.seeds import seeded
 from tests.support.servers import Servers
 
 NOW = datetime(2026, 6, 1, 10, tzinfo=UTC)
@@ -431,7 +432,7 @@ class SlotPerils(Perils):
     METHODS = (*Perils.METHODS, ("stock_items", "read_slots"), ("rules", "read"), ("reservations", "assignments"))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@seeded(cost=10)
 async def test_no_slot_is_overbooked_or_kept_after_any_crashes_and_stalls(
     workers: list[Worker], other: Worker, seed: int
 ) -> None:

@@ -569,10 +569,10 @@ async def test_stopping_finishes_the_current_batch_and_takes_no_more(harness: Ha
     consumer = await running.consumer(handler, bus=bus, batch_limit=2)
     await send(harness, refunds("o1", "o2", "o3", "o4"))
     await started.wait()
-    stopping = asyncio.create_task(consumer.stop())
+    stopping = asyncio.create_task(consumer.stop(within=600))
     await asyncio.sleep(0)
     go_on.set()
-    async with asyncio.timeout(8):  # less than it would wait for a batch that does not end
+    async with asyncio.timeout(60):  # less than it would wait for a batch that does not end
         await stopping
 
     assert consumer.unhealthy_reason == "the consumer does not run"
@@ -607,8 +607,8 @@ async def test_stopping_while_a_server_is_away_does_not_wait_for_it(harness: Har
     consumer = await running.consumer(handler, bus=bus)
     await send(harness, refunds("o1"))
     await eventually(lambda: len(handler.calls) >= 2, 60)
-    async with asyncio.timeout(8):  # less than it waits for a batch
-        await consumer.stop()
+    async with asyncio.timeout(60):  # less than it waits for a batch
+        await consumer.stop(within=600)
     await bus.close()
     await harness.take_from(INBOX, 1)
 

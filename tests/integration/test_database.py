@@ -88,7 +88,7 @@ async def test_a_cancelled_loop_over_the_database_ends(mongodb_url: str, databas
     for loop in loops:
         await asyncio.sleep(random.uniform(0, 0.005))
         loop.cancel()
-    _, left = await asyncio.wait(loops, timeout=10)
+    _, left = await asyncio.wait(loops, timeout=60)
     await end_tasks(*loops)
     await database.close(client)
     assert not left

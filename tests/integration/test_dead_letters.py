@@ -518,7 +518,7 @@ async def test_a_letter_keeps_its_newest_replays(dead_letters: DeadLetterHarness
 INVALID = (
     (b'{"orderId": "o1"', "body", "is not JSON"),
     (b'{"reason": "late"}', "orderId", "is required"),
-    (b'{"orderId": "not an id!", "reason": 7}', "reason", "valid string"),
+    (b'{"orderId": "not an id!", "reason": 7}', "reason", "must be a string"),
     (b"[]", "body", "object"),
     (b'{"orderId": "o1", "reason": "' + b"x" * 2_000_000 + b'"}', "body", "the maximum is"),
 )

@@ -47,6 +47,7 @@ async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: 
         "RabbitMQ node": "ok",
         "exchanges": "ok",
         "queues": "ok",
+        "event stream": "note",
         "former retry queues": "ok",
         "RabbitMQ alarms": "ok",
         "user guest": "note" if "guest:" in clean_broker else "ok",

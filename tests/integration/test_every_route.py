@@ -137,11 +137,11 @@ def extreme_requests(document: dict[str, Any]) -> Iterator[Request]:
                 template.replace(f"{{{name}}}", text) if place == "path" else path,
                 {name: text} if place == "query" else {},
                 {name: text} if place == "header" else {},
-                operation["responses"],
+                documented_answers(document, operation),
                 body,
             )
         for changed in with_extremes(document, schema_of_body(operation), body):
-            yield Request(method, path, {}, {}, operation["responses"], changed)
+            yield Request(method, path, {}, {}, documented_answers(document, operation), changed)
 
 
 def extreme_parameters(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -158,7 +158,14 @@ def extreme_parameters(document: dict[str, Any], operation: dict[str, Any]) -> I
 def plain_lists(document: dict[str, Any]) -> Iterator[Request]:
     for method, path, operation in operations(document):
         if method == "GET" and "{" not in path:
-            yield Request(method, path, {}, {}, operation["responses"])
+            yield Request(method, path, {}, {}, documented_answers(document, operation))
+
+
+def documented_answers(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any]:
+    """Return the answers of an operation by status, with references resolved."""
+    named = document["components"]["responses"]
+    answers = operation["responses"].items()
+    return {code: named[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer for code, answer in answers}
 
 
 def schema_of_body(operation: dict[str, Any]) -> dict[str, Any]:

@@ -39,13 +39,13 @@ from tests.support.inventory_worker import (
     unsettled_records,
     watched,
 )
+from tests.support.seeds import seeded
 from tests.support.servers import Servers
 
 ONE: Lines = {"a": 1}
 BOTH: Lines = {"a": 2, "b": 3}
 FULL: Lines = {"a": 2, "b": 3}
 """Nothing is free while BOTH is held."""
-SEEDS = 200
 
 _log = logging.getLogger(__name__)
 
@@ -362,7 +362,7 @@ async def test_holds_of_a_release_without_lists_count(limited: list[Worker]) -> 
 # --- Races: each has one winner. ---
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@seeded()
 async def test_expiry_deletion_extension_and_orders_race(workers: list[Worker], clock: HandClock, seed: int) -> None:
     """The hold ends once, and what is free or out is exact, in whatever order the steps of two workers come."""
     chance = random.Random(seed)
@@ -573,8 +573,6 @@ async def test_holds_that_expire_under_load_leave_the_stock_exact(databases: lis
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-    # 2 s on a machine of its own; others use this one as well, and the books were read all the time.
-    assert came_back < 5 or is_measuring
     await settle_everything(workers)
     assert await unsettled_records(databases[0]) == []
     reserved_units = await databases[0]["reservations"].count_documents({"status": "RESERVED"})

@@ -162,7 +162,7 @@ async def test_a_stream_outlives_an_outage_of_the_database(
 def test_the_description_says_what_a_stream_answers(orders: Orders) -> None:
     nothing: Any = None
     app = FastAPI()
-    app.include_router(create_router(orders, nothing, nothing, nothing))
+    app.include_router(create_router(orders, nothing, nothing, nothing, nothing))
     answers = app.openapi()["paths"]["/orders/{order_id}/events"]["get"]["responses"]
     assert answers["200"]["content"].keys() == {"text/event-stream"}
     assert "content" not in answers["204"]

@@ -27,6 +27,7 @@ from order_service.refund_requests import RefundRequests
 from order_service.saga import MAX_RUNS
 from order_service.schema import SCHEMA
 from order_service.sweeper import Sweeper
+from order_service.waiting import WaitingRequests
 from shared import contracts as c
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
@@ -71,7 +72,8 @@ class OrderService:
         app = create_app("order", "Orders", _nothing_is_down, authenticator=key_authenticator())
         actions = OrderActions(self.orders, self.outbox, TIMEOUTS, self.now)
         refunds = RefundRequests(self.orders, self.outbox, TIMEOUTS, self.now)
-        app.include_router(create_router(self.orders, placement, actions, refunds))
+        waiting = WaitingRequests(self.orders, limit=10)
+        app.include_router(create_router(self.orders, placement, actions, refunds, waiting))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN)
 

@@ -13,7 +13,7 @@ from order_service.deadlines import after_intent
 from order_service.events import CancelRequested
 from order_service.handlers import AnswerHandlers
 from order_service.order import HistoryEntry, Order, Status
-from order_service.orders import COLLECTION, MAX_HISTORY, Change, NewRecord, Orders
+from order_service.orders import COLLECTION, MAX_HISTORY, Change, Filter, NewRecord, Orders, _beyond, _query
 from order_service.saga import SAGA
 from order_service.schema import SCHEMA
 from shared import contracts as c
@@ -206,13 +206,96 @@ async def test_pages_hold_every_order_once(orders: Orders) -> None:
     earlier = [an_order(now=now - timedelta(seconds=n)) for n in range(1, 6)]
     others = [an_order(user_id="u2")]
     await insert(orders, *same_moment, *earlier, *others)
+    newest_first = await listed(orders, Filter(user_id="u1"))
+    assert sorted(newest_first) == sorted(order.order_id for order in same_moment + earlier)
+    assert newest_first[5:] == [order.order_id for order in earlier]
+    assert await listed(orders, Filter(user_id="u1"), oldest_first=True) == newest_first[::-1]
+
+
+async def listed(orders: Orders, wanted: Filter, limit: int = 3, **how: Any) -> list[str]:
+    """Return the ids of all pages of a list."""
     seen: list[str] = []
     after = None
-    while page := await orders.page(statuses=list(Status), user_id="u1", settled=None, after=after, limit=3):
+    while page := await orders.page(wanted, after=after, limit=limit, **how):
         seen.extend(document["_id"] for document in page)
         after = (page[-1]["createdAt"], page[-1]["_id"])
-    assert sorted(seen) == sorted(order.order_id for order in same_moment + earlier)
-    assert seen[5:] == [order.order_id for order in earlier]
+    return seen
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+async def test_pages_stay_stable_while_orders_are_placed(orders: Orders, oldest_first: bool) -> None:
+    now = utc_now()
+    at_first = [an_order(now=now + timedelta(milliseconds=number // 2)) for number in range(10)]
+    await insert(orders, *at_first)
+    seen: list[str] = []
+    after = None
+    while page := await orders.page(Filter(), after=after, limit=3, oldest_first=oldest_first):
+        seen.extend(document["_id"] for document in page)
+        after = (page[-1]["createdAt"], page[-1]["_id"])
+        if len(seen) < 30:
+            await insert(orders, an_order(now=now + timedelta(seconds=len(seen))))
+    assert len(seen) == len(set(seen)), "none comes twice"
+    assert {order.order_id for order in at_first} <= set(seen), "none is left out"
+
+
+async def test_a_list_has_the_orders_that_meet_every_condition(orders: Orders) -> None:
+    now = utc_now()
+    cancelled = an_order(now=now - timedelta(hours=1), status=Status.CANCELLED, failure_reason="a")
+    failed = an_order(now=now, status=Status.FAILED, failure_reason="a")
+    other = an_order(now=now, status=Status.FAILED, failure_reason="b", user_id="u2")
+    new = an_order(now=now + timedelta(hours=1))
+    await insert(orders, cancelled, failed, other, new)
+
+    async def assert_found(wanted: Filter, *expected: Order, **how: Any) -> None:
+        assert sorted(await listed(orders, wanted, **how)) == sorted(order.order_id for order in expected)
+
+    await assert_found(Filter(failure_reason="a"), cancelled, failed)
+    await assert_found(Filter(statuses=(Status.FAILED, Status.PENDING)), failed, other, new)
+    await assert_found(Filter(created_from=now, created_to=now + timedelta(hours=1)), failed, other)
+    await assert_found(Filter(created_to=now), cancelled)
+    await assert_found(Filter(failure_reason="a", statuses=(Status.FAILED,), created_from=now), failed)
+    await assert_found(Filter(failure_reason="b", user_id="u1"))
+    await assert_found(Filter(user_id="u2"), visible={"ownerId": None, "userId": "u1"})
+
+
+WANTED = {
+    "of an owner": Filter(),
+    "in some statuses": Filter(statuses=(Status.FAILED, Status.CANCELLED)),
+    "of a time": Filter(created_from=utc_now() - timedelta(minutes=5), created_to=utc_now() + timedelta(days=1)),
+    "with a reason": Filter(failure_reason="a"),
+    "of a user": Filter(user_id="u1"),
+}
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED)
+async def test_a_list_of_an_owner_reads_little_more_than_its_page(
+    mongodb_url: str, database_prefix: str, wanted: Filter, direction: int
+) -> None:
+    """Beside three orders of the owner there are many: of others, and of the owner before the last page."""
+    name = f"{database_prefix}_orders"
+    async with connected(mongodb_url, name) as database:
+        await prepare(database, SCHEMA)
+        orders = Orders(database[COLLECTION])
+        now = utc_now()
+        ended: dict[str, Any] = {"status": Status.FAILED, "failure_reason": "a"}
+        before = [an_order(owner_id="shop", now=now - direction * timedelta(minutes=n), **ended) for n in range(5, 65)]
+        await insert(orders, *(an_order(owner_id="rival", now=now, user_id="u9", **ended) for _ in range(60)))
+        await insert(orders, *before, *(an_order(owner_id="shop", now=now, **ended) for _ in range(3)))
+        after = (now - direction * timedelta(seconds=1), "")
+        query = {**_query(wanted), "ownerId": "shop", "$and": _beyond(after, oldest_first=direction == 1)}
+        query["$and"] += [{"userId": wanted.user_id}] if wanted.user_id else []
+        command = {
+            "find": COLLECTION,
+            "filter": query,
+            "sort": {"createdAt": direction, "_id": direction},
+            "limit": 51,
+        }
+        explained = await database.command({"explain": command, "verbosity": "executionStats"})
+        figures = explained["executionStats"]
+        assert figures["nReturned"] == 3
+        assert figures["totalDocsExamined"] <= 5
+        assert "COLLSCAN" not in str(explained["queryPlanner"]["winningPlan"])
 
 
 async def test_failures_are_counted_by_reason(orders: Orders) -> None:

@@ -27,6 +27,7 @@ from shared.errors import PoisonError
 from shared.failpoints import CAPTURE_SENT, PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
 from tests.integration.test_retainer_payments import retainer
 from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
+from tests.support.seeds import seed_count
 
 
 @pytest.fixture
@@ -334,11 +335,9 @@ class History:
             await self._dice.choice(self._workers).reconciler.look_up_due()
 
 
-@pytest.mark.parametrize("first", range(0, 200, 25))
-async def test_a_capture_that_races_a_refund_has_one_winner(
-    workers: list[PaymentWorker], clock: MovableClock, first: int
-) -> None:
-    for seed in range(first, first + 25):
+@pytest.mark.long_form
+async def test_a_capture_that_races_a_refund_has_one_winner(workers: list[PaymentWorker], clock: MovableClock) -> None:
+    for seed in range(seed_count()):
         history = History(seed, workers, clock)
         await history.play()
         for order in history.orders:

@@ -111,7 +111,7 @@ async def test_a_key_that_the_issuer_withdraws_ends(issuer: MockIssuer, monkeypa
             return "does not have the key" in str(error)
         return False
 
-    await eventually(refused, 10, "the key to end")
+    await eventually(refused, 60, "the key to end")
 
 
 async def test_the_last_keys_outlive_an_outage(issuer: MockIssuer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The table of docs/access.md: every route of every service, the permission it needs, and who has it.
+"""The table of docs/access.md: every route and every method of gRPC, the permission it needs, and who has it.
 
 `python -m tests.support.access_table docs/access.md` writes it; `make docs` does.
 """
@@ -13,10 +13,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from operations.console.people import OPEN_PATHS as CONSOLE_OPEN_PATHS
+from order_service.rpc.methods import OrderMethods
+from order_service.rpc.server import SERVICE, work_of
 from shared.access.middleware import permission_of
 from shared.access.permissions import ROLES, STAFF, Permission, Reach, Role
 from shared.http import OPEN_PATHS
-from shared.services import CONSOLE, SIMULATOR
+from shared.services import CONSOLE, ORDER, SIMULATOR
 from tests.support.api_samples import applications
 
 BEGIN, END = "<!-- routes: begin -->\n", "<!-- routes: end -->\n"
@@ -47,28 +49,43 @@ class ServedRoute:
 def guarded_routes(app: FastAPI) -> Iterator[ServedRoute]:
     """Every route that does not answer to everybody."""
     open_paths = OPEN_PATHS | (CONSOLE_OPEN_PATHS if app.title == CONSOLE.name else frozenset())
-    for route in _routes(app.routes):
+    for route in all_routes(app.routes):
         if isinstance(route, APIRoute) and route.path not in open_paths and not route.path.startswith(_FOR_EVERYBODY):
             for method in sorted(route.methods or ()):
                 for_staff = getattr(route, "for_staff", False)
                 yield ServedRoute(app.title, method, route.path, permission_of(route.endpoint), for_staff)
 
 
-def _routes(routes: Iterable[Any]) -> Iterator[Any]:
+def all_routes(routes: Iterable[Any]) -> Iterator[Any]:
     """Routes of included routers too, which the framework keeps nested."""
     for route in routes:
         included = getattr(route, "original_router", None)
         if included is None:
             yield route
         else:
-            yield from _routes(included.routes)
+            yield from all_routes(included.routes)
 
 
 def table() -> str:
     """The whole table, in the order in which the services are listed."""
     head = f"| service | route | permission | {' | '.join(Role)} |\n|---|---|---|{'---|' * len(Role)}\n"
     apps = (app for app in applications() if app.title != SIMULATOR.name)
-    return head + "".join(f"{route.row()}\n" for app in apps for route in guarded_routes(app))
+    routes = (
+        route for app in apps for route in (*guarded_routes(app), *(grpc_methods() if _takes_orders(app) else ()))
+    )
+    return head + "".join(f"{route.row()}\n" for route in routes)
+
+
+def grpc_methods() -> Iterator[ServedRoute]:
+    """Every method of the gRPC service."""
+    for method in SERVICE.methods:
+        yield ServedRoute(
+            ORDER.name, "gRPC", f"{SERVICE.name}/{method.name}", permission_of(work_of(OrderMethods, method.name))
+        )
+
+
+def _takes_orders(app: FastAPI) -> bool:
+    return app.title == ORDER.name
 
 
 def redrawn(page: str) -> str:

@@ -1,7 +1,8 @@
-"""The API as samples: messages, OpenAPI documents and metrics. A change of any of them is a visible act.
+"""The API as samples and documents: messages, OpenAPI, AsyncAPI and metrics. A change of any of them is a visible act.
 
-`make api-diff` compares the code with the samples of a commit, `make api-samples` writes the samples of an intended
-change. `messages.json` is written by hand; `tests/unit/test_contracts.py` checks every message against it.
+`make api-diff` compares the code with a commit, `make api-samples` writes the files of an intended change: the metrics
+into `tests/samples`, the documents, which are published, into `docs/api`. `messages.json` is written by hand;
+`tests/unit/test_contracts.py` checks every message against it.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from notification_service.settings import NotificationSettings
 from operations import __main__ as console
 from operations.settings import OperationsSettings
 from order_service import __main__ as order
+from order_service.rpc import calls as _metrics_of_grpc  # noqa: F401
 from order_service.settings import OrderSettings
 from payment_service import __main__ as payment
 from payment_service.settings import PaymentSettings
@@ -37,6 +39,7 @@ from provisioning_service.simulator.app import create_simulator_app
 from provisioning_service.simulator.settings import SimulatorSettings
 from provisioning_service.simulator.state import SimulatorState
 from shared.access.authenticator import Authenticator
+from shared.asyncapi import asyncapi
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.failpoints import nothing_fails
@@ -46,14 +49,17 @@ from shared.service import Connections, Parts
 from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING, Service
 
 ROOT = Path(__file__).parents[2]
-SAMPLES = ROOT / "tests/samples"
-MESSAGES = "messages.json"
-METRICS = "metrics.txt"
+MESSAGES = "tests/samples/messages.json"
+METRICS = "tests/samples/metrics.txt"
+DOCUMENTS = "docs/api"
+"""The folder of the published documents, whose folder `released` has those of the last release."""
+_FOLDERS = ("tests/samples", DOCUMENTS)
+_SUFFIXES = {".json", ".txt"}
 TEXTS = {"title", "summary", "description"}
 """Keys of an OpenAPI document whose strings are for people."""
 
 Samples = Mapping[str, str]
-"""The content of each file, by its path below `tests/samples`."""
+"""The content of each file, by its path."""
 
 
 class NoSamplesError(Exception):
@@ -62,20 +68,26 @@ class NoSamplesError(Exception):
 
 def current_samples() -> Samples:
     """Derive the samples from the code; those of the messages are their own source."""
-    documents = {f"openapi/{app.title}.json": _as_json(app.openapi()) for app in applications()}
-    return {MESSAGES: (SAMPLES / MESSAGES).read_text(), METRICS: _metrics(), **documents}
+    documents = {document_path(app.title): _as_json(app.openapi()) for app in applications()}
+    events = {document_path("asyncapi"): _as_json(asyncapi())}
+    return {MESSAGES: (ROOT / MESSAGES).read_text(), METRICS: _metrics(), **documents, **events}
+
+
+def document_path(name: str) -> str:
+    """Return the path of a published document: that of a process, or `asyncapi`."""
+    return f"{DOCUMENTS}/{name}.json"
 
 
 def stored_samples() -> Samples:
     """Read the samples of the work tree."""
-    return {path.relative_to(SAMPLES).as_posix(): path.read_text() for path in SAMPLES.rglob("*") if path.is_file()}
+    paths = (path for folder in _FOLDERS for path in (ROOT / folder).iterdir() if path.suffix in _SUFFIXES)
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
 
 
 def committed_samples(ref: str) -> Samples:
     """Read the samples of a commit. Raises NoSamplesError if it has none."""
-    folder = SAMPLES.relative_to(ROOT).as_posix()
-    names = _git("ls-tree", "-r", "--name-only", ref, f"{folder}/").splitlines()
-    samples = {name.removeprefix(f"{folder}/"): _git("show", f"{ref}:{name}") for name in names}
+    names = _git("ls-tree", "--name-only", ref, *(f"{folder}/" for folder in _FOLDERS)).splitlines()
+    samples = {name: _git("show", f"{ref}:{name}") for name in names if Path(name).suffix in _SUFFIXES}
     if METRICS not in samples:
         raise NoSamplesError(f"{ref} is older than the samples of the API")
     return samples
@@ -151,7 +163,7 @@ def _kind(name: str, before: str | None, after: str | None) -> str:
     """Say whether a program could notice the change, or only a reader."""
     if before is None or after is None:
         return "new" if before is None else "gone"
-    if name.startswith("openapi/") and _without_texts(json.loads(before)) == _without_texts(json.loads(after)):
+    if name.startswith(DOCUMENTS) and _without_texts(json.loads(before)) == _without_texts(json.loads(after)):
         return "changed, but only what people read of it"
     return "changed"
 
@@ -178,11 +190,11 @@ def _git(*arguments: str) -> str:
 
 def _write(samples: Samples) -> None:
     for name, content in samples.items():
-        path = SAMPLES / name
+        path = ROOT / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)
     for name in stored_samples().keys() - samples.keys():
-        (SAMPLES / name).unlink()
+        (ROOT / name).unlink()
 
 
 def main() -> None:

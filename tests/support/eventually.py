@@ -20,7 +20,7 @@ class NotWithinError(AssertionError):
 async def eventually(condition: Callable[[], Awaitable[T]], within: float = ..., message: str = ...) -> T: ...
 @overload
 async def eventually(condition: Callable[[], T], within: float = ..., message: str = ...) -> T: ...
-async def eventually(condition: Callable[[], Any], within: float = 5.0, message: str = "the condition to hold") -> Any:
+async def eventually(condition: Callable[[], Any], within: float = 60.0, message: str = "the condition to hold") -> Any:
     """Return the condition's value as soon as it is true (in Python's sense).
 
     The condition is a function, sync or async; an exception from it counts as "not yet". After `within` seconds

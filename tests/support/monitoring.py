@@ -48,7 +48,8 @@ class Metric(NamedTuple):
 
 def declared_metrics() -> dict[str, Metric]:
     """All metrics of all programs, by name."""
-    for module in (*(f"{service.package}.__main__" for service in SERVICES.values()), "operations.metrics"):
+    mains = (f"{service.package}.__main__" for service in SERVICES.values())
+    for module in (*mains, "operations.metrics", "order_service.rpc.calls"):
         importlib.import_module(module)
     wrappers = [collector for collector in REGISTRY._collector_to_names if isinstance(collector, MetricWrapperBase)]
     return {metric.name: metric for metric in map(_metric, wrappers)}

@@ -100,6 +100,10 @@ class Stack:
 
         await eventually(answers, within, f"{process.service} to be ready")
 
+    def setting(self, name: str) -> object:
+        """Return what all its processes have as this setting."""
+        return self._settings[name]
+
     def url(self, service: str) -> str:
         """Return the URL of a running process of the service."""
         living = self.processes(service)

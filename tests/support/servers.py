@@ -206,7 +206,7 @@ async def delete_topology(amqp_url: str) -> None:
     async def delete() -> bool:
         async with await aio_pika.connect(amqp_url) as connection:
             channel = await connection.channel()
-            for queue in topology.queues():
+            for queue in topology.all_queues(topology.DEFAULT_EVENTS_RETENTION):
                 await channel.queue_delete(queue.name)
             for exchange in topology.exchanges():
                 await channel.exchange_delete(exchange.name)

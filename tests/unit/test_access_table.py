@@ -25,4 +25,5 @@ def test_only_health_and_the_description_of_the_api_answer_to_everybody() -> Non
         "/healthz",
         "/readyz",
         "/openapi.json",
+        "/asyncapi.json",
     }

@@ -14,7 +14,7 @@ def test_the_api_is_as_its_samples_show_it() -> None:
 def test_a_changed_metric_is_shown_with_the_lines_that_differ() -> None:
     before = {METRICS: "a counter {}\nb gauge {}\n"}
     [found] = differences(before, {METRICS: "a counter {}\nb gauge {queue}\n"})
-    assert found.startswith("metrics.txt: changed\n")
+    assert found.startswith("tests/samples/metrics.txt: changed\n")
     assert "-b gauge {}\n+b gauge {queue}\n" in found
 
 
@@ -28,7 +28,7 @@ def test_a_changed_metric_is_shown_with_the_lines_that_differ() -> None:
     ids=["text", "key", "field called summary"],
 )
 def test_a_reworded_document_is_distinguished_from_a_changed_one(operation: str, kind: str) -> None:
-    name = "openapi/order.json"
+    name = "docs/api/order.json"
     [found] = differences({name: '{"get": {"summary": "Things"}}'}, {name: operation})
     assert found.startswith(f"{name}: {kind}\n")
 

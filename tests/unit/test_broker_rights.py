@@ -12,7 +12,7 @@ from operations.stack.broker_users import choose_virtual_host, definitions, load
 from shared.broker_rights import DEPLOYER, RIGHTS, could_have_sent, may_send_by_name, sent_by
 from shared.contracts import ALL_MESSAGES, DeadLetterHandled
 from shared.services import SERVICES
-from shared.topology import DEAD_LETTERS, EXCHANGE, INBOX_EXCHANGE, INBOXES, exchanges, queues
+from shared.topology import DEAD_LETTERS, EVENTS, EXCHANGE, INBOX_EXCHANGE, INBOXES, all_queues, exchanges
 
 SERVICE_USERS = [service.user for service in SERVICES.values()]
 
@@ -31,8 +31,9 @@ def test_the_patterns_of_a_service_match_its_own_names_only(user: str) -> None:
         allowed = exchange.name in (EXCHANGE, DEAD_LETTERS) or exchange.name.startswith(f"{user}.retry.")
         assert bool(re.search(rights.write_pattern, exchange.name)) is allowed, exchange.name
     assert bool(re.search(rights.write_pattern, "amq.default")) is (user == "operations")
-    for queue in queues():
-        own = queue.name == f"{user}.inbox" or (queue.name, user) == (DEAD_LETTERS, "operations")
+    for queue in all_queues("7D"):
+        for_operations = queue.name in (DEAD_LETTERS, EVENTS)
+        own = queue.name == f"{user}.inbox" or (for_operations and user == "operations")
         assert bool(re.search(rights.read_pattern, queue.name)) is own, queue.name
         assert not re.search(rights.write_pattern, queue.name) or queue.name.startswith(
             (f"{user}.retry.", DEAD_LETTERS)
@@ -115,6 +116,7 @@ def listed_topics(**changes: str) -> str:
     ("permissions", "topics", "expected"),
     [
         (listed(), listed_topics(), []),
+        (listed(warehouse="\t\t^(ordersaga\\.events)$"), listed_topics(), []),
         (listed(guest=".*\t.*\t.*"), listed_topics(), ["guest has rights, and should not exist"]),
         (listed(order=""), listed_topics(), ["order has no rights"]),
         (listed(order=".*\t.*\t.*"), listed_topics(), ["order has other rights than it should"]),

@@ -11,6 +11,7 @@ from shared.bus import Delivery
 from shared.bus.amqp.frames import write_headers
 from shared.bus.failures import after_failure, dead_letter, failed_attempts, fitting, returned_from
 from shared.errors import PoisonError, UnknownTypeError
+from tests.support.seeds import seeded
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -133,7 +134,7 @@ def hostile_value(rng: random.Random) -> Any:
     return rng.choice([text, text.encode("utf-8", "replace"), [text, {"a": text}], rng.getrandbits(80), None, 0.1])
 
 
-@pytest.mark.parametrize("seed", range(60))
+@seeded()
 def test_a_dead_letter_always_fits_into_a_frame(seed: int) -> None:
     rng = random.Random(seed)
     headers = {hostile_text(rng)[:40]: hostile_value(rng) for _ in range(rng.choice([1, 12, 500]))}

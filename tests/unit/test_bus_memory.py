@@ -8,6 +8,7 @@ from shared import topology
 from shared.bus import Envelope
 from shared.bus.memory import Faults, MemoryBroker, MemoryBus
 from shared.errors import BusUnavailableError
+from tests.support.seeds import seeded
 
 INBOX = topology.PAYMENT_INBOX
 EVERYTHING = Faults(duplicate=0.2, reorder=0.3, delay=0.3, longest_delay=9.0, disconnect=0.1)
@@ -56,7 +57,7 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_others() -> None:
     assert first != other
 
 
-@pytest.mark.parametrize("seed", range(20))
+@seeded()
 def test_despite_all_faults_every_message_arrives_at_least_once(seed: int) -> None:
     assert set(asyncio.run(play(seed, EVERYTHING))) == set(range(200))
 

@@ -16,7 +16,7 @@ from operations.stack.broker_users import definitions
 from operations.stack.status import external_stack
 from provisioning_service.settings import ProvisioningSettings
 from shared.broker_rights import RIGHTS, VIRTUAL_HOST
-from shared.services import PROCESSES, SERVICES
+from shared.services import GRPC_PORT, PROCESSES, SERVICES
 from shared.settings import ServiceSettings
 from shared.topology import MAX_MESSAGE_BYTES
 
@@ -105,6 +105,14 @@ def test_every_process_is_started_as_up_starts_it(name: str, services: dict[str,
     assert service["command"] == ["python", "-m", PROCESSES[name].package]
     assert service["environment"]["ORDERSAGA_HTTP_PORT"] == str(PROCESSES[name].port)
     assert service["ports"] == [f"127.0.0.1:${{{name.upper()}_PORT:-{PROCESSES[name].port}}}:{PROCESSES[name].port}"]
+
+
+def test_grpc_is_switched_on_by_a_file_of_its_own(services: dict[str, Any]) -> None:
+    assert "ORDERSAGA_GRPC_PORT" not in services["order"]["environment"]
+    overlay = yaml.safe_load((COMPOSE_FILE.parent / "deploy/grpc/docker-compose.grpc.yml").read_text())
+    order = overlay["services"]["order"]
+    assert order["environment"] == {"ORDERSAGA_GRPC_PORT": str(GRPC_PORT)}
+    assert order["ports"] == [f"127.0.0.1:${{ORDER_GRPC_PORT:-{GRPC_PORT}}}:{GRPC_PORT}"]
 
 
 def test_each_process_answers_to_the_names_by_which_containers_address_it(services: dict[str, Any]) -> None:

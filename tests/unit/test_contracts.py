@@ -26,11 +26,7 @@ SAMPLES: dict[str, Any] = json.loads(
     (Path(__file__).parent.parent / "samples" / "messages.json").read_text(encoding="utf-8")
 )
 EVERY_MESSAGE = pytest.mark.parametrize("contract", ALL_MESSAGES, ids=lambda contract: contract.routing_key)
-EVERY_ORDER_MESSAGE = pytest.mark.parametrize(
-    "contract",
-    [message for message in ALL_MESSAGES if issubclass(message, OrderMessage)],
-    ids=lambda contract: contract.routing_key,
-)
+ORDER_MESSAGES = [message for message in ALL_MESSAGES if issubclass(message, OrderMessage)]
 
 
 def sample(contract: type[Message]) -> dict[str, Any]:
@@ -40,6 +36,14 @@ def sample(contract: type[Message]) -> dict[str, Any]:
 
 def read(contract: type[Message], body: Any) -> Message:
     return contract.model_validate_json(json.dumps(body))
+
+
+def is_refused(contract: type[Message], body: bytes) -> bool:
+    try:
+        contract.model_validate_json(body)
+    except ValidationError:
+        return True
+    return False
 
 
 def test_every_message_has_a_unique_routing_key_and_a_sample() -> None:
@@ -164,24 +168,22 @@ def test_a_message_does_not_change(contract: type[Message]) -> None:
         read(contract, sample(contract)).order_id = "other"  # type: ignore[attr-defined] # not every message has one
 
 
-@EVERY_ORDER_MESSAGE
 @pytest.mark.parametrize(
     "order_id",
     [{"$gt": ""}, ["o1"], 7, True, None, "", "a" * 65, "o 1", "o.1", "$where", "o/1", "o1\n", "o\x001", "ö1"],
     ids=repr,
 )
-def test_an_order_id_is_nothing_but_a_plain_name(contract: type[Message], order_id: Any) -> None:
-    with pytest.raises(ValidationError):
-        read(contract, sample(contract) | {"orderId": order_id})
+def test_an_order_id_is_nothing_but_a_plain_name(order_id: Any) -> None:
+    for contract in ORDER_MESSAGES:
+        assert is_refused(contract, json.dumps(sample(contract) | {"orderId": order_id}).encode()), contract
 
 
-@EVERY_MESSAGE
 @pytest.mark.parametrize(
     "body", [b"", b"null", b"[]", b"7", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"orderId":"\\ud800"}']
 )
-def test_what_is_not_an_object_is_refused(contract: type[Message], body: bytes) -> None:
-    with pytest.raises(ValidationError):
-        contract.model_validate_json(body)
+def test_what_is_not_an_object_is_refused(body: bytes) -> None:
+    for contract in ALL_MESSAGES:
+        assert is_refused(contract, body), contract
 
 
 @EVERY_MESSAGE

@@ -17,7 +17,11 @@ from shared import topology
 from shared.contracts import ALL_MESSAGES
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / name for name in ("clients/python/README.md", "examples/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 QUOTING = ("docs/provisioning.md", "docs/slots.md")
 """Pages that quote log lines and messages of the product, besides the runbooks."""
 PRODUCT = ("operations", "order_service", "inventory_service", "payment_service", "provisioning_service", "shared")
@@ -90,7 +94,7 @@ def test_every_message_is_described_with_its_sample(message: type) -> None:
 
 def test_every_queue_and_exchange_is_described() -> None:
     page = TEXTS["docs/messages.md"]
-    names = [queue.name for queue in topology.queues()] + [exchange.name for exchange in topology.exchanges()]
+    names = [queue.name for queue in topology.all_queues("7D")] + [exchange.name for exchange in topology.exchanges()]
     for name in names:
         assert f"`{name}`" in page
 

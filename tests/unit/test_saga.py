@@ -449,14 +449,14 @@ REACTIONS |= {(state, "authorized"): reaction for (state, event), reaction in RE
 REACTIONS["PENDING with stock", "authorized"] = ("CONFIRMED", ["payment.capture"])
 
 
-@pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("state", STATES)
-def test_every_status_with_every_event(state: str, event: str) -> None:
+def test_every_status_with_every_event(state: str) -> None:
     before = STATES[state]
-    step = SAGA.advance(before, EVENTS[event], NOW)
-    expected = REACTIONS.get((state, event), (before.status.value, []))
-    assert (step.order.status.value, [message.routing_key for message in step.messages]) == expected
-    assert all(message.correlation_id == ID for message in step.messages)
+    for name, event in EVENTS.items():
+        step = SAGA.advance(before, event, NOW)
+        expected = REACTIONS.get((state, name), (before.status.value, []))
+        assert (step.order.status.value, [message.routing_key for message in step.messages]) == expected, name
+        assert all(message.correlation_id == ID for message in step.messages), name
 
 
 def test_the_page_names_only_statuses_and_events_that_exist() -> None:

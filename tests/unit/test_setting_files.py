@@ -178,7 +178,7 @@ def test_commands_read_their_servers_from_files(tmp_path: Path) -> None:
         file.write_text(f"{url}\n")
         environment[f"ORDERSAGA_{name}_URL_FILE"] = str(file)
     stack = locate_stack(environment=environment)
-    assert locate_broker(environment=environment) == "amqp://b/"
+    assert locate_broker(environment=environment).url == "amqp://b/"
     assert (stack.mongodb_url, stack.amqp_url) == ("mongodb://u:s3cret@db/", "amqp://b/")
     assert stack.urls["order"] == "https://order:1"
     named = external_stack(environment)

@@ -8,7 +8,7 @@ import pytest
 
 from order_service.new_order import NewOrder
 from order_service.order import Order, Refund, RefundStatus, Status
-from order_service.orders import NewRecord, _from_document, _new_document
+from order_service.orders import NewRecord, _new_document, from_document
 from order_service.particulars import documents_of
 from order_service.saga import SAGA
 from order_service.snapshot import snapshot
@@ -63,7 +63,7 @@ def test_a_snapshot_is_what_the_api_shows_without_history_and_person(order: Orde
     shown = show(document, personal=False)
     for left_out in ("history", "metadata"):
         del shown[left_out]
-    assert snapshot(_from_document(document)) == shown
+    assert snapshot(from_document(document)) == shown
     assert PERSONAL not in json.dumps(snapshot(order))
     OrderSnapshot.model_validate_json(json.dumps(snapshot(order)))
 

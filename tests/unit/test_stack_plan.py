@@ -40,8 +40,9 @@ def plan(
     services: tuple[str, ...] = tuple(PROCESSES),
     offset: int | None = None,
     stored: State | None = None,
+    grpc: bool = False,
 ) -> StackPlan:
-    return make_plan(Layout(tmp_path), services, offset, stored or State(), claims, environment)
+    return make_plan(Layout(tmp_path), services, offset, stored or State(), claims, environment, grpc=grpc)
 
 
 def program_file(path: Path) -> Path:
@@ -274,6 +275,18 @@ def test_an_offset_is_added_to_every_default_port(claims: PortClaims, tmp_path: 
     assert plan(claims, tmp_path, GIVEN, ("order",), offset).state.ports == {"order": 3008 + offset}
     with PortClaims(tmp_path / "claims") as other, pytest.raises(PortTakenError, match=f"{3008 + offset}"):
         plan(other, tmp_path, GIVEN, ("order",), offset)
+
+
+def test_grpc_is_off_unless_it_is_wanted_and_only_orders_are_taken_over_it(claims: PortClaims, tmp_path: Path) -> None:
+    assert plan(claims, tmp_path, GIVEN).state.grpc_port is None
+    services = ("order", "inventory")
+    made = plan(claims, tmp_path, GIVEN, services, grpc=True)
+    port = str(made.state.ports["grpc"])
+    assert made.state.grpc_port == settings_of(made, "order")["ORDERSAGA_GRPC_PORT"] == port
+    assert "ORDERSAGA_GRPC_PORT" not in settings_of(made, "inventory")
+    # Chosen by the environment, as the services read it.
+    assert plan(claims, tmp_path, GIVEN | {"ORDERSAGA_GRPC_PORT": "4711"}, ("order",)).state.grpc_port == "4711"
+    assert plan(claims, tmp_path, GIVEN, ("payment",), grpc=True).state.grpc_port is None
 
 
 def test_two_stacks_have_different_node_names_and_one_keeps_its_own(claims: PortClaims, tmp_path: Path) -> None:

@@ -5,12 +5,16 @@ import pytest
 from shared.contracts import ALL_MESSAGES, BY_ROUTING_KEY, OrderCreated
 from shared.topology import (
     DEAD_LETTERS,
+    EVENT_TYPES,
+    EVENTS_OFF,
     EXCHANGE,
     FORMER_RETRY_QUEUES,
     INBOX_EXCHANGE,
     INBOXES,
     NOTIFICATION_INBOX,
     RETRY_LADDER,
+    all_queues,
+    event_stream,
     exchanges,
     inbox_of_retry,
     queues,
@@ -91,6 +95,16 @@ def test_a_retry_finds_every_inbox_by_its_name_and_is_otherwise_dead_lettered() 
     assert (returning.kind, returning.arguments) == ("direct", {"alternate-exchange": DEAD_LETTERS})
     bound = {(queue.name, key) for queue in queues() for exchange, key in queue.bindings if exchange == INBOX_EXCHANGE}
     assert bound == {(inbox, inbox) for inbox in INBOXES}
+
+
+def test_the_stream_keeps_by_age_what_is_about_orders_and_packages_and_is_left_out_if_it_is_off() -> None:
+    stream = event_stream("12h")
+    assert stream.arguments["x-queue-type"] == "stream"
+    assert stream.arguments["x-max-age"] == "12h"
+    assert {key for _, key in stream.bindings} == set(EVENT_TYPES)
+    assert {key for key in BY_ROUTING_KEY if key.split(".")[0] in ("order", "package")} == set(EVENT_TYPES)
+    assert all_queues("12h") == (*queues(), stream)
+    assert all_queues(EVENTS_OFF) == queues()
 
 
 def test_queues_with_new_arguments_have_new_names() -> None:

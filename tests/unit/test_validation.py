@@ -67,6 +67,7 @@ def test_the_field_that_is_wrong_is_named(body: object, field: str, message: str
         (("body",), "body"),
         (("path", "order_id"), "orderId"),
         (("query", "userId"), "userId"),
+        (("header", "idempotency-key"), "Idempotency-Key"),
         (("body", "metadata", "a b", "[key]"), "metadata.a b"),
         (("body", "x" * 1000), "x" * 100),
         ((0, "a"), "[0].a"),

@@ -39,6 +39,8 @@ from shared.bus.amqp.frames import Deliver, Properties, Return, acknowledgement,
 from shared.bus.amqp.wire import TappedTransport
 from shared.bus.declaring import (
     PAUSE_BEFORE_DECLARING_AGAIN,
+    EventStreamDiffersError,
+    declare_event_stream,
     declare_topology,
     describe_missing,
     find_missing,
@@ -91,6 +93,7 @@ class Options:
     ladder: tuple[topology.RetryDelay, ...]
     name: str
     topology: TopologyMode
+    events_retention: str
 
     @property
     def user(self) -> str:
@@ -272,8 +275,11 @@ class Link:
         self._connection.close_callbacks.add(self._closed)
         if self._options.topology == "declare":
             await declare_topology(self._connection, self._options.ladder)
+            await self._declare_events()
         elif self._options.topology == "check" and (
-            missing := await find_missing(self._connection, self._options.ladder)
+            missing := await find_missing(
+                self._connection, self._options.ladder, events_retention=self._options.events_retention
+            )
         ):
             raise BusUnavailableError(describe_missing(missing))
         self._publishing = await self._open_channel(publisher_confirms=True)
@@ -284,6 +290,13 @@ class Link:
             self._start("watch-consumer", self._watch_consumer())
         self._start("watch-publishing", self._watch_publishing())
         self._start("watch-topology", self._watch_topology())
+
+    async def _declare_events(self) -> None:
+        """Declare the stream of events; a stream with another retention is used as it is."""
+        try:
+            await declare_event_stream(self._connection, self._options.events_retention)
+        except EventStreamDiffersError as error:
+            _log.warning("the stream of events stays as it is", reason=str(error))
 
     async def _open_channel(self, *, publisher_confirms: bool) -> UnderlyingChannel:
         channel = await self._connection.channel(publisher_confirms=publisher_confirms)
@@ -348,7 +361,8 @@ class Link:
         within = _SILENT_ROUNDS * self._options.timeout
         verify = repair_topology if self._options.topology == "declare" else find_missing
         try:
-            missing = await self._answered(verify(self._connection, self._options.ladder), within)
+            question = verify(self._connection, self._options.ladder, events_retention=self._options.events_retention)
+            missing = await self._answered(question, within)
         except StartError as error:
             self._unsound = str(error)
         except TimeoutError:

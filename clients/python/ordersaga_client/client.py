@@ -1,0 +1,232 @@
+"""The client that blocks."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+import stamina
+
+from ordersaga_client import calls
+from ordersaga_client.calls import Call, OrderFilters, WebhookChanges
+from ordersaga_client.connection import LIMITS, RETRIES, TIMEOUT, Connection, Credential, Retries, no_answer
+from ordersaga_client.event_stream import Following
+from ordersaga_client.models import (
+    DeliveryStatus,
+    Model,
+    NewOrder,
+    NewRefund,
+    Order,
+    OrderEvent,
+    Page,
+    Refund,
+    Webhook,
+    WebhookDelivery,
+)
+
+T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=Model)
+
+
+class Client:
+    """A client of ordersaga. Close it, or use it as a context manager.
+
+    `url` is the order service, `webhooks_url` the notification service, `api_key` an API key or a JWT, or a function
+    that returns one. What is not given comes from ORDERSAGA_ORDER_URL, ORDERSAGA_NOTIFICATION_URL and
+    ORDERSAGA_API_KEY. `http` is an httpx client of your own, such as one with a proxy or certificates; close it
+    yourself.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: Credential | None = None,
+        *,
+        webhooks_url: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: Retries = RETRIES,
+        http: httpx.Client | None = None,
+    ) -> None:
+        self._owns_http = http is None
+        self._http = http or httpx.Client(limits=LIMITS)
+        connection = Connection.configured(url, webhooks_url, api_key, timeout)
+        sender = _Sender(connection, retries, self._http)
+        self.orders = Orders(sender)
+        self.webhooks = Webhooks(sender)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._owns_http:
+            self._http.close()
+
+
+class _Sender:
+    """Sends requests, again where that is safe."""
+
+    def __init__(self, connection: Connection, retries: Retries, http: httpx.Client) -> None:
+        self._connection = connection
+        self._retries = retries
+        self._caller = stamina.RetryingCaller(attempts=retries.attempts, timeout=retries.timeout)
+        self._http = http
+
+    def send(self, call: Call[T]) -> T:
+        """Return what a call is answered."""
+        return self._caller(self._retries.decide(call), self._send_once, call)
+
+    def each(self, page: Callable[[str | None], Call[Page[ModelT]]]) -> Iterator[ModelT]:
+        """Yield the entries of a list, page after page."""
+        cursor = None
+        while True:
+            found = self.send(page(cursor))
+            yield from found.items
+            cursor = found.next_cursor
+            if cursor is None:
+                return
+
+    def open(self, call: Call[Any]) -> httpx.Response:
+        """Return an answer whose body is still to be read; close it."""
+        return self._caller(self._retries.decide(call), self._open_once, call)
+
+    def _send_once(self, call: Call[T]) -> T:
+        try:
+            response = self._http.send(self._connection.request(self._http, call))
+        except httpx.TransportError as error:
+            raise no_answer(call, error) from error
+        return calls.answer_to(call, response)
+
+    def _open_once(self, call: Call[Any]) -> httpx.Response:
+        try:
+            response = self._http.send(self._connection.request(self._http, call, stream=True), stream=True)
+            if not response.is_success:
+                response.read()
+        except httpx.TransportError as error:
+            raise no_answer(call, error) from error
+        calls.raise_for_problem(response)
+        return response
+
+
+class Orders:
+    """Orders: place, read, follow, cancel."""
+
+    def __init__(self, sender: _Sender) -> None:
+        self._sender = sender
+
+    def place(self, order: NewOrder, *, wait: int | None = None, idempotency_key: str | None = None) -> Order:
+        """Place an order; with `wait`, return it when it is final, or as it is after so many seconds (1 to 30).
+
+        It is placed once, however often the request has to be sent. Give a key of your own, such as the number of the
+        cart, if your process may be killed and place the order again: the same key and order return the first one.
+        """
+        return self._sender.send(calls.place_order(order, wait, idempotency_key))
+
+    def get(self, order_id: str) -> Order:
+        """Return an order with its history."""
+        return self._sender.send(calls.get_order(order_id))
+
+    def iterate(self, **filters: Unpack[OrderFilters]) -> Iterator[Order]:
+        """Yield the orders that match, newest first unless `sort` says otherwise; pages are requested as needed."""
+        return self._sender.each(lambda cursor: calls.list_orders(filters, cursor))
+
+    def page(
+        self, *, cursor: str | None = None, limit: int = calls.PAGE_SIZE, **filters: Unpack[OrderFilters]
+    ) -> Page[Order]:
+        """Return one page of the orders that match."""
+        return self._sender.send(calls.list_orders(filters, cursor, limit))
+
+    def follow(self, order_id: str, *, after: str | None = None) -> Iterator[OrderEvent]:
+        """Yield what has happened to an order and what happens, until it is settled; the stream may break meanwhile."""
+        following = Following(after)
+        while not following.ended:
+            with closing(self._sender.open(calls.order_events(order_id, following.last_id))) as response:
+                if response.status_code == httpx.codes.NO_CONTENT:
+                    return
+                yield from _events(response, following)
+            if not following.ended:
+                time.sleep(following.pause())
+
+    def cancel(self, order_id: str, reason: str | None = None) -> Order:
+        """Cancel an order; ConflictError if it is too late for that."""
+        return self._sender.send(calls.cancel_order(order_id, reason))
+
+    def deliver(self, order_id: str) -> Order:
+        """Note that the goods of a CONFIRMED order have left."""
+        return self._sender.send(calls.deliver_order(order_id))
+
+    def refund(self, order_id: str, refund: NewRefund, *, idempotency_key: str | None = None) -> Refund:
+        """Return a part of the money of a CONFIRMED or COMPLETED order."""
+        return self._sender.send(calls.refund_order(order_id, refund, idempotency_key))
+
+    def refunds(self, order_id: str) -> Iterator[Refund]:
+        """Yield the refunds in part of an order, oldest first."""
+        return self._sender.each(lambda cursor: calls.list_refunds(order_id, cursor))
+
+
+class Webhooks:
+    """Endpoints that are told of events. `ordersaga_client.webhooks` verifies what they get."""
+
+    def __init__(self, sender: _Sender) -> None:
+        self._sender = sender
+
+    def create(
+        self, url: str, events: Sequence[str], *, user_id: str | None = None, description: str | None = None
+    ) -> Webhook:
+        """Register an endpoint for events such as `order.*`. Keep the `secret` of the answer: it is shown once."""
+        return self._sender.send(calls.create_webhook(url, events, user_id, description))
+
+    def iterate(self) -> Iterator[Webhook]:
+        """Yield all endpoints."""
+        return self._sender.each(calls.list_webhooks)
+
+    def get(self, webhook_id: str) -> Webhook:
+        """Return an endpoint."""
+        return self._sender.send(calls.get_webhook(webhook_id))
+
+    def update(self, webhook_id: str, **changes: Unpack[WebhookChanges]) -> Webhook:
+        """Change an endpoint: its `url`, `events` or `description`, or whether it is `enabled`."""
+        return self._sender.send(calls.update_webhook(webhook_id, changes))
+
+    def delete(self, webhook_id: str) -> None:
+        """Remove an endpoint."""
+        self._sender.send(calls.delete_webhook(webhook_id))
+
+    def rotate(self, webhook_id: str) -> Webhook:
+        """Replace the secret; both secrets sign for a day. Keep the `secret` of the answer: it is shown once."""
+        return self._sender.send(calls.rotate_webhook(webhook_id))
+
+    def test(self, webhook_id: str) -> WebhookDelivery:
+        """Have an event sent for a test."""
+        return self._sender.send(calls.check_webhook(webhook_id))
+
+    def deliveries(self, webhook_id: str, status: DeliveryStatus | str | None = None) -> Iterator[WebhookDelivery]:
+        """Yield the deliveries to an endpoint; all, or those in a status."""
+        return self._sender.each(lambda cursor: calls.list_deliveries(webhook_id, status, cursor))
+
+    def delivery(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
+        """Return a delivery with what is sent and its latest attempts."""
+        return self._sender.send(calls.get_delivery(webhook_id, delivery_id))
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> WebhookDelivery:
+        """Deliver an event once more, under the same id."""
+        return self._sender.send(calls.redeliver(webhook_id, delivery_id))
+
+    def redeliver_failed(self, webhook_id: str, since: datetime) -> int:
+        """Deliver all events once more that were not delivered since a time; return how many they are."""
+        return (self._sender.send(calls.redeliver_failed(webhook_id, since))).redelivered
+
+
+def _events(response: httpx.Response, following: Following) -> Iterator[OrderEvent]:
+    """Yield the events of one stream; one that breaks is opened again by the caller."""
+    following.opened()
+    try:
+        for piece in response.iter_bytes():
+            yield from following.take(piece)
+    except httpx.TransportError:
+        return

@@ -1,0 +1,45 @@
+"""Options that the commands share, and the errors that end them."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from operations.commands.terminal import print_error
+from operations.dead_letters.times import read_time
+from operations.errors import CommandError, DataDirectoryError, UnreachableError
+from operations.events.event import Selection
+
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Since a date or time, or within a span such as 2h."),
+]
+Types = Annotated[
+    list[str] | None,
+    typer.Option("--type", metavar="TYPE", help="Type such as order.failed or 'order.*'; may be repeated."),
+]
+FromOffset = Annotated[int, typer.Option("--offset", min=0, metavar="N", help="From this place in the stream on.")]
+Order = Annotated[str | None, typer.Option("--order", metavar="ID", help="Id of the order.")]
+
+
+def build_selection(since: str | None, types: Sequence[str] | None, order_id: str | None, offset: int) -> Selection:
+    """Return the events that the options select. Raises BadParameter for an invalid time."""
+    try:
+        at = None if since is None else read_time(since, datetime.now(UTC))
+    except (ValueError, OverflowError) as invalid:
+        raise typer.BadParameter(str(invalid), param_hint="--since") from invalid
+    return Selection(tuple(types or ()), order_id, at, offset)
+
+
+@contextlib.contextmanager
+def failing_with_status() -> Iterator[None]:
+    """End with exit status 1 for an error of the command; others have their own, which the command line knows."""
+    try:
+        yield
+    except (UnreachableError, DataDirectoryError):
+        raise
+    except CommandError as error:
+        print_error(str(error))
+        raise typer.Exit(1) from None

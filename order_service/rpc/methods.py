@@ -1,0 +1,128 @@
+"""The methods of OrderService; each declares the permission that it needs, like a route."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from order_service.event_stream import RECHECK_SECONDS, Subscribers
+from order_service.events import CancelRequested
+from order_service.order_actions import OrderActions
+from order_service.orders import NewRecord, Orders
+from order_service.placement import OrderPlacement
+from order_service.rpc.bookings import Bookings
+from order_service.rpc.calls import Call
+from order_service.rpc.failures import NOT_BOOKED_YET, STOPPING, CallFailedError
+from order_service.rpc.generated import orders_pb2 as pb
+from order_service.rpc.messages import event_message, new_order, order_message
+from order_service.views import sees_personal, show, show_entry, show_new
+from shared import problems
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
+from shared.contracts.failures import FailureCode
+from shared.database import Document
+from shared.http import invalid, not_found
+
+MAX_BOOKING_SECONDS = 30.0
+"""The longest wait for a booking; a client's deadline may end it earlier."""
+FIRST_POLL_SECONDS = 0.02
+"""How soon a watched order is read again after it has changed; less and less often while it does not."""
+SLOWEST_POLL_SECONDS = 0.5
+MAX_REASON = 1000
+
+Result = TypeVar("Result")
+
+
+class OrderMethods:
+    """The work of each method, on an admitted call."""
+
+    def __init__(self, orders: Orders, placement: OrderPlacement, actions: OrderActions) -> None:
+        self._orders = orders
+        self._placement = placement
+        self._actions = actions
+        self._bookings = Bookings(orders)
+        self._subscribers = Subscribers()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the calls that wait: their clients repeat them elsewhere."""
+        self._stopping.set()
+
+    @requires(Permission.ORDERS_PLACE)
+    async def create_order(self, request: pb.CreateOrderRequest, call: Call) -> pb.Order:
+        """Accept an order; with a slot, answer when it is booked."""
+        new = new_order(request)
+        placed = await call.finish(self._placement.place(new, call.idempotency_key, call.caller))
+        order_id = call.about(placed.order.order_id if isinstance(placed, NewRecord) else placed["_id"])
+        if new.delivery is None or new.delivery.slot is None:
+            shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
+            return order_message(shown)
+        return order_message(show(await self._booked(order_id), personal=True))
+
+    @requires(Permission.ORDERS_READ)
+    async def get_order(self, request: pb.GetOrderRequest, call: Call) -> pb.Order:
+        """Return an order with its history."""
+        return order_message(show(await self._visible(request.order_id, call), personal=sees_personal(call.caller)))
+
+    @requires(Permission.ORDERS_CANCEL)
+    async def cancel_order(self, request: pb.CancelOrderRequest, call: Call) -> pb.Order:
+        """Cancel an order that is not fulfilled yet."""
+        if len(request.reason) > MAX_REASON:
+            raise invalid(("reason", f"must have at most {MAX_REASON} characters"))
+        order_id = call.about(request.order_id)
+        asked = CancelRequested(request.reason or "Cancelled by the client")
+        work = self._actions.execute(order_id, asked, "cancelled", call.caller, Permission.ORDERS_CANCEL)
+        return order_message(show(await call.finish(work), personal=sees_personal(call.caller)))
+
+    @requires(Permission.ORDERS_READ)
+    async def watch_order(self, request: pb.WatchOrderRequest, call: Call) -> None:
+        """Send an order's history as it grows, until it is settled."""
+        if request.after < 0:
+            raise invalid(("after", "must not be negative"))
+        with self._subscribers.subscription():
+            seen, pause, checked = request.after, FIRST_POLL_SECONDS, time.monotonic()
+            while True:
+                document = await self._visible(request.order_id, call)
+                for entry in document["history"][seen:]:
+                    seen, pause = seen + 1, FIRST_POLL_SECONDS
+                    await call.send(event_message(seen, show_entry(entry)))
+                if document["settled"]:
+                    return
+                if time.monotonic() - checked > RECHECK_SECONDS:
+                    await call.require_known()
+                    checked = time.monotonic()
+                await self._until_stopped(asyncio.sleep(pause))
+                pause = min(pause * 1.2, SLOWEST_POLL_SECONDS)
+
+    async def _visible(self, order_id: str, call: Call) -> Document:
+        document = await self._orders.document(call.about(order_id), call.caller.visible(Permission.ORDERS_READ))
+        if document is None:
+            raise not_found(f"Order {order_id}")
+        return document
+
+    async def _booked(self, order_id: str) -> Document:
+        """Return the order once its slot is booked, or it has ended without one.
+
+        Raises CallFailedError if no slot has room, or that is not known in time.
+        """
+        try:
+            async with asyncio.timeout(MAX_BOOKING_SECONDS):
+                document = await self._until_stopped(self._bookings.wait(order_id))
+        except TimeoutError:
+            detail = f"Order {order_id} is accepted, but its slot is not booked yet; repeat the call with the same key"
+            raise CallFailedError(NOT_BOOKED_YET, detail, orderId=order_id) from None
+        if document.get("failureCode") == FailureCode.SLOT_FULL:
+            raise CallFailedError(problems.SLOTS_FULL, document["failureReason"], orderId=order_id)
+        return document
+
+    async def _until_stopped(self, wait: Coroutine[Any, Any, Result]) -> Result:
+        """Return what is waited for; raises CallFailedError when the service stops."""
+        waiting, stopping = asyncio.ensure_future(wait), asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+        finally:
+            waiting.cancel()
+            stopping.cancel()
+        raise CallFailedError(STOPPING, STOPPING.example)

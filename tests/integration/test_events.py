@@ -1,0 +1,209 @@
+"""The stream of events: read from any offset, over a restart of the broker, filtered, exported, and consumed."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pymongo
+import pytest
+
+from operations.errors import UnreachableError
+from operations.events import stream
+from operations.events.event import Event, Selection
+from operations.events.stream import NoEventStreamError, find_last, follow, read_kept
+from operations.stack.broker_topology import apply_topology
+from shared.services import ORDER
+from tests.support import warm_processes
+from tests.support.events import STEPS, assert_complete_and_in_order, publish, publish_orders
+from tests.support.eventually import eventually
+from tests.support.processes import run_stack
+from tests.support.servers import NativeServers
+
+ROOT = Path(__file__).parents[2]
+ORDERS = int(os.environ.get("EVENT_ORDERS", "200"))
+"""`make test-events` reads the events of 10,000."""
+WITHIN = 60 + ORDERS / 20
+"""Seconds for reading all of them beside other work."""
+
+
+async def everything(batches: AsyncGenerator[list[Event], None]) -> list[Event]:
+    return [event async for batch in batches for event in batch]
+
+
+async def test_all_events_are_read_in_order_from_any_offset_and_over_a_restart(
+    own_servers: NativeServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "RECONNECT_SECONDS", 300.0)  # a slow machine needs a while to start a broker
+    url, orders = own_servers.amqp_url, range(ORDERS)
+    half = orders[: ORDERS // 2]
+    await apply_topology(url, "7D")
+    await publish_orders(url, half)
+    assert_complete_and_in_order(await everything(read_kept(url, Selection())), half)
+    followed: list[Event] = []
+
+    async def follow_on() -> None:
+        async for batch in follow(url, Selection()):
+            followed.extend(batch)
+
+    following = asyncio.create_task(follow_on())
+    await eventually(lambda: len(followed) >= len(STEPS) * len(half), within=WITHIN)
+    await own_servers.stop_broker(kill=True)
+    await own_servers.start_broker()
+
+    async def published() -> bool:
+        with contextlib.suppress(UnreachableError):
+            return await find_last(url) is not None
+        return False
+
+    await eventually(published, within=60)
+    await publish_orders(url, orders[ORDERS // 2 :])
+    await eventually(lambda: len(followed) >= len(STEPS) * ORDERS, within=WITHIN)
+    following.cancel()
+    assert_complete_and_in_order(followed, orders)
+    for start in (0, 1, ORDERS, len(STEPS) * ORDERS - 1):
+        found = await everything(read_kept(url, Selection(offset=start)))
+        assert_complete_and_in_order(found, orders, start)
+    assert await everything(read_kept(url, Selection(offset=len(STEPS) * ORDERS))) == []
+
+
+async def test_a_stream_that_is_missing_or_empty_and_a_broker_that_is_away_are_told_apart(
+    clean_broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "EMPTY_SECONDS", 0.5)
+    with pytest.raises(NoEventStreamError, match=r"there is no stream ordersaga\.events"):
+        await find_last(clean_broker)
+    with pytest.raises(UnreachableError, match="RabbitMQ does not answer"):
+        await find_last("amqp://127.0.0.1:1/")
+    await apply_topology(clean_broker, "7D")
+    assert await find_last(clean_broker) is None
+    assert await everything(read_kept(clean_broker, Selection())) == []
+    await publish(clean_broker, "order.created", body=b"no JSON")
+    last = await find_last(clean_broker)
+    assert last is not None
+    assert (last.offset, last.type, last.order_id) == (0, "order.created", None)
+    assert "no JSON" not in last.data
+
+
+async def run(amqp_url: str, *words: str) -> tuple[int, str, str]:
+    given = {"ORDERSAGA_AMQP_URL": amqp_url, "ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/", "PATH": ""}
+    return await warm_processes.run("operations.cli", "events", *words, environment=given)
+
+
+async def test_tail_filters_and_hides_tokens_and_an_export_that_fails_leaves_the_file_alone(
+    clean_broker: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "events.jsonl"
+    out.write_text("from yesterday")
+    status, _, errors = await run(clean_broker, "export", "--out", str(out))
+    assert (status, "there is no stream ordersaga.events" in errors) == (1, True)
+    await apply_topology(clean_broker, "7D")
+    await publish_orders(clean_broker, range(3))
+
+    status, printed, _ = await run(clean_broker, "tail", "--json", "--type", "order.c*", "--order", "o1")
+    found = json.loads(printed)
+    assert (status, found["nextCursor"]) == (0, None)
+    assert [(event["type"], event["orderId"]) for event in found["items"]] == [
+        ("order.created", "o1"),
+        ("order.completed", "o1"),
+    ]
+    assert "tok_secret" not in printed
+    assert await run(clean_broker, "tail", "--since", "2000-01-01", "--type", "package.*") == (
+        1,
+        "",
+        f"stack: mongodb://127.0.0.1:1/ and {shown(clean_broker)} (databases ordersaga_*)\n",
+    )
+    assert (await run("amqp://127.0.0.1:1/", "export", "--out", str(out)))[0] == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["events.jsonl"]
+    assert out.read_text() == "from yesterday"
+    assert (await run(clean_broker, "export", "--since", "1h", "--out", str(out)))[0] == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["offset"] for line in lines] == list(range(3 * len(STEPS)))
+    assert out.stat().st_mode & 0o777 == 0o600
+
+
+def shown(url: str) -> str:
+    return url.replace("guest:guest@", "guest:***@")
+
+
+async def test_an_export_has_the_figures_of_the_database(
+    mongodb_url: str, clean_broker: str, database_prefix: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "events.parquet"
+    async with run_stack(mongodb_url, clean_broker, database_prefix) as stack:
+        await stack.start()
+        await stack.stock("p1", 1000)
+
+        def body(index: int) -> dict[str, Any]:
+            return {"payment": {"token": "tok_declined" if index % 3 == 0 else "tok_ok"}}
+
+        placed = await stack.place_many(30, body)
+        await stack.all_settled(placed)
+        status, _, errors = await run(clean_broker, "export", "--format", "parquet", "--out", str(out))
+        assert status == 0, errors
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
+        orders = await client[ORDER.database_in(database_prefix)]["orders"].find().to_list()
+    rows = pq.read_table(out).to_pylist()
+    assert Counter(row["type"] for row in rows) == {
+        "order.created": len(orders),
+        **Counter(f"order.{order['status'].lower()}" for order in orders),
+    }
+    assert len({order["status"] for order in orders}) == 2
+    created = {row["order_id"]: row for row in rows if row["type"] == "order.created"}
+    assert {order["_id"]: Decimal(order["totalAmount"]) / 100 for order in orders} == {
+        order_id: row["total_amount"] for order_id, row in created.items()
+    }
+    assert {order["_id"]: order["status"] for order in orders} == {
+        row["order_id"]: row["type"].removeprefix("order.").upper() for row in rows if row["type"] != "order.created"
+    }
+    assert b"tok_" not in out.read_bytes()
+
+
+async def test_following_ends_with_ctrl_c(clean_broker: str) -> None:
+    await apply_topology(clean_broker, "7D")
+    await publish_orders(clean_broker, range(1))
+    environment = {"ORDERSAGA_AMQP_URL": clean_broker, "ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/", "PATH": ""}
+    words = ("events", "tail", "--follow", "--json")
+    tailing = await warm_processes.start("operations.cli", *words, environment=environment)
+    line = b""
+    async with asyncio.timeout(60):
+        while not line.startswith(b"{"):
+            line = await tailing.stdout.readline()
+    assert json.loads(line)["type"] == "order.created"
+    tailing.send_signal(signal.SIGINT)
+    async with asyncio.timeout(60):
+        rest = await tailing.stdout.read()
+        assert await tailing.wait() == 0
+    assert b"Traceback" not in rest
+
+
+async def test_the_example_continues_where_it_stopped(clean_broker: str, tmp_path: Path) -> None:
+    await apply_topology(clean_broker, "7D")
+    await publish_orders(clean_broker, range(50))
+    place = tmp_path / "events.offset"
+    last = 50 * len(STEPS) - 1
+    assert (await offsets_of_the_example(clean_broker, place, until=2))[:3] == [0, 1, 2]
+    kept = int(place.read_text())
+    assert await offsets_of_the_example(clean_broker, place, until=last) == [*range(kept + 1, last + 1)]
+
+
+async def offsets_of_the_example(amqp_url: str, place: Path, until: int) -> list[int]:
+    """Run the example until it has kept a place, then kill it; return the offsets that it has printed."""
+    script = str(ROOT / "examples" / "event_consumer.py")
+    example = await asyncio.create_subprocess_exec(
+        sys.executable, script, amqp_url, str(place), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        await eventually(lambda: place.exists() and int(place.read_text()) >= until, within=60)
+    finally:
+        example.kill()
+        printed, _ = await example.communicate()
+    return [int(line.split()[0]) for line in printed.splitlines()]
