@@ -11,7 +11,7 @@ from operations.sign_in.oidc import OidcSignIn
 from operations.sign_in.sessions import SessionLimits
 from shared.clock import Clock, utc_now
 from shared.database import Collection, Database, Document
-from shared.services import CONSOLE, ORDER, PROVISIONING
+from shared.services import CONSOLE, NOTIFICATION, ORDER, PROVISIONING
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +49,8 @@ class ConsoleDependencies:
     def packages(self) -> Collection:
         """The packages as last seen by the provisioning service."""
         return self.client[PROVISIONING.database_in(self.prefix)]["packages"]
+
+    @property
+    def webhook_deliveries(self) -> Collection:
+        """The deliveries to webhooks, as the notification service records them."""
+        return self.client[NOTIFICATION.database_in(self.prefix)]["deliveries"]

@@ -47,6 +47,7 @@ NAVIGATION = (
     ("/orders", "Orders", Permission.ORDERS_READ),
     ("/inventory", "Inventory", Permission.CATALOGUE_READ),
     ("/packages", "Packages", Permission.PROVISIONING_READ),
+    ("/webhooks", "Webhooks", Permission.WEBHOOKS_READ),
     ("/audit", "Audit", Permission.LETTERS_READ),
     ("/approvals", "Approvals", Permission.ORDERS_READ),
     ("/actions", "Actions", Permission.LETTERS_READ),

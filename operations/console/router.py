@@ -16,6 +16,7 @@ from operations.console.pages import STATIC, Pages
 from operations.console.sign_in import create_sign_in
 from operations.console.slots import create_slots
 from operations.console.stock import create_stock
+from operations.console.webhooks import create_webhooks
 from operations.sign_in.sessions import Sessions
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
@@ -35,6 +36,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         create_stock,
         create_slots,
         create_packages,
+        create_webhooks,
         create_audit,
         create_dead_letters,
         create_log,
