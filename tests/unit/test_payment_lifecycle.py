@@ -212,7 +212,7 @@ def test_a_refund_leaves_the_charge_in_flight_to_its_worker_for_a_while() -> Non
 
 VOIDED, REFUNDED = (PaymentRefunded(order_id="o1", status=status) for status in ("VOIDED", "REFUNDED"))
 PROCESSED = PaymentProcessed(order_id="o1", transaction_id="ch_1")
-FAILED = PaymentFailed(order_id="o1", reason="The card was declined")
+FAILED = PaymentFailed(order_id="o1", reason="The card was declined", code="card_declined")
 CAPTURABLE = PaymentProcessed(order_id="o1", status="AUTHORIZED", transaction_id="ch_1")
 ANSWERS = {
     # (status, refund requested): answer to the order, answer to the refund
@@ -253,7 +253,8 @@ def test_a_capture_is_answered_once_its_outcome_is_known() -> None:
     captured = after_capture(authorized, CHARGED, NOW)
     assert (captured.status, capture_answer(captured)) == (PaymentStatus.PROCESSED, PaymentCaptured(order_id="o1"))
     refused = after_capture(authorized, CaptureRefused("The authorisation has expired"), NOW)
-    expected = PaymentCaptureFailed(order_id="o1", reason="The authorisation has expired")
+    why = "The authorisation has expired"
+    expected = PaymentCaptureFailed(order_id="o1", reason=why, code="authorization_expired")
     assert (refused.status, capture_answer(refused)) == (PaymentStatus.AUTHORIZED, expected)
     again = after_capture(refused, UNKNOWN, NOW)
     assert (next_action(again), capture_answer(again)) == (NextAction.CAPTURE, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from operations.settings import OperationsSettings
-from shared.services import CONSOLE, PROCESSES, SERVICES, SIMULATOR, Service
+from shared.services import CONSOLE, GRPC_PORT, PROCESSES, SERVICES, SIMULATOR, Service
 from shared.topology import INBOXES
 
 ROOT = Path(__file__).parents[2]
@@ -78,4 +78,4 @@ def test_the_first_page_says_where_each_process_answers() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_documents_address_no_port_that_nothing_listens_on(page: Path) -> None:
     ports = {int(port) for port in re.findall(r"(?:localhost|127\.0\.0\.1):(30\d\d)\b", page.read_text())}
-    assert ports <= {process.port for process in PROCESSES.values()}
+    assert ports <= {process.port for process in PROCESSES.values()} | {GRPC_PORT}

@@ -22,7 +22,7 @@ from operations.stack.files import replaced_private
 def export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write; replaced at the end.")],
     format_: Annotated[
-        Format, typer.Option("--format", help="JSON lines, or Parquet (needs the extra ordersaga[export]).")
+        Format, typer.Option("--format", help="JSON lines, or Parquet, which needs the extra `export` of the package.")
     ] = "jsonl",
     since: Since = None,
     types: Types = None,
