@@ -116,6 +116,7 @@ ROLES: Mapping[Role, Grants] = {
         _P.LETTERS_READ: Reach.ALL,
         _P.LETTERS_DECIDE: Reach.ALL,
         _P.WEBHOOKS_READ: Reach.ALL,
+        _P.WEBHOOKS_WRITE: Reach.ALL,
         _P.METRICS_READ: Reach.ALL,
     },
     Role.ACCOUNTANT: _STAFF_READS | {_P.FUNDS_READ: Reach.ALL, _P.FUNDS_WRITE: Reach.ALL},
