@@ -107,7 +107,7 @@ def completed(document: dict[str, Any], problem_schema: dict[str, Any]) -> dict[
         if "properties" in schema and "examples" in schema:
             schema["examples"] = [_with_nulls(schema, example) for example in schema["examples"]]
     info = document["info"]
-    info["description"] = DESCRIPTION % info["description"]
+    info["description"] = DESCRIPTION % info.get("description", info["title"])
     info["license"] = {"name": "Apache 2.0", "identifier": "Apache-2.0"}
     document["servers"] = [{"url": "/", "description": "The process that serves this document"}]
     examples = Examples(schemas)

@@ -84,7 +84,7 @@ def test_the_refusal_of_a_head_is_a_problem(server: Server) -> None:
     assert head.startswith(b"HTTP/1.1 431 ")
     assert b"content-type: application/problem+json" in head
     assert b"x-content-type-options: nosniff" in head
-    assert b'"title":"Request Header Fields Too Large"' in body
+    assert b'"type":"/problems/head-too-large"' in body
 
 
 def test_a_head_within_the_limits_is_answered(server: Server) -> None:

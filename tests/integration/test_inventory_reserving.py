@@ -9,6 +9,7 @@ import pytest
 from inventory_service.stock import Description, Kind, Status
 from shared.contracts import StockReleased, StockReservationFailed, StockReserved
 from shared.contracts.inventory import ServerSpecification
+from tests.support.failure_codes import code_of
 from tests.support.inventory_worker import (
     Gate,
     Worker,
@@ -188,7 +189,7 @@ async def test_a_refused_order_says_why_and_takes_nothing(worker: Worker, lines:
 
     answer = await worker.reserve(order("o", lines))
 
-    assert answer == [StockReservationFailed(order_id="o", reason=reason)]
+    assert answer == [StockReservationFailed(order_id="o", reason=reason, code=code_of(reason))]
     assert await worker.status("o") == Status.FAILED
     assert (await worker.free("p"), await worker.free("priced")) == (3, 3)
     assert await unsettled_records(worker.database) == []

@@ -26,6 +26,7 @@ from shared.database import Document
 from shared.errors import PoisonError
 from shared.failpoints import CAPTURE_SENT, PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
 from tests.integration.test_retainer_payments import retainer
+from tests.support.failure_codes import code_of
 from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
 from tests.support.seeds import seed_count
 
@@ -63,7 +64,7 @@ def captured(order_id: str) -> list[Message]:
 
 
 def not_captured(order_id: str, reason: str) -> list[Message]:
-    return [PaymentCaptureFailed(order_id=order_id, reason=reason)]
+    return [PaymentCaptureFailed(order_id=order_id, reason=reason, code=code_of(reason))]
 
 
 def voided(order_id: str) -> list[Message]:

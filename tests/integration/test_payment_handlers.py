@@ -40,7 +40,7 @@ async def test_an_order_is_charged_and_answered_with_the_gateways_transaction(wo
 
 async def test_a_declined_card_fails_the_payment_with_a_reason(worker: PaymentWorker) -> None:
     order = order_created("tok_declined")
-    expected = [PaymentFailed(order_id=order.order_id, reason="The card was declined")]
+    expected = [PaymentFailed(order_id=order.order_id, reason="The card was declined", code="card_declined")]
     assert await worker.charge(order) == expected
     assert await worker.charge(order) == expected
     assert await worker.held() == set()

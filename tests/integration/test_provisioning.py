@@ -31,6 +31,7 @@ from shared.contracts import (
 )
 from shared.contracts.provisioning import Server
 from shared.errors import BusUnavailableError
+from tests.support.failure_codes import code_of
 from tests.support.provisioning_workers import (
     DEFAULT_TIMEOUTS,
     LONG_TIMEOUT,
@@ -82,7 +83,7 @@ def ends(worker: ProvisioningWorker, order_id: str) -> list[Message]:
 
 
 def failed(message: ProvisionServer, reason: str, **changes: Any) -> ProvisioningFailed:
-    fields: dict[str, Any] = {"order_id": message.order_id, "reason": reason, "run": 1}
+    fields: dict[str, Any] = {"order_id": message.order_id, "reason": reason, "code": code_of(reason), "run": 1}
     return ProvisioningFailed(**(fields | changes))
 
 

@@ -100,6 +100,7 @@ FULL: dict[str, Any] = {
     "server": Server(ip="103.83.1.1", username="root", os="Ubuntu", expires_at="2026-12-31"),
     "credentials": b"\x00sealed",
     "failure_reason": "why",
+    "failure_code": "purchase_failed",
     "customer_reason": "what the customer reads",
     "retryable": True,
     "attempts": (Attempt(Step.CHECK, NOW, "ok", "2 free"), Attempt(Step.BUY, LATER, "failed", "broke")),

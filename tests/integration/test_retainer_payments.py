@@ -224,13 +224,13 @@ async def held(worker: PaymentWorker, retainer_id: str) -> AsyncIterator[None]:
 async def test_what_cannot_be_paid_is_refused_with_the_reason(worker: PaymentWorker) -> None:
     inactive, foreign = await retainer(worker, 1000), await retainer(worker, 1000, "EUR")
     await set_status(worker, inactive, "inactive")
-    for one, reason in (
-        (order("nobody"), "Retainer nobody does not exist"),
-        (order(inactive), f"Retainer {inactive} is inactive"),
-        (order(foreign), f"Retainer {foreign} is kept in EUR, not in USD"),
-        (order(None), "No retainer is named to pay from"),
+    for one, reason, code in (
+        (order("nobody"), "Retainer nobody does not exist", "retainer_unavailable"),
+        (order(inactive), f"Retainer {inactive} is inactive", "retainer_unavailable"),
+        (order(foreign), f"Retainer {foreign} is kept in EUR, not in USD", "retainer_currency"),
+        (order(None), "No retainer is named to pay from", "retainer_unavailable"),
     ):
-        refused = [PaymentFailed(order_id=one.order_id, reason=reason)]
+        refused = [PaymentFailed(order_id=one.order_id, reason=reason, code=code)]
         assert await worker.charge(one) == refused
         assert await worker.charge(one) == refused
         assert await worker.refund(one.order_id) == [PaymentRefunded(order_id=one.order_id, status="VOIDED")]

@@ -325,7 +325,8 @@ async def test_slots_are_not_products(http: httpx.AsyncClient, worker: Worker) -
         assert [item["productId"] for item in (await http.get(path)).json()["items"]] == ["p"]
     answers = await worker.reserve(order("o", {"p": 1, FIRST: 1}), order("o2", {FIRST: 1}, slot=FIRST))
     assert answers == [
-        StockReservationFailed(order_id=order_id, reason=f"Unknown product {FIRST}") for order_id in ("o", "o2")
+        StockReservationFailed(order_id=order_id, reason=f"Unknown product {FIRST}", code="unknown_product")
+        for order_id in ("o", "o2")
     ]
     assert await loads(http) == {FIRST: 60}
 

@@ -257,13 +257,19 @@ async def test_a_hanging_endpoint_delays_no_other_and_has_few_requests_at_once(
 async def test_an_endpoint_that_answers_410_is_disabled_at_once(shop: Shop, path: str, user: str) -> None:
     shop.receiver.behaviour[path] = GONE
     endpoint = await shop.register(path)
-    await shop.publisher.send([confirmed(user)])
-    await shop.in_status(endpoint["id"], "FAILED")
 
     async def is_disabled() -> bool:
         return not (await shop.ask("GET", f"/webhooks/{endpoint['id']}"))["enabled"]
 
+    disabled = sum(await counted_by_all(shop, "webhook_endpoints_disabled_total"))
+    await shop.publisher.send([confirmed(user)])
     await eventually(is_disabled, WITHIN)
+
+    async def is_counted() -> bool:
+        return sum(await counted_by_all(shop, "webhook_endpoints_disabled_total")) == disabled + 1
+
+    await eventually(is_counted, WITHIN, "the alert's metric to move")
+    await shop.in_status(endpoint["id"], "FAILED")
     before = len(shop.receiver.to(path))
     await shop.publisher.send([confirmed(user)])
     failed = await shop.in_status(endpoint["id"], "FAILED", 2)
@@ -385,7 +391,7 @@ async def test_two_processes_share_the_work_and_the_death_of_one_loses_nothing(
         return wanted - {each.content["data"]["orderId"] for each in shop.receiver.to(path)}
 
     await eventually(lambda: not missing(), WITHIN, "every event to arrive")
-    shares = [await attempts_of(shop.stack.client, process.url) for process in shop.stack.processes("notification")]
+    shares = await counted_by_all(shop, "webhook_attempts_total")
     assert all(shares), "each process has delivered"
     ids = {each.content["data"]["orderId"]: each.id for each in shop.receiver.to(path)}
     assert all(ids[each.content["data"]["orderId"]] == each.id for each in shop.receiver.to(path)), "one id an event"
@@ -397,7 +403,11 @@ async def has_begun(shop: Shop, process: Process) -> bool:
     return not process.alive or (await shop.stack.client.get(f"{process.url}/readyz")).status_code == 200
 
 
-async def attempts_of(client: httpx.AsyncClient, url: str) -> float:
+async def counted(client: httpx.AsyncClient, url: str, counter: str) -> float:
+    """The counter of a process, over all its labels."""
     text = (await client.get(f"{url}/metrics")).text
-    lines = [line for line in text.splitlines() if line.startswith("webhook_attempts_total{")]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"{counter}{{"))
+
+
+async def counted_by_all(shop: Shop, counter: str) -> list[float]:
+    return [await counted(shop.stack.client, each.url, counter) for each in shop.stack.processes("notification")]

@@ -112,8 +112,8 @@ class Answer:
 
     @property
     def said(self) -> tuple[int, Document]:
-        """Return the answer without the number of attempts."""
-        return self.status, self.body
+        """Return the answer without the number of attempts, and without the id of the request."""
+        return self.status, {name: value for name, value in self.body.items() if name != "requestId"}
 
 
 class Funds:

@@ -26,8 +26,8 @@ from shared.contracts import (
     ProvisioningProgress,
     ProvisionServer,
 )
-from shared.contracts.failures import FailureCode
 from shared.contracts.provisioning import Server
+from tests.support.failure_codes import code_of
 
 NOW = utc_now()
 LATER = NOW + timedelta(minutes=10)
@@ -73,20 +73,8 @@ def messages(job: Job) -> list[Message]:
     return [BY_ROUTING_KEY[notice.routing_key].model_validate(notice.body) for notice in job.outbox]
 
 
-CODES = {
-    "Cancelled": FailureCode.CANCELLED_BY_CLIENT,
-    "No server provider is configured": FailureCode.PROVIDER_UNAVAILABLE,
-    "No turn for package": FailureCode.PROVISIONING_TIMED_OUT,
-    "The server could not be bought": FailureCode.PURCHASE_FAILED,
-    "Package has no available IPs": FailureCode.PACKAGE_UNAVAILABLE,
-    "PROVISIONING BLOCKED": FailureCode.WRONG_ADDRESS,
-    "The server was bought but is not ready yet": FailureCode.SERVER_NOT_READY,
-}
-"""The code of each reason, by how it begins."""
-
-
 def failure(reason: str, *, retryable: bool = False, run: int = 1, bought: bool = False) -> ProvisioningFailed:
-    code = next((code for words, code in CODES.items() if reason.startswith(words)), None)
+    code = code_of(reason)
     return ProvisioningFailed(order_id="o1", reason=reason, code=code, retryable=retryable, run=run, bought=bought)
 
 
