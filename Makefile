@@ -62,7 +62,7 @@ api-diff: setup  ## Show how messages, OpenAPI documents and metrics differ from
 	@$(BIN)/python -m tests.support.api_samples $(REF)
 
 .PHONY: api-samples
-api-samples: setup  ## Write the samples of the OpenAPI documents and the metrics, after an intended change
+api-samples: setup  ## Write the contracts in docs/api and the sample of the metrics, after an intended change
 	@$(BIN)/python -m tests.support.api_samples --write
 
 .PHONY: lint-api

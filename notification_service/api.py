@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, NamedTuple
 
@@ -70,7 +71,7 @@ class EndpointChanges(Body):
 class FailedSince(Body):
     """Which failed deliveries to attempt again: those of events recorded since this time."""
 
-    since: Annotated[AwareDatetime, Field(strict=False)]
+    since: Annotated[AwareDatetime, Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC))]
 
 
 class ApiDependencies(NamedTuple):

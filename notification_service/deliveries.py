@@ -57,6 +57,9 @@ SCHEMA = CollectionSchema(
 )
 
 
+_LISTED: Document = {"body": False, "attempts": {"$slice": -1}}
+
+
 class Deliveries:
     """Reads and writes of the collection; driver errors pass through."""
 
@@ -91,12 +94,16 @@ class Deliveries:
         after: tuple[datetime, str] | None,
         limit: int,
     ) -> list[Delivery]:
-        """Return a page of an endpoint's deliveries in some statuses, the newest first, older than the given one."""
+        """Return a page of an endpoint's deliveries in some statuses, the newest first, older than the given one.
+
+        They come without their bodies, and with the last of their attempts only.
+        """
         query: Document = {"endpointId": endpoint_id, "status": {"$in": list(statuses)}, **visible}
         if after is not None:
             at, event_id = after
             query["$or"] = [{"createdAt": {"$lt": at}}, {"createdAt": at, "eventId": {"$lt": event_id}}]
-        cursor = self._collection.find(query).sort([("createdAt", DESCENDING), ("eventId", DESCENDING)]).limit(limit)
+        order = [("createdAt", DESCENDING), ("eventId", DESCENDING)]
+        cursor = self._collection.find(query, _LISTED).sort(order).limit(limit)
         return [_delivery(document) async for document in cursor]
 
     async def redeliver(self, endpoint_id: str, event_id: str, visible: Visible, now: datetime) -> Delivery | None:
@@ -239,7 +246,7 @@ def _delivery(document: Document) -> Delivery:
         endpoint_id=document["endpointId"],
         event_id=document["eventId"],
         type=document["type"],
-        body=document["body"],
+        body=document.get("body", ""),
         created_at=document["createdAt"],
         status=Status(document["status"]),
         owner_id=document.get("ownerId"),

@@ -14,7 +14,7 @@ from typing import Any
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.read_concern import ReadConcern
 
-from notification_service.endpoint import Endpoint, Secret
+from notification_service.endpoint import FAILING, Endpoint, Secret
 from shared.access.principal import Visible
 from shared.database import Collection, Database, Document
 from shared.schema import CollectionSchema
@@ -119,8 +119,10 @@ class Endpoints:
         await self._collection.update_one(query, {"$set": {"failingSince": at}})
 
     async def disable(self, endpoint: Endpoint, reason: str, now: datetime) -> bool:
-        """Disable an endpoint for a reason; return False if it already is, or its URL has changed meanwhile."""
-        query = {"_id": endpoint.id, "enabled": True, "url": endpoint.url}
+        """Disable an endpoint for a reason; return False if it already is, or was changed or succeeded meanwhile."""
+        query: Document = {"_id": endpoint.id, "enabled": True, "url": endpoint.url}
+        if reason == FAILING:
+            query["failingSince"] = endpoint.failing_since
         changes = {"enabled": False, "disabledReason": reason, "disabledAt": now, "updatedAt": now}
         return (await self._collection.update_one(query, {"$set": changes})).modified_count == 1
 

@@ -85,7 +85,9 @@ def event_from(message: Message, now: datetime) -> Event:
             return _order_event(message, "", now, _created(message))
         case OrderRefunded():
             refund = {"refundId": message.refund_id, "amount": message.model_dump(mode="json")["amount"]}
-            return _order_event(message, message.refund_id, now, {**_order(message), **refund})
+            updated = (message.order or {}).get("updatedAt")
+            at = datetime.fromisoformat(updated) if updated else now
+            return _order_event(message, message.refund_id, at, {**_order(message), **refund})
         case OrderEvent():
             occurrence = "" if message.at is None else to_rfc3339(message.at)
             return _order_event(message, occurrence, message.at or now, _order(message))

@@ -24,8 +24,8 @@ MAX_BODY_BYTES = 4096
 """How much of an answer is read: enough for an error message."""
 MAX_IDLE_CONNECTIONS = 100
 IDLE_SECONDS = 30.0
-RESOLVERS = 32
-"""Threads for looking up names: a name server that does not answer holds one, and not those of the whole process."""
+RESOLVERS = 200
+"""The most threads that look up names. A name whose server does not answer holds one, however often it is asked for."""
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[Address]]]
@@ -59,13 +59,14 @@ class Sender:
     ) -> None:
         """With `allow_private`, take any address, and http as well. `timeout` is for a whole request, in seconds."""
         self._timeout = timeout
+        self._lookups: dict[str, asyncio.Future[list[Address]]] = {}
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="webhook-resolver")
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls or ssl.create_default_context(),
             max_connections=None,
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=IDLE_SECONDS,
-            network_backend=_CheckedBackend(resolve or self._look_up, allow_private=allow_private),
+            network_backend=_CheckedBackend(resolve or self._look_up, timeout, allow_private=allow_private),
         )
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
@@ -74,7 +75,7 @@ class Sender:
         try:
             async with asyncio.timeout(self._timeout):
                 status, text = await self._post(url, headers, body)
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, OrdersagaError) as error:
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError, OrdersagaError) as error:
             return Outcome(None, self._words(error), "", time.perf_counter() - started)
         is_redirect = HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST
         note = f"It answered {status}, and redirects are not followed" if is_redirect else None
@@ -95,9 +96,17 @@ class Sender:
             return answer.status, read[:MAX_BODY_BYTES].decode(errors="replace")
 
     async def _look_up(self, host: str, port: int) -> list[Address]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._resolvers, _addresses, host, port)
-        return list(dict.fromkeys(found))
+        """Look a name up; a look-up that is under way serves all that ask, also those that come after a time-out."""
+        if (found := self._lookups.get(host)) is None:
+            loop = asyncio.get_running_loop()
+            found = self._lookups[host] = loop.run_in_executor(self._resolvers, _addresses, host, port)
+            found.add_done_callback(lambda ended: self._forget(host, ended))
+        return await asyncio.shield(found)
+
+    def _forget(self, host: str, ended: "asyncio.Future[list[Address]]") -> None:
+        del self._lookups[host]
+        if not ended.cancelled():
+            ended.exception()  # it may be that nothing waits for it any more
 
     def _words(self, error: Exception) -> str:
         """Return what the owner of the endpoint reads about a request without an answer."""
@@ -106,7 +115,7 @@ class Sender:
                 return str(error)
             case TimeoutError():
                 return f"No answer within {self._timeout:g} s"
-            case socket.gaierror():
+            case socket.gaierror() | UnicodeError():
                 return "The name of the host was not found"
             case httpcore.ConnectError() if (cause := _tls_error(error)) is not None:
                 return f"The TLS handshake failed: {cause.reason or cause}"
@@ -119,8 +128,9 @@ class Sender:
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
     """Connects to addresses that it has checked."""
 
-    def __init__(self, resolve: Resolve, *, allow_private: bool) -> None:
+    def __init__(self, resolve: Resolve, timeout: float, *, allow_private: bool) -> None:
         self._resolve = resolve
+        self._timeout = timeout
         self._allow_private = allow_private
         self._backend = httpcore.AnyIOBackend()
 
@@ -140,10 +150,13 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
             # Which address it is stays unsaid: the name may be known only inside.
             raise AddressRefusedError("The name of the host has an address that is not public")
         failure: Exception = socket.gaierror(socket.EAI_NONAME, "no address")
+        # One that does not answer must leave time for the next one, and for the request.
+        share = self._timeout / (len(addresses) + 1)
         for address in addresses:
             try:
-                return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
-            except httpcore.ConnectError as error:
+                async with asyncio.timeout(share):
+                    return await self._backend.connect_tcp(str(address), port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, TimeoutError) as error:
                 failure = error
         raise failure
 
@@ -160,4 +173,4 @@ def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
 
 def _addresses(host: str, port: int) -> list[Address]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found]
+    return list(dict.fromkeys(ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found))

@@ -1,12 +1,15 @@
 """Settings of the notification service."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from shared.sealing import check_keys
 from shared.settings import ENV_PREFIX, ServiceSettings
+
+LONGEST_JITTER = 1.3
+"""How much longer than planned a delay may be (shared.background.jitter)."""
 
 Delays = Annotated[tuple[Annotated[float, Field(ge=0, le=604_800)], ...], NoDecode, Field(min_length=1, max_length=50)]
 """Seconds between attempts, separated by commas."""
@@ -36,6 +39,16 @@ class NotificationSettings(ServiceSettings):
             return tuple(float(part) for part in value.split(","))
         except ValueError:
             raise ValueError("seconds separated by commas are allowed, such as 5,300,1800") from None
+
+    @model_validator(mode="after")
+    def _keeps_what_waits(self) -> Self:
+        days = LONGEST_JITTER * sum(self.webhook_retry_delays) / 86_400
+        if self.webhook_retention_days < days:
+            raise ValueError(
+                f"ORDERSAGA_WEBHOOK_RETENTION_DAYS={self.webhook_retention_days:g} is not valid: at least {days:.2g} are "
+                "allowed, for which deliveries are repeated (ORDERSAGA_WEBHOOK_RETRY_DELAYS)"
+            )
+        return self
 
     @field_validator("webhook_key")
     @classmethod

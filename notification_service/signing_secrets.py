@@ -30,8 +30,21 @@ class SecretVault:
         return self._sealer.seal(orjson.dumps({"endpointId": endpoint_id, "secret": secret}))
 
     def open(self, endpoint_id: str, sealed: Sequence[bytes]) -> list[str]:
-        """Decrypt secrets of an endpoint. Raises UnreadableSecretError if no key does, or one is another endpoint's."""
-        opened = [orjson.loads(self._sealer.open(each)) for each in sealed]
-        if any(each["endpointId"] != endpoint_id for each in opened):
-            raise UnreadableSecretError("it belongs to another endpoint")
-        return [each["secret"] for each in opened]
+        """Decrypt secrets of an endpoint, as many as the keys can, so that an old one does not hold up a new one.
+
+        Raises UnreadableSecretError if no key decrypts any, or one is another endpoint's.
+        """
+        secrets: list[str] = []
+        failure: UnreadableSecretError | None = None
+        for each in sealed:
+            try:
+                opened = orjson.loads(self._sealer.open(each))
+            except UnreadableSecretError as error:
+                failure = error
+                continue
+            if opened["endpointId"] != endpoint_id:
+                raise UnreadableSecretError("it belongs to another endpoint")
+            secrets.append(opened["secret"])
+        if failure is not None and not secrets:
+            raise failure
+        return secrets

@@ -1,7 +1,7 @@
 """The worker of one endpoint: claims due deliveries, attempts them, and records what came of each.
 
-An endpoint whose last attempt failed gets one attempt at a time until one succeeds: however many endpoints are dead,
-they use few of the attempts that a process makes at once.
+An endpoint whose last attempt failed, or was slow, gets one attempt at a time until one succeeds quickly: however many
+endpoints are dead or slow, they use few of the attempts that a process makes at once.
 """
 
 import asyncio
@@ -33,6 +33,9 @@ from shared.group_commit import GroupCommit
 
 CLAIMED_PER_ATTEMPT = 4
 """The deliveries that are claimed for each attempt that may run, so that one claim serves several."""
+
+SLOW_SECONDS = 2.0
+"""An attempt that takes longer is slow."""
 
 _RETRY_SECONDS = 1.0
 _CONTENT = {"content-type": "application/json", "user-agent": "ordersaga-webhooks/1"}
@@ -122,7 +125,8 @@ class EndpointWorker:
         self._running: dict[asyncio.Task[None], _Claimed] = {}
         self._is_failing: bool | None = None
         """Whether the endpoint is recorded as failing; None before the first look."""
-        self._last_failed = False
+        self._one_at_a_time = False
+        """Whether the last attempt failed or was slow."""
         self._stopping = False
         self.woken = asyncio.Event()
 
@@ -133,7 +137,7 @@ class EndpointWorker:
 
     @property
     def _limit(self) -> int:
-        return 1 if self._last_failed else self._d.limits.per_endpoint
+        return 1 if self._one_at_a_time else self._d.limits.per_endpoint
 
     def stop(self) -> None:
         """Start no further attempt; `run` ends when those that run have ended."""
@@ -181,26 +185,27 @@ class EndpointWorker:
             await self._d.deliveries.fail_due(self._endpoint_id, reason, now)
             return []
         if self._is_failing is None:
-            self._last_failed = endpoint.failing_since is not None
+            self._one_at_a_time = endpoint.failing_since is not None
         self._is_failing = endpoint.failing_since is not None
         secrets = self._d.vault.open(endpoint.id, endpoint.signing_secrets(now))
-        number = 1 if self._last_failed else self._limit * CLAIMED_PER_ATTEMPT
+        number = 1 if self._one_at_a_time else self._limit * CLAIMED_PER_ATTEMPT
         lease = self._d.limits.lease
         deliveries = await self._d.deliveries.claim(endpoint.id, now, lease, number)
         self._d.failpoint(WEBHOOK_CLAIMED)
         return [_Claimed(each, endpoint, secrets, now + lease) for each in deliveries]
 
     async def _attempt(self, claimed: _Claimed) -> None:
-        """Attempt a delivery and record the outcome, unless its claim is too old: then it comes due by itself."""
+        """Attempt a delivery and record the outcome, unless its claim is too old: then it is due again."""
         async with self._d.attempts:
             if self._d.clock() + self._d.limits.timeout > claimed.until:
+                await self._d.deliveries.release([claimed.delivery], self._d.clock())
                 return
             with metrics.IN_FLIGHT.track_inprogress():
                 attempt = await self._send(claimed)
         self._d.failpoint(WEBHOOK_SENT)
         metrics.ATTEMPTS.labels(metrics.outcome_of(attempt)).inc()
         metrics.SECONDS.observe(attempt.seconds)
-        self._last_failed = not attempt.succeeded
+        self._one_at_a_time = not attempt.succeeded or attempt.seconds > SLOW_SECONDS
         delivery, delays = claimed.delivery, self._d.limits.retry_delays
         following = after_attempt(attempt, delivery.tries + 1, delays, jitter(1.0), self._d.clock())
         await self._d.recorder.submit((delivery, attempt, following))

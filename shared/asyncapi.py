@@ -1,7 +1,7 @@
 """The AsyncAPI document: every message, who sends it, who receives it, and over which exchange and queue.
 
 It derives from shared.contracts, shared.topology and shared.broker_rights. The order service serves it at
-`/asyncapi.json`, and `make docs` writes it to docs/api/asyncapi.json.
+`/asyncapi.json`, and `make api-samples` writes it to docs/api/asyncapi.json.
 """
 
 from collections.abc import Iterator

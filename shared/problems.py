@@ -242,7 +242,7 @@ TOO_MANY_STREAMS = ProblemType(
     _S.TOO_MANY_REQUESTS,
     "Too many clients follow orders",
     "Request the order itself, or try again after `Retry-After`.",
-    "1000 clients follow orders already; request the order itself, or try again",
+    "200 clients follow orders already; request the order itself, or try again",
 )
 HEAD_TOO_LARGE = ProblemType(
     "head-too-large",

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import hmac
 import json
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -166,9 +168,27 @@ async def test_a_name_server_that_does_not_answer_is_given_up() -> None:
     await sender.close()
 
 
-async def test_an_unknown_name_is_named_as_the_cause() -> None:
+@pytest.mark.parametrize("host", ["shop.invalid", "a..example", f"{'a' * 64}.example"])
+async def test_an_unknown_name_is_named_as_the_cause(host: str) -> None:
     async with sending() as sender:
-        assert (await post(sender, "http://shop.invalid/")).error == "The name of the host was not found"
+        assert (await post(sender, f"http://{host}/")).error == "The name of the host was not found"
+
+
+async def test_a_look_up_that_hangs_holds_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    answer = threading.Event()
+
+    def look_up(host: str, *_args: object, **_options: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        answer.wait(60)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with sending(timeout=0.1) as sender:
+        for _ in range(3):
+            assert (await post(sender, "http://hangs.example/")).error == "No answer within 0.1 s"
+        assert asked == ["hangs.example"]
+        answer.set()
 
 
 # --- What is inside cannot be reached. ---
@@ -219,6 +239,19 @@ async def test_a_name_is_looked_up_once_for_each_connection() -> None:
 async def test_the_next_address_is_tried_when_one_refuses() -> None:
     async with serving(OK) as server, sending(resolves=["127.0.0.9", "127.0.0.1"]) as sender:
         assert (await post(sender, f"http://shop.example:{server.port}/")).status == 200
+
+
+async def test_an_address_that_does_not_answer_leaves_time_for_the_next() -> None:
+    async with serving(OK) as server, sending(resolves=["127.0.0.9", "127.0.0.1"], timeout=3) as sender:
+        with socket.create_server(("127.0.0.9", server.port), backlog=0) as silent:
+            # Its queue is full, so that further connections wait for ever.
+            filled = [socket.socket() for _ in range(3)]
+            for each in filled:
+                each.setblocking(False)
+                each.connect_ex(silent.getsockname())
+            assert (await post(sender, f"http://shop.example:{server.port}/")).status == 200
+            for each in filled:
+                each.close()
 
 
 # --- TLS. ---
