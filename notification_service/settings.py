@@ -45,8 +45,8 @@ class NotificationSettings(ServiceSettings):
         days = LONGEST_JITTER * sum(self.webhook_retry_delays) / 86_400
         if self.webhook_retention_days < days:
             raise ValueError(
-                f"ORDERSAGA_WEBHOOK_RETENTION_DAYS={self.webhook_retention_days:g} is not valid: at least {days:.2g} are "
-                "allowed, for which deliveries are repeated (ORDERSAGA_WEBHOOK_RETRY_DELAYS)"
+                f"ORDERSAGA_WEBHOOK_RETENTION_DAYS={self.webhook_retention_days:g} is not valid: for {days:.2g} days a "
+                "delivery may be repeated (ORDERSAGA_WEBHOOK_RETRY_DELAYS), and it must be kept as long"
             )
         return self
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
+from notification_service.settings import NotificationSettings
 from payment_service.settings import PaymentSettings
 from shared.errors import StartError
 from shared.failpoints import ALL_POINTS, kill_at
@@ -13,7 +14,7 @@ from shared.settings import ServiceSettings, exit_with, load
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ServiceSettings.model_fields | PaymentSettings.model_fields:
+    for name in ServiceSettings.model_fields | PaymentSettings.model_fields | NotificationSettings.model_fields:
         monkeypatch.delenv(f"ORDERSAGA_{name.upper()}", raising=False)
 
 
@@ -111,3 +112,11 @@ def test_the_process_is_killed_the_nth_time_it_reaches_the_point(monkeypatch: py
     assert killed == []
     failpoint("payment.charged")
     assert len(killed) == 1
+
+
+def test_deliveries_are_kept_as_long_as_they_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERSAGA_WEBHOOK_RETENTION_DAYS", "4")
+    with pytest.raises(StartError, match=r"^ORDERSAGA_WEBHOOK_RETENTION_DAYS=4 is not valid: for 4\.3 days"):
+        load(NotificationSettings)
+    monkeypatch.setenv("ORDERSAGA_WEBHOOK_RETRY_DELAYS", "5,300")
+    assert load(NotificationSettings).webhook_retention_days == 4
