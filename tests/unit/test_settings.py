@@ -116,7 +116,7 @@ def test_the_process_is_killed_the_nth_time_it_reaches_the_point(monkeypatch: py
 
 def test_deliveries_are_kept_as_long_as_they_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORDERSAGA_WEBHOOK_RETENTION_DAYS", "4")
-    with pytest.raises(StartError, match=r"^ORDERSAGA_WEBHOOK_RETENTION_DAYS=4 is not valid: for 4\.3 days"):
+    with pytest.raises(StartError, match=r"^ORDERSAGA_WEBHOOK_RETENTION_DAYS=4 is not valid: for 4\.1 days"):
         load(NotificationSettings)
     monkeypatch.setenv("ORDERSAGA_WEBHOOK_RETRY_DELAYS", "5,300")
     assert load(NotificationSettings).webhook_retention_days == 4
