@@ -841,7 +841,7 @@ async def test_an_edit_is_checked_and_then_replayed(
     wrong = orjson.dumps(GOOD | {"items": [{"productId": "<p>", "quantity": 0, "price": 10}]}).decode()
     refused = await pages.post(address, data=REASON | {"body": wrong})
     assert refused.status_code == 422
-    assert "<code>items.0.quantity</code>" in refused.text
+    assert "<code>items[0].quantity</code>" in refused.text
     assert "&lt;p&gt;" in refused.text
     assert "aria-invalid" in refused.text
     nothing = await pages.post(address, data=REASON | {"body": "{"})

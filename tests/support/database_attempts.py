@@ -7,11 +7,18 @@ from pymongo import AsyncMongoClient, IndexModel
 from pymongo.errors import OperationFailure
 
 from shared.database import Document, is_refusal
-from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING, SERVICES, Service
+from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING, SERVICES, Service
 
 Attempt = Callable[[AsyncMongoClient[Document]], Awaitable[object]]
 
-COLLECTIONS = {ORDER: "orders", INVENTORY: "products", PAYMENT: "payments", PROVISIONING: "jobs", CONSOLE: "replays"}
+COLLECTIONS = {
+    ORDER: "orders",
+    INVENTORY: "products",
+    PAYMENT: "payments",
+    PROVISIONING: "jobs",
+    NOTIFICATION: "deliveries",
+    CONSOLE: "replays",
+}
 ENTRY = {"_id": "of-the-test", "action": "test"}
 
 
