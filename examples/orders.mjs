@@ -1,5 +1,6 @@
 // Places an order and follows it, with fetch alone: node examples/orders.mjs
-// It needs a stack, a key in ORDERSAGA_API_KEY, and a product p1 at 9.95. Works in Node 20 and in browsers.
+// It needs a stack, a key in ORDERSAGA_API_KEY, and a product p1 at 9.95. For Node 20 or later.
+// Not for a page in a browser: everyone who opens the page could read the key.
 
 const ORDERS = process.env.ORDERSAGA_ORDER_URL ?? 'http://127.0.0.1:3008'
 const AUTHORIZATION = { Authorization: `Bearer ${process.env.ORDERSAGA_API_KEY}` }
@@ -43,7 +44,7 @@ async function place(order, key = crypto.randomUUID()) {
 /**
  * Yields what happens to an order until it is settled.
  *
- * EventSource does the same in three lines, but cannot send a key: use it where a proxy adds the header, or a cookie.
+ * In a page, EventSource does the same in three lines, without a key: use it where a proxy adds the header.
  */
 async function* follow(orderId, lastEventId) {
   for (;;) {
@@ -61,7 +62,8 @@ async function* follow(orderId, lastEventId) {
           if (event.event === 'settled') return
         }
       }
-    } catch {
+    } catch (error) {
+      if (error instanceof SyntaxError) throw error // data that is not JSON
       // The connection broke: go on after the last event.
     }
     await sleep(1)

@@ -5,11 +5,22 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 RESET = b""
 """Closes the connection at once, by a reset."""
+
+
+@dataclass(frozen=True)
+class LateReset:
+    """Closes the connection by a reset, after so many seconds."""
+
+    seconds: float
+
+
+Part = bytes | LateReset
 
 
 def answer(status: int, content: object = None, **headers: str) -> bytes:
@@ -34,7 +45,7 @@ class ScriptedServer:
     """One running server. It keeps what it was sent: for each request, its first line, headers and body."""
 
     url: str
-    script: list[bytes]
+    script: list[Part]
     requests: list["Received"] = field(default_factory=list)
 
 
@@ -48,7 +59,7 @@ class Received:
 
 
 @contextlib.contextmanager
-def scripted(script: Sequence[bytes]) -> Iterator[ScriptedServer]:
+def scripted(script: Sequence[Part]) -> Iterator[ScriptedServer]:
     """Run a server that answers one request per connection, and nothing after the script."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = ScriptedServer(f"http://127.0.0.1:{listener.getsockname()[1]}", list(script))
@@ -71,6 +82,9 @@ def _serve(server: ScriptedServer, listener: socket.socket) -> None:
             return
         with connection:
             server.requests.append(_read(connection))
+            if isinstance(part, LateReset):
+                time.sleep(part.seconds)
+                part = RESET
             if part == RESET:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             else:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 import stamina
 
@@ -26,8 +27,9 @@ from ordersaga_client import (
     calls,
     errors,
 )
+from ordersaga_client.connection import failure
 from tests.support.both_clients import Kind, call
-from tests.support.scripted_server import RESET, ScriptedServer, answer, scripted, stream
+from tests.support.scripted_server import RESET, LateReset, ScriptedServer, answer, scripted, stream
 from tests.unit.test_client_models import ANSWER
 
 NEW = NewOrder(user_id="u1", items=[Item(product_id="p1", quantity=2, price=Decimal("9.99"))])
@@ -62,6 +64,14 @@ async def test_an_order_is_sent_again_under_the_same_key_until_it_is_answered(ki
     assert first.line == "POST /orders HTTP/1.1"
     assert (first.headers["prefer"], first.headers["authorization"]) == ("wait=7", "Bearer osk_test")
     assert json.loads(first.body)["totalAmount"] == 19.98
+
+
+@both
+async def test_the_wait_of_the_service_does_not_use_up_the_time_for_repeats(kind: Kind) -> None:
+    with scripted([LateReset(0.4), PLACED]) as server:
+        client = at(server, timeout=0.2, retries=Retries(timeout=0.1))
+        await call(kind, "orders.place", NEW, wait=1, client=client)
+    assert len(server.requests) == 2
 
 
 @both
@@ -152,6 +162,26 @@ async def test_a_service_whose_url_is_not_known_is_named(
     variable = {"orders": "ORDERSAGA_ORDER_URL", "webhooks": "ORDERSAGA_NOTIFICATION_URL"}[missing]
     with pytest.raises(ConfigurationError, match=variable):
         await call(kind, f"{missing}.get", "o1", client={})
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:3008", "localhost:3008", "ftp://localhost", "http://", "http://a:b"])
+@both
+async def test_a_url_that_is_not_one_of_http_is_refused_at_once(kind: Kind, url: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ConfigurationError, match=f"^url is '{url}'"):
+        await call(kind, "orders.place", NEW, client={"url": url})
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("method", ["get", "follow"])
+@both
+async def test_an_answer_that_cannot_be_decoded_is_an_error_of_ours(kind: Kind, method: str) -> None:
+    for status in (200, 503):
+        script = [answer(status, {"a": "b"}, Content_Encoding="gzip"), PLACED]
+        with scripted(script) as server:
+            with pytest.raises(UnreadableAnswerError, match="GET /orders/o1"):
+                await call(kind, f"orders.{method}", "o1", client=at(server))
+            assert len(server.requests) == 1
 
 
 @both
@@ -301,3 +331,17 @@ PLACE, CANCEL = calls.place_order(NEW), calls.cancel_order("o1")
 def test_what_is_sent_again(request_: calls.Call[Any], error: Exception, decision: bool | float) -> None:
     decided = Retries(timeout=30).decide(request_)(error)
     assert (decided, type(decided)) == (decision, type(decision))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (httpx.UnsupportedProtocol(""), ConfigurationError),  # as after a redirect
+        (httpx.TooManyRedirects(""), UnreadableAnswerError),
+        (httpx.DecodingError(""), UnreadableAnswerError),
+        (httpx.ReadTimeout(""), NoAnswerError),
+    ],
+)
+def test_every_error_of_a_request_becomes_one_of_ours(error: httpx.RequestError, expected: type[Exception]) -> None:
+    error.request = httpx.Request("GET", "http://localhost/orders/o1", headers={"X-Request-Id": "r1"})
+    assert type(failure(error)) is expected

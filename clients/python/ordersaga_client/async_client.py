@@ -11,7 +11,7 @@ import stamina
 
 from ordersaga_client import calls
 from ordersaga_client.calls import Call, OrderFilters, WebhookChanges
-from ordersaga_client.connection import LIMITS, RETRIES, TIMEOUT, Connection, Credential, Retries, no_answer
+from ordersaga_client.connection import LIMITS, RETRIES, TIMEOUT, Connection, Credential, Retries, failure
 from ordersaga_client.event_stream import Following
 from ordersaga_client.models import (
     DeliveryStatus,
@@ -74,12 +74,11 @@ class _AsyncSender:
     def __init__(self, connection: Connection, retries: Retries, http: httpx.AsyncClient) -> None:
         self._connection = connection
         self._retries = retries
-        self._caller = stamina.AsyncRetryingCaller(attempts=retries.attempts, timeout=retries.timeout)
         self._http = http
 
     async def send(self, call: Call[T]) -> T:
         """Return what a call is answered."""
-        return await self._caller(self._retries.decide(call), self._send_once, call)
+        return await self._caller(call)(self._retries.decide(call), self._send_once, call)
 
     async def each(self, page: Callable[[str | None], Call[Page[ModelT]]]) -> AsyncIterator[ModelT]:
         """Yield the entries of a list, page after page."""
@@ -94,22 +93,27 @@ class _AsyncSender:
 
     async def open(self, call: Call[Any]) -> httpx.Response:
         """Return an answer whose body is still to be read; close it."""
-        return await self._caller(self._retries.decide(call), self._open_once, call)
+        return await self._caller(call)(self._retries.decide(call), self._open_once, call)
+
+    def _caller(self, call: Call[Any]) -> stamina.AsyncRetryingCaller:
+        seconds = self._retries.seconds(call, self._connection.timeout)
+        return stamina.AsyncRetryingCaller(attempts=self._retries.attempts, timeout=seconds)
 
     async def _send_once(self, call: Call[T]) -> T:
         try:
             response = await self._http.send(self._connection.request(self._http, call))
-        except httpx.TransportError as error:
-            raise no_answer(call, error) from error
+        except httpx.RequestError as error:
+            raise failure(error) from error
         return calls.answer_to(call, response)
 
     async def _open_once(self, call: Call[Any]) -> httpx.Response:
         try:
             response = await self._http.send(self._connection.request(self._http, call, stream=True), stream=True)
             if not response.is_success:
-                await response.aread()
-        except httpx.TransportError as error:
-            raise no_answer(call, error) from error
+                async with aclosing(response):
+                    await response.aread()
+        except httpx.RequestError as error:
+            raise failure(error) from error
         calls.raise_for_problem(response)
         return response
 
@@ -233,3 +237,5 @@ async def _events(response: httpx.Response, following: Following) -> AsyncIterat
                 yield event
     except httpx.TransportError:
         return
+    except httpx.RequestError as error:
+        raise failure(error) from error

@@ -11,7 +11,7 @@ import stamina
 
 from ordersaga_client import calls
 from ordersaga_client.calls import Call, OrderFilters, WebhookChanges
-from ordersaga_client.connection import LIMITS, RETRIES, TIMEOUT, Connection, Credential, Retries, no_answer
+from ordersaga_client.connection import LIMITS, RETRIES, TIMEOUT, Connection, Credential, Retries, failure
 from ordersaga_client.event_stream import Following
 from ordersaga_client.models import (
     DeliveryStatus,
@@ -74,12 +74,11 @@ class _Sender:
     def __init__(self, connection: Connection, retries: Retries, http: httpx.Client) -> None:
         self._connection = connection
         self._retries = retries
-        self._caller = stamina.RetryingCaller(attempts=retries.attempts, timeout=retries.timeout)
         self._http = http
 
     def send(self, call: Call[T]) -> T:
         """Return what a call is answered."""
-        return self._caller(self._retries.decide(call), self._send_once, call)
+        return self._caller(call)(self._retries.decide(call), self._send_once, call)
 
     def each(self, page: Callable[[str | None], Call[Page[ModelT]]]) -> Iterator[ModelT]:
         """Yield the entries of a list, page after page."""
@@ -93,22 +92,27 @@ class _Sender:
 
     def open(self, call: Call[Any]) -> httpx.Response:
         """Return an answer whose body is still to be read; close it."""
-        return self._caller(self._retries.decide(call), self._open_once, call)
+        return self._caller(call)(self._retries.decide(call), self._open_once, call)
+
+    def _caller(self, call: Call[Any]) -> stamina.RetryingCaller:
+        seconds = self._retries.seconds(call, self._connection.timeout)
+        return stamina.RetryingCaller(attempts=self._retries.attempts, timeout=seconds)
 
     def _send_once(self, call: Call[T]) -> T:
         try:
             response = self._http.send(self._connection.request(self._http, call))
-        except httpx.TransportError as error:
-            raise no_answer(call, error) from error
+        except httpx.RequestError as error:
+            raise failure(error) from error
         return calls.answer_to(call, response)
 
     def _open_once(self, call: Call[Any]) -> httpx.Response:
         try:
             response = self._http.send(self._connection.request(self._http, call, stream=True), stream=True)
             if not response.is_success:
-                response.read()
-        except httpx.TransportError as error:
-            raise no_answer(call, error) from error
+                with closing(response):
+                    response.read()
+        except httpx.RequestError as error:
+            raise failure(error) from error
         calls.raise_for_problem(response)
         return response
 
@@ -230,3 +234,5 @@ def _events(response: httpx.Response, following: Following) -> Iterator[OrderEve
             yield from following.take(piece)
     except httpx.TransportError:
         return
+    except httpx.RequestError as error:
+        raise failure(error) from error

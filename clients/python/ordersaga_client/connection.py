@@ -11,7 +11,14 @@ from typing import Any
 import httpx
 
 from ordersaga_client.calls import Call, Service
-from ordersaga_client.errors import ConfigurationError, NoAnswerError, RateLimitedError, UnavailableError
+from ordersaga_client.errors import (
+    ConfigurationError,
+    NoAnswerError,
+    OrdersagaError,
+    RateLimitedError,
+    UnavailableError,
+    UnreadableAnswerError,
+)
 
 TIMEOUT = 10.0
 STREAM_TIMEOUT = 45.0
@@ -27,7 +34,7 @@ Credential = str | Callable[[], str]
 
 _USER_AGENT = f"ordersaga-client/{version('ordersaga-client')} Python/{platform.python_version()}"
 _REQUEST_ID = "X-Request-Id"
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,13 @@ class Retries:
 
     attempts: int = 10
     timeout: float = 30.0
+
+    def seconds(self, call: Call[Any], timeout: float) -> float:
+        """Return how long a call may be repeated, if one attempt takes `timeout` seconds without the service's waiting.
+
+        A connection that breaks when the service has waited is thus repeated at least once.
+        """
+        return max(self.timeout, timeout) + call.wait if call.wait else self.timeout
 
     def decide(self, call: Call[Any]) -> Callable[[Exception], bool | float]:
         """Return what says, of an error, whether to send the request again, or after how many seconds."""
@@ -83,10 +97,7 @@ class Connection:
         self, http: httpx.Client | httpx.AsyncClient, call: Call[Any], *, stream: bool = False
     ) -> httpx.Request:
         """Return the request of a call. Raises ConfigurationError if it is not known where to send it."""
-        url = self.urls[call.service]
-        if not url:
-            parameter = "url" if call.service == "order" else "webhooks_url"
-            raise ConfigurationError(f"{parameter} is not given, and {URL_VARIABLES[call.service]} is not set")
+        url = self._url(call.service)
         headers = {"User-Agent": _USER_AGENT, "Accept": "application/json", _REQUEST_ID: uuid.uuid4().hex}
         headers |= call.headers
         if call.body is not None:
@@ -104,12 +115,30 @@ class Connection:
             timeout=httpx.Timeout(self.timeout, read=read),
         )
 
+    def _url(self, service: Service) -> str:
+        parameter, url = "url" if service == "order" else "webhooks_url", self.urls[service]
+        if not url:
+            raise ConfigurationError(f"{parameter} is not given, and {URL_VARIABLES[service]} is not set")
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"{parameter} is {url!r}, which is no URL: {error}") from error
+        if parsed.scheme not in {"http", "https"} or not parsed.host:
+            raise ConfigurationError(f"{parameter} is {url!r}, but must begin with http:// or https:// and a host")
+        return url
 
-def no_answer(call: Call[Any], error: httpx.TransportError) -> NoAnswerError:
+
+def failure(error: httpx.RequestError) -> OrdersagaError:
     """Return our error for one of httpx."""
+    request = f"{error.request.method} {error.request.url.path}"
     why = str(error) or type(error).__name__
-    return NoAnswerError(
-        f"{call.method} {call.path} got no answer: {why}",
-        sent=not isinstance(error, _NOT_SENT),
-        request_id=error.request.headers[_REQUEST_ID],
-    )
+    match error:
+        case httpx.UnsupportedProtocol():
+            return ConfigurationError(f"{request} cannot be sent: {why}")
+        case httpx.TransportError():
+            return NoAnswerError(
+                f"{request} got no answer: {why}",
+                sent=not isinstance(error, _NOT_SENT),
+                request_id=error.request.headers[_REQUEST_ID],
+            )
+    return UnreadableAnswerError(f"{request} was answered with what cannot be read: {why}")

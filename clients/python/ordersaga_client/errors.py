@@ -1,7 +1,7 @@
 """The errors of the client.
 
     OrdersagaError
-    ├── ConfigurationError           the client does not know where a service is
+    ├── ConfigurationError           it is not known where a service is, or its URL is not one
     ├── NoAnswerError                no usable answer came: refused, reset, timed out, or cut off
     ├── UnreadableAnswerError        an answer is not what the API promises, as from a proxy in between
     ├── WebhookVerificationError     a delivery is not from the sender that it claims to be from, or too old
@@ -31,7 +31,7 @@ class OrdersagaError(Exception):
 
 
 class ConfigurationError(OrdersagaError):
-    """The client does not know where a service is."""
+    """It is not known where a service is, or its URL is not one."""
 
 
 class NoAnswerError(OrdersagaError):
@@ -53,7 +53,7 @@ class WebhookVerificationError(OrdersagaError):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one field of a request, such as `items.0.quantity`."""
+    """What is wrong with one field of a request, such as `items[0].quantity`."""
 
     field: str
     message: str
