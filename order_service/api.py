@@ -43,7 +43,7 @@ from shared.contracts.base import Name, Text
 from shared.contracts.failures import FailureCode
 from shared.database import Document
 from shared.http import Body, invalid, json_response, new_router, not_found, problem_response, shown_as
-from shared.openapi import documented
+from shared.openapi import documented, with_headers
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
 from shared.problems import (
     NOT_REFUNDABLE,
@@ -182,7 +182,8 @@ def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: Waitin
         headers = {"Preference-Applied": f"wait={seconds}"} if outcome.waited else {}
         return _placed(placed, outcome.final, headers)
 
-    answers = {200: _WAITED, **documented(OTHER_PERSON, SLOTS_FULL)}
+    headers = with_headers("Preference-Applied", "Idempotent-Replayed")
+    answers = {200: _WAITED | headers, 202: headers, **documented(OTHER_PERSON, SLOTS_FULL)}
     router.add_api_route(
         "/orders", place_order, methods=["POST"], status_code=202, response_model=OrderView, responses=answers
     )
@@ -355,7 +356,7 @@ def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
         "/orders/{order_id}/refunds",
         status_code=202,
         response_model=RefundView,
-        responses=documented(NOT_REFUNDABLE, SECOND_PERSON_NEEDED),
+        responses={202: with_headers("Idempotent-Replayed"), **documented(NOT_REFUNDABLE, SECOND_PERSON_NEEDED)},
     )
     @requires(Permission.ORDERS_FULFIL)
     async def refund_part(

@@ -6,7 +6,7 @@ every problem has an example, which the schemas' own examples take precedence ov
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -61,6 +61,14 @@ _HEADERS = {
     REQUEST_ID_HEADER: ("The id of the request, as in the log", {"type": "string", "examples": ["7f3a9c0e5d2b4816"]}),
     "Retry-After": ("Seconds to wait before the next attempt", {"type": "integer", "examples": [1]}),
     "Location": ("The path of what was created", {"type": "string", "examples": ["/orders/5f0c2b1e9d"]}),
+    "Preference-Applied": (
+        "The preference that the answer has followed: it has waited",
+        {"type": "string", "examples": ["wait=10"]},
+    ),
+    "Idempotent-Replayed": (
+        "The key and the body were used before: nothing was done again",
+        {"type": "string", "const": "true"},
+    ),
     "WWW-Authenticate": ("How to authenticate (RFC 6750)", {"type": "string", "examples": ["Bearer"]}),
 }
 _OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
@@ -81,6 +89,11 @@ def documented(*answers: int | ProblemType) -> dict[int | str, dict[str, Any]]:
             response = found.setdefault(kind.status.value, {"description": kind.status.phrase, TYPES: []})
             response[TYPES].append(kind.name)
     return found
+
+
+def with_headers(*names: str) -> dict[str, Any]:
+    """Return the description of headers for an answer among the `responses` of a route."""
+    return {"headers": _header_references(names)}
 
 
 def operation_id(route: APIRoute) -> str:
@@ -212,7 +225,7 @@ def _problem_answer(status: HTTPStatus, kinds: list[ProblemType]) -> dict[str, A
     }
 
 
-def _header_references(names: list[str]) -> dict[str, dict[str, str]]:
+def _header_references(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 

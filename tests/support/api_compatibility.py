@@ -1,7 +1,8 @@
 """What breaks clients between two releases of a contract: OpenAPI documents and the AsyncAPI document.
 
-A break is a route, parameter, field, value or message that is gone, or a request that must now be stricter. Additions
-are none: clients ignore fields that they do not know, and treat values that they do not know like the general case.
+A break is a route, parameter, field, header, value or message that is gone, or a request that must now be stricter or
+needs another permission. Additions are none: clients ignore fields that they do not know, and treat values that they do
+not know like the general case.
 
 `python -m tests.support.api_compatibility` compares docs/api with docs/api/released and exits with 1 if anything
 breaks; with `--release` it makes the present contract the released one. `breaks` is pure.
@@ -12,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ class _Comparison:
         self._before = before
         self._after = after
         self._compared: set[tuple[int, int, Way]] = set()
+        self._united: dict[tuple[int, ...], Document] = {}
 
     def routes(self) -> Found:
         for path, methods in self._before["paths"].items():
@@ -78,6 +81,8 @@ class _Comparison:
             yield f"{name} is called {after['operationId']}, which was {before['operationId']}"
         if after.get("security") and not before.get("security"):
             yield f"{name} needs a credential now"
+        elif after.get("x-permission") not in (None, before.get("x-permission")):
+            yield f"{name} needs the permission {after['x-permission']} now"
         yield from self._parameters(name, before, after)
         yield from self._body(name, before.get("requestBody"), after.get("requestBody"))
         for code, answer in before["responses"].items():
@@ -86,13 +91,20 @@ class _Comparison:
                 if int(code) < 400:
                     yield f"{name} does not answer {code} any more"
                 continue
-            old, new = (_resolved(*each).get("content", {}) for each in ((self._before, answer), (self._after, other)))
-            for media, content in old.items():
-                if media not in new:
-                    yield f"{name} does not answer {code} as {media} any more"
-                else:
-                    found = new[media].get("schema", {})
-                    yield from self._schema(f"{name} {code}", content.get("schema", {}), found, Way.ANSWER)
+            yield from self._answer(name, code, _resolved(self._before, answer), _resolved(self._after, other))
+
+    def _answer(self, name: str, code: str, before: Document, after: Document) -> Found:
+        kept = {header.title() for header in after.get("headers", ())}
+        for header in before.get("headers", ()):
+            if header.title() not in kept:
+                yield f"{name} {code} has no header {header} any more"
+        new = after.get("content", {})
+        for media, content in before.get("content", {}).items():
+            if media not in new:
+                yield f"{name} does not answer {code} as {media} any more"
+            else:
+                found = new[media].get("schema", {})
+                yield from self._schema(f"{name} {code}", content.get("schema", {}), found, Way.ANSWER)
 
     def _parameters(self, name: str, before: Document, after: Document) -> Found:
         old, new = ({_place(each): each for each in operation.get("parameters", ())} for operation in (before, after))
@@ -120,10 +132,12 @@ class _Comparison:
                 yield from self._schema(name, content["schema"], after["content"][media]["schema"], Way.REQUEST)
 
     def _schema(self, where: str, before: Document, after: Document, way: Way) -> Found:
-        old, new = _by_type(self._before, before), _by_type(self._after, after)
+        old, new = self._by_type(self._before, before), self._by_type(self._after, after)
         if not old or not new:  # anything goes
             if new and way is Way.REQUEST:
                 yield f"{where} takes only {' or '.join(sorted(new))} now"
+            if old and way is Way.ANSWER:
+                yield f"{where} may be anything now"
             return
         lost, added = _unmatched(old, new), _unmatched(new, old)
         if way is Way.REQUEST and lost:
@@ -132,6 +146,26 @@ class _Comparison:
             yield f"{where} may be {' or '.join(sorted(added))} now"
         for kind in sorted(old.keys() & new.keys()):
             yield from self._same_type(where, old[kind], new[kind], way)
+
+    def _by_type(self, document: Document, schema: Document) -> dict[str, Document]:
+        """Return the alternatives of a schema by their types; nothing if it allows anything."""
+        branches: dict[str, dict[int, Document]] = {}
+        for branch in _branches(document, schema):
+            kinds = _types(branch)
+            if not kinds and "allOf" not in schema:
+                return {}
+            for kind in kinds:
+                branches.setdefault(kind, {})[id(branch)] = branch
+        return {kind: self._unite(found, all_apply="allOf" in schema) for kind, found in branches.items()}
+
+    def _unite(self, branches: Mapping[int, Document], *, all_apply: bool) -> Document:
+        """Return one schema for several of a type, always the same one: comparisons go by identity."""
+        if len(branches) == 1:
+            return next(iter(branches.values()))
+        key = (all_apply, *branches)
+        if key not in self._united:
+            self._united[key] = _united(list(branches.values()), all_apply=all_apply)
+        return self._united[key]
 
     def _same_type(self, where: str, before: Document, after: Document, way: Way) -> Found:
         # By identity, as schemas may contain themselves; the documents keep them alive.
@@ -180,26 +214,60 @@ def _resolved(document: Document, answer: Document) -> Document:
     return found
 
 
-def _by_type(document: Document, schema: Document) -> dict[str, Document]:
-    """Return the alternatives of a schema by their types, with references resolved; nothing if it allows anything."""
+def _branches(document: Document, schema: Document) -> Iterator[Document]:
+    """Yield the schemas that a schema consists of, with references resolved."""
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return _by_type(document, document["components"]["schemas"][name])
-    for several in ("anyOf", "oneOf", "allOf"):
-        if several in schema:
-            found: dict[str, Document] = {}
-            for one in schema[several]:
-                for type_, each in _by_type(document, one).items():
-                    found.setdefault(type_, each)
-            return found
+        yield from _branches(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+        return
+    several = [one for key in ("anyOf", "oneOf", "allOf") for one in schema.get(key, ())]
+    for one in several:
+        yield from _branches(document, one)
+    if not several:
+        yield schema
+
+
+def _types(schema: Document) -> list[str]:
     kind: str | list[str] | None = schema.get("type")
-    if kind is None and ("const" in schema or "enum" in schema):
-        kind = "string"
-    return {} if kind is None else dict.fromkeys([kind] if isinstance(kind, str) else kind, schema)
+    if kind is None:
+        return ["string"] if "const" in schema or "enum" in schema else []
+    return [kind] if isinstance(kind, str) else kind
+
+
+def _united(branches: list[Document], *, all_apply: bool) -> Document:
+    """Return a schema with the fields of all branches; required is what is required whichever branch applies."""
+    several = "allOf" if all_apply else "anyOf"
+    found: dict[str, Any] = {}
+    for branch in branches:
+        for key, value in branch.items():
+            if all_apply or all(key in each for each in branches):
+                found.setdefault(key, value)
+    if not all_apply:
+        for limits, widest in ((_RAISED, min), (_LOWERED, max)):
+            found |= {key: widest(each[key] for each in branches) for key in limits if key in found}
+        values = [_allowed(each) for each in branches]
+        found.pop("const", None)
+        found.pop("enum", None)
+        if None not in values:
+            found["enum"] = [value for each in values for value in each or ()]
+    required = [set(each.get("required", ())) for each in branches]
+    found["required"] = sorted(set.union(*required) if all_apply else set.intersection(*required))
+    properties = [each.get("properties", {}) for each in branches]
+    found["properties"] = {
+        name: {several: [each[name] for each in properties if name in each]} for each in properties for name in each
+    }
+    if items := [each["items"] for each in branches if "items" in each]:
+        found["items"] = {several: items}
+    return found
+
+
+def _allowed(schema: Document) -> list[Any] | None:
+    """Return the only values that a schema allows, if it names them."""
+    values: list[Any] | None = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    return values
 
 
 def _values(where: str, before: Document, after: Document, way: Way) -> Found:
-    old, new = (schema.get("enum", [schema["const"]] if "const" in schema else None) for schema in (before, after))
+    old, new = _allowed(before), _allowed(after)
     if old is not None and new is not None:
         for value in old:
             if value not in new:
@@ -217,6 +285,14 @@ def _limits(where: str, before: Document, after: Document) -> Found:
             yield f"the {'least' if raised else 'most'} {words} of {where} is {after[key]} now"
     if after.get("pattern") not in (None, before.get("pattern")):
         yield f"the pattern of {where} is {after['pattern']} now"
+    if after.get("format") not in (None, before.get("format")):
+        yield f"the format of {where} is {after['format']} now"
+    if (step := after.get("multipleOf")) and ("multipleOf" not in before or not _divides(step, before["multipleOf"])):
+        yield f"{where} takes only multiples of {step} now"
+
+
+def _divides(step: float, number: float) -> bool:
+    return Fraction(str(number)) % Fraction(str(step)) == 0
 
 
 def _unmatched(types: Mapping[str, Document], others: Mapping[str, Document]) -> set[str]:

@@ -19,6 +19,7 @@ BODY = {
         "count": {"type": "integer", "minimum": 1, "maximum": 100},
         "items": {"type": "array", "items": {"$ref": "#/components/schemas/Item"}},
         "code": {"type": "string"},
+        "amount": {"type": "number", "multipleOf": 0.01},
     },
 }
 VIEW = {
@@ -29,8 +30,25 @@ VIEW = {
         "status": {"type": "string", "enum": ["PENDING", "CONFIRMED"]},
         "total": {"type": "number"},
         "parent": {"anyOf": [{"$ref": "#/components/schemas/View"}, {"type": "null"}]},
+        "paidBy": {"anyOf": [{"$ref": "#/components/schemas/Card"}, {"$ref": "#/components/schemas/Retainer"}]},
+        "slot": {"allOf": [{"$ref": "#/components/schemas/Item"}, {"$ref": "#/components/schemas/Times"}]},
     },
 }
+CARD = {
+    "type": "object",
+    "required": ["kind"],
+    "properties": {"kind": {"const": "card"}, "other": {"$ref": "#/components/schemas/Card"}},
+}
+RETAINER = {
+    "type": "object",
+    "required": ["kind", "left"],
+    "properties": {
+        "kind": {"const": "retainer"},
+        "left": {"type": "number"},
+        "other": {"$ref": "#/components/schemas/Retainer"},
+    },
+}
+TIMES = {"type": "object", "required": ["from"], "properties": {"from": {"type": "string"}}}
 DOCUMENT: dict[str, Any] = {
     "openapi": "3.1.0",
     "paths": {
@@ -38,18 +56,30 @@ DOCUMENT: dict[str, Any] = {
             "post": {
                 "operationId": "placeOrder",
                 "security": [{"bearer": []}],
+                "x-permission": "orders:place",
                 "parameters": [{"in": "header", "name": "Idempotency-Key", "schema": {"type": "string"}}],
                 "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Body"}}}},
                 "responses": {
-                    "202": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/View"}}}},
-                    "409": {"content": {}},
+                    "202": {
+                        "headers": {"Location": {"$ref": "#/components/headers/Location"}},
+                        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/View"}}},
+                    },
+                    "409": {"$ref": "#/components/responses/Conflict"},
                 },
             },
             "get": {"operationId": "listOrders", "security": [], "responses": {"200": {}}},
         }
     },
     "components": {
-        "schemas": {"Body": BODY, "View": VIEW, "Item": {"type": "object", "properties": {"id": {"type": "string"}}}},
+        "schemas": {
+            "Body": BODY,
+            "View": VIEW,
+            "Item": {"type": "object", "properties": {"id": {"type": "string"}}},
+            "Card": CARD,
+            "Retainer": RETAINER,
+            "Times": TIMES,
+        },
+        "responses": {"Conflict": {"headers": {"Retry-After": {"schema": {"type": "integer"}}}, "content": {}}},
         "examples": {"conflict": {"value": {}}},
     },
 }
@@ -65,6 +95,10 @@ def body(document: dict[str, Any]) -> Any:
 
 def view(document: dict[str, Any]) -> Any:
     return document["components"]["schemas"]["View"]
+
+
+def schema(document: dict[str, Any], name: str) -> Any:
+    return document["components"]["schemas"][name]
 
 
 BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -91,7 +125,28 @@ BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
         maxLength=9
     ),
     "the pattern of POST /orders.code is ^a$ now": lambda d: body(d)["properties"]["code"].update(pattern="^a$"),
-    "POST /orders.items[].id is gone": lambda d: d["components"]["schemas"]["Item"]["properties"].clear(),
+    "the format of POST /orders.code is uuid now": lambda d: body(d)["properties"]["code"].update(format="uuid"),
+    "POST /orders.count takes only multiples of 5 now": lambda d: body(d)["properties"]["count"].update(multipleOf=5),
+    "POST /orders.amount takes only multiples of 0.05 now": lambda d: body(d)["properties"]["amount"].update(
+        multipleOf=0.05
+    ),
+    "POST /orders 202.total may be anything now": lambda d: view(d)["properties"].update(total={}),
+    "POST /orders 202.orderId may be anything now": lambda d: view(d)["properties"].update(
+        orderId={"anyOf": [{"type": "string"}, {}]}
+    ),
+    "POST /orders 202.paidBy.left is gone": lambda d: schema(d, "Retainer")["properties"].pop("left"),
+    "the value retainer of POST /orders 202.paidBy.kind is gone": lambda d: schema(d, "Retainer")["properties"].update(
+        kind={"const": "card"}
+    ),
+    "POST /orders 202.paidBy.kind may be absent now": lambda d: schema(d, "Retainer")["required"].remove("kind"),
+    "POST /orders 202.slot.from is gone": lambda d: schema(d, "Times")["properties"].clear(),
+    "POST /orders 202.slot.from may be absent now": lambda d: schema(d, "Times")["required"].clear(),
+    "POST /orders 202 has no header Location any more": lambda d: place(d)["responses"]["202"]["headers"].clear(),
+    "POST /orders 409 has no header Retry-After any more": lambda d: d["components"]["responses"]["Conflict"][
+        "headers"
+    ].clear(),
+    "POST /orders needs the permission orders:decide now": lambda d: place(d).update({"x-permission": "orders:decide"}),
+    "POST /orders.items[].id is gone": lambda d: body(d)["properties"]["items"].update(items={"type": "object"}),
     "POST /orders: the header parameter Idempotency-Key is gone": lambda d: place(d)["parameters"].clear(),
     "POST /orders: the header parameter Idempotency-Key is required now": lambda d: place(d)["parameters"][0].update(
         required=True
@@ -114,6 +169,12 @@ HARMLESS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a new value of an answer": lambda d: view(d)["properties"]["status"]["enum"].append("FAILED"),
     "a new value of a request": lambda d: body(d)["properties"]["method"]["enum"].append("invoice"),
     "a wider limit": lambda d: body(d)["properties"]["count"].update(minimum=0, maximum=1000),
+    "a finer step": lambda d: body(d)["properties"]["amount"].update(multipleOf=0.001),
+    "a header in another case, and a new one": lambda d: place(d)["responses"]["202"].update(
+        headers={"location": {}, "Retry-After": {}}
+    ),
+    "a field of one alternative more": lambda d: schema(d, "Card")["properties"].update(last4={"type": "string"}),
+    "a permission that is not needed any more": lambda d: place(d).pop("x-permission"),
     "a field that need not be given any more": lambda d: body(d)["required"].clear(),
     "an answer that is never null any more": lambda d: view(d)["properties"].update(
         parent={"$ref": "#/components/schemas/View"}

@@ -70,6 +70,20 @@ def test_every_body_and_every_problem_has_an_example(operation: Operation) -> No
             assert media != "application/json" or "example" in content or not content.get("schema")
 
 
+def test_answers_declare_the_headers_of_waiting_and_of_repeating() -> None:
+    order = DOCUMENTS["order"]
+    for path, code in (
+        ("/orders", "200"),
+        ("/orders", "202"),
+        ("/order", "202"),
+        ("/orders/{order_id}/refunds", "202"),
+    ):
+        declared = order["paths"][path]["post"]["responses"][code]["headers"]
+        expected = {"Idempotent-Replayed"} if "refunds" in path else {"Idempotent-Replayed", "Preference-Applied"}
+        assert declared.keys() & {"Idempotent-Replayed", "Preference-Applied"} == expected
+        assert declared.keys() <= order["components"]["headers"].keys()
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_operations_are_named_apart(name: str) -> None:
     names = Counter(o.described["operationId"] for o in OPERATIONS if o.document is DOCUMENTS[name])
