@@ -41,7 +41,7 @@ async def test_the_page_shows_the_api_and_calls_it_with_a_key_and_loads_nothing_
         await dialog.get_by_role("textbox").fill(ADMIN_KEY)
         await dialog.get_by_role("button", name="Apply credentials").click()
         await dialog.get_by_role("button", name="Close").last.click()
-        operation = page.locator("#operations-things-list_things_things_get")
+        operation = page.locator("#operations-things-listThings")
         await expect(operation).to_contain_text("/things", timeout=PATIENCE)
         await operation.click()
         await page.get_by_role("button", name="Try it out").click()
