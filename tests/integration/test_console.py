@@ -238,7 +238,7 @@ async def test_the_overview_shows_figures_queues_and_low_packages(
     for shown in ("40 ms", "50.0 %", "no server", "103.181.9.x", "2 left", "1 pending", "Unknown product"):
         assert shown in text, shown
     assert len(re.findall(r'class="group-link"', text)) == 2
-    assert text.count("not ready") == 4
+    assert text.count("not ready") == 5
     assert "ordersaga.dead-letters" in text
 
 
@@ -336,6 +336,8 @@ async def test_posts_from_other_sites_change_nothing(
         "approval_id": "a1",
         "product_id": "p1",
         "package": "103.181.9",
+        "webhook_id": "w1",
+        "delivery_id": "e1",
     }
     app: FastAPI = an_app(dependencies)
     posts = [route.path.format(**values) for route in _routes(app) if "POST" in (route.methods or ())]
