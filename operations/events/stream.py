@@ -195,7 +195,7 @@ async def _read(
 ) -> AsyncGenerator[list[Event], None]:
     """Read from the selection's time to the offset `last`; over connections that are lost, each event once."""
     span = Span(last=last)
-    deadline = time.monotonic()
+    lost_at: float | None = None
     while True:
         try:
             async with _consuming(url, _start(selection, span)) as consumer:
@@ -206,12 +206,14 @@ async def _read(
                     # What the first chunk has from before the offset is left out.
                     new = [event for event in events if span.next is None or event.offset >= span.next]
                     span = Span(span.first if span.first is not None else events[0].offset, events[-1].offset + 1, last)
-                    deadline = time.monotonic() + RECONNECT_SECONDS
+                    lost_at = None
                     yield [event for event in new if _is_within(event, last) and selection.selects(event)]
                     on_progress(span)
                 return
         except _ConnectionLostError as error:
-            if time.monotonic() > deadline:
+            lost_at = lost_at if lost_at is not None else time.monotonic()
+            # If there was no event yet, there may be no broker at all.
+            if span.next is None or time.monotonic() > lost_at + RECONNECT_SECONDS:
                 raise UnreachableError(f"RabbitMQ does not answer: {error}") from error
         await asyncio.sleep(PAUSE_SECONDS)
 

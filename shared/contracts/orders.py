@@ -9,6 +9,7 @@ from pydantic_core import CoreSchema
 
 from shared.clock import to_rfc3339
 from shared.contracts.base import Count, Name, OrderId, OrderMessage, PathName, Text, WireModel
+from shared.contracts.failures import Code
 from shared.money import Money
 
 MAX_ITEMS = 100
@@ -204,6 +205,7 @@ class OrderSnapshot(WireModel):
     payment_status: Name
     provisioning_status: Name | None
     failure_reason: Text | None
+    failure_code: Code | None = None
     settled: bool
     refunded_amount: Money
     slot: Name | None

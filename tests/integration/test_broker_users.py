@@ -314,7 +314,7 @@ async def test_the_topology_can_only_be_applied_by_the_deployer(brokers: Brokers
         assert json.loads(done.stdout)["created"] == ["queue operations.retry.2m"]
         again = await apply("deployer")
         assert (again.returncode, "created" in again.stdout) == (0, False)
-        assert "23 exchanges, 26 queues, 52 bindings" in again.stdout
+        assert "27 exchanges, 32 queues, 73 bindings" in again.stdout
 
 
 async def open_bus(stack: AsyncExitStack, url: str, queue: str | None) -> RabbitBus:

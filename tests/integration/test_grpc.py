@@ -299,11 +299,12 @@ async def test_an_order_that_is_refused_for_another_reason_is_answered_as_it_is(
 
 
 async def test_a_deadline_ends_the_wait_and_not_the_order(service: GrpcService, database: Any, unique_id: str) -> None:
+    call = asyncio.ensure_future(order_with_slot(service, unique_id, idempotency_key=unique_id))
+    order_id = await stored(database, unique_id)
     late = await refusal(order_with_slot(service, unique_id, 0.2, idempotency_key=unique_id))
     assert late.code is StatusCode.DEADLINE_EXCEEDED
-    order_id = await stored(database, unique_id)
     await service.answer(StockReserved(order_id=order_id, slot=SLOT))
-    assert (await order_with_slot(service, unique_id, idempotency_key=unique_id)).order_id == order_id
+    assert (await call).order_id == order_id
 
 
 async def test_a_client_that_goes_away_at_once_leaves_a_whole_order(
