@@ -87,7 +87,7 @@ class Endpoints:
     ) -> Endpoint | None:
         """Set fields of an endpoint; return it, None if there is none that is visible.
 
-        An endpoint that is enabled starts anew: it is not failing.
+        An endpoint that is enabled starts afresh: it is not failing any more.
         """
         update: Document = {"$set": {**changes, "updatedAt": now}}
         if "enabled" in changes:

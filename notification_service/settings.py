@@ -2,16 +2,19 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from shared.sealing import check_keys
-from shared.settings import ENV_PREFIX, ServiceSettings
+from shared.background import LONGEST_JITTER
+from shared.sealing import EncryptionKeys
+from shared.settings import ENV_PREFIX, ServiceSettings, split_seconds
 
-LONGEST_JITTER = 1.3
-"""How much longer than planned a delay may be (shared.background.jitter)."""
-
-Delays = Annotated[tuple[Annotated[float, Field(ge=0, le=604_800)], ...], NoDecode, Field(min_length=1, max_length=50)]
+Delays = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=604_800)], ...],
+    NoDecode,
+    Field(min_length=1, max_length=50),
+    split_seconds("5,300,1800"),
+]
 """Seconds between attempts, separated by commas."""
 
 
@@ -21,7 +24,7 @@ class NotificationSettings(ServiceSettings):
     # An empty variable counts as not set: Compose passes unset variables on as empty ones.
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
-    webhook_key: SecretStr | None = None
+    webhook_key: EncryptionKeys | None = None
     webhook_retry_delays: Delays = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
     webhook_timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 15.0
     webhook_allow_private: bool = False
@@ -29,16 +32,6 @@ class NotificationSettings(ServiceSettings):
     webhook_attempts_at_once: Annotated[int, Field(ge=1, le=10_000)] = 1000
     webhook_attempts_per_endpoint: Annotated[int, Field(ge=1, le=100)] = 10
     webhooks_per_owner: Annotated[int, Field(ge=1, le=1000)] = 50
-
-    @field_validator("webhook_retry_delays", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            raise ValueError("seconds separated by commas are allowed, such as 5,300,1800") from None
 
     @model_validator(mode="after")
     def _keeps_what_waits(self) -> Self:
@@ -49,10 +42,3 @@ class NotificationSettings(ServiceSettings):
                 "delivery may be repeated (ORDERSAGA_WEBHOOK_RETRY_DELAYS), and it must be kept as long"
             )
         return self
-
-    @field_validator("webhook_key")
-    @classmethod
-    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            check_keys(value.get_secret_value())
-        return value

@@ -61,9 +61,13 @@ async def run_periodically(work: Work, *, every: Interval, name: str, wake: asyn
             await _pause(0 if more else _seconds(every), wake)
 
 
+LONGEST_JITTER = 1.3
+"""How many times as long as planned a pause with jitter may be."""
+
+
 def jitter(seconds: float) -> float:
     """Return 70 to 130 % of a time, so that processes that started together do not stay in step."""
-    return seconds * random.uniform(0.7, 1.3)  # noqa: S311 - no secret
+    return seconds * random.uniform(0.7, LONGEST_JITTER)  # noqa: S311 - no secret
 
 
 class ErrorLog:

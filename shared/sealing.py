@@ -5,8 +5,10 @@ the old key.
 """
 
 from contextlib import suppress
+from typing import Annotated
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from pydantic import AfterValidator, SecretStr
 
 from shared.errors import OrdersagaError
 from shared.live_settings import LiveSecret, as_secret
@@ -33,6 +35,15 @@ def check_keys(text: str) -> None:
             "allowed are keys of 32 bytes in URL-safe base64, separated by commas; make one with "
             "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
         ) from None
+
+
+def _checked(keys: SecretStr) -> SecretStr:
+    check_keys(keys.get_secret_value())
+    return keys
+
+
+EncryptionKeys = Annotated[SecretStr, AfterValidator(_checked)]
+"""A setting: one or more Fernet keys, separated by commas."""
 
 
 class Sealer:

@@ -29,6 +29,20 @@ from shared.topology import DEFAULT_EVENTS_RETENTION, EVENTS_OFF
 ENV_PREFIX = "ORDERSAGA_"
 
 
+def split_seconds(example: str) -> BeforeValidator:
+    """Return a validator that reads seconds separated by commas; its error shows the example."""
+
+    def split(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            raise ValueError(f"seconds separated by commas are allowed, such as {example}") from None
+
+    return BeforeValidator(split)
+
+
 def _host_names(value: object) -> object:
     """Split at commas; names are compared in lower case and without a final dot."""
     if not isinstance(value, str):

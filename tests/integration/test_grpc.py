@@ -150,7 +150,7 @@ async def test_many_errors_fit_into_a_status(orders: Any) -> None:
 async def test_what_is_no_message_or_too_large_is_refused(service: GrpcService) -> None:
     create: Any = service.channel.unary_unary(f"/{SERVICE.full_name}/CreateOrder")
     assert (await refusal(create(b"\xff\xff", metadata=CLIENT))).code is StatusCode.INVALID_ARGUMENT
-    # Before it is known what it says, it is known that nobody may say it.
+    # The caller is refused before the request is read.
     assert (await refusal(create(b"\xff\xff"))).code is StatusCode.UNAUTHENTICATED
     assert (await refusal(create(b"x" * (256 * 1024 + 1), metadata=CLIENT))).code is StatusCode.RESOURCE_EXHAUSTED
 
