@@ -6,6 +6,7 @@ stock.py explains the order of the steps.
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as Ids
 from dataclasses import dataclass, field, replace
 
 from inventory_service import metrics
@@ -55,9 +56,17 @@ class _Snapshot:
     items: Mapping[str, StockItem]
     availability: SlotAvailability | None
 
-    def with_moves_cleared(self, pending_moves: PendingMoves) -> "_Snapshot":
-        """Apply what is known about orders with pending moves."""
-        items = {each.id: clear_moves(each, pending_moves.known_statuses(each.id)) for each in self.items.values()}
+    def with_moves_cleared(self, pending_moves: PendingMoves, asked: Ids[str], read: Ids[str]) -> "_Snapshot":
+        """Apply what is known about orders with pending moves.
+
+        The reservations that were asked for count as they were `read`. One that another task has inserted since then
+        is known as well, but its order is about to be decided: without its move it would take its units again.
+        """
+        unread = asked - read
+        items = {}
+        for each in self.items.values():
+            known = pending_moves.known_statuses(each.id)
+            items[each.id] = clear_moves(each, {key: status for key, status in known.items() if key not in unread})
         if self.availability is None:
             return _Snapshot(items, None)
         slots = {each.id: each for each in items.values() if isinstance(each, Slot)}
@@ -138,11 +147,12 @@ class ReservationProcessor:
         """Go through all steps once; return the decided orders, which are all unless another worker interfered."""
         # Items first, reservations second: the guards of stock.py depend on this order.
         before = await self._read(orders)
-        read = await self._reservations.read([*(order.order_id for order in orders), *claims.ids()])
+        asked = claims.ids().union(order.order_id for order in orders)
+        read = await self._reservations.read(asked)
         recorded = {order.order_id: read[order.order_id] for order in orders if order.order_id in read}
         returning = self._pending_moves.remember_decisions(before.items.values(), _decisions(read))
         undecided = [order for order in orders if order.order_id not in recorded]
-        snapshot = before.with_moves_cleared(self._pending_moves)
+        snapshot = before.with_moves_cleared(self._pending_moves, asked, read.keys())
         outcomes = self._allocate(undecided, snapshot, _claimed(claims, read), may_wait=may_wait)
         outcomes |= await self._claim_own_holds(undecided, outcomes, claims)
         written = await self._take(outcomes, before.items, snapshot.items)

@@ -53,6 +53,25 @@ async def test_an_order_takes_its_stock_and_reports_it(worker: Worker) -> None:
     assert await unsettled_records(worker.database) == []
 
 
+async def test_an_order_that_one_process_handles_twice_at_once_takes_its_stock_once(worker: Worker) -> None:
+    """The second handling has read that there is no reservation when the first makes it, and knows of it by then."""
+    await worker.stock({"p": 10})
+    recording = Gate(worker.reservations, "insert")
+    first = asyncio.create_task(worker.reserve(order("o", {"p": 2})))
+    await recording.reached()
+    reading = Gate(worker.reservations, "read", after=True)
+    second = asyncio.create_task(worker.reserve(order("o", {"p": 2})))
+    await reading.reached()
+    recording.open()
+    await first
+    reading.open()
+    await second
+
+    assert await worker.free("p") == 8
+    await settle_everything([worker])
+    assert await unsettled_records(worker.database) == []
+
+
 async def test_twenty_batches_from_several_workers_reserve_exactly_the_stock_of_a_hot_product(
     workers: list[Worker],
 ) -> None:

@@ -192,9 +192,13 @@ def put_back(order_id: str, refund_id: str, lines: Lines) -> ReturnStock:
 
 
 class Gate:
-    """Holds the next call of an async method until it is opened, as if the worker stalled there."""
+    """Holds the next call of an async method until it is opened, as if the worker stalled there.
 
-    def __init__(self, target: object, method: str) -> None:
+    With `after` the call is made first, and what it returns is held: the worker goes on with an old answer.
+    """
+
+    def __init__(self, target: object, method: str, *, after: bool = False) -> None:
+        self._after = after
         self._original = getattr(target, method)
         self._reached = asyncio.Event()
         self._opened = asyncio.Event()
@@ -209,11 +213,18 @@ class Gate:
         self._opened.set()
 
     async def _call(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._held:
-            self._held = True
-            self._reached.set()
-            await self._opened.wait()
-        return await self._original(*args, **kwargs)
+        is_held = not self._held
+        self._held = True
+        if is_held and not self._after:
+            await self._wait()
+        answer = await self._original(*args, **kwargs)
+        if is_held and self._after:
+            await self._wait()
+        return answer
+
+    async def _wait(self) -> None:
+        self._reached.set()
+        await self._opened.wait()
 
 
 def crash_at(point: str, nth: int = 1) -> Failpoint:
