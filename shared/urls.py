@@ -10,6 +10,8 @@ _HOST = r"(?:(?:[\w.-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
 _PATH = rf"(?:/(?:{_CHARACTER}|[:@/])*)?"
 _QUERY = rf"(?:\?(?:{_CHARACTER}|[:@/?])*)?"
 
+_AMQP_URL = re.compile(rf"amqps?://{_CREDENTIALS}{_HOST}{_PATH}{_QUERY}", re.ASCII)
+
 # Greedy to the last @: a password that was not encoded may contain any character, an @ and line breaks too.
 _SHOWN_CREDENTIALS = re.compile(r"://([^\s:/@]*:)?.*@", re.DOTALL)
 _SHOWN_PARAMETER = re.compile(
@@ -22,9 +24,14 @@ _HARMLESS = re.compile(r"(?:[\w+.-]+://)?[\w.\[\]-]*(?::\d{1,5})?(?:[/?][^:@]*)?
 def hide_credentials(text: str) -> str:
     """Return the text with `***` instead of the passwords of URLs, malformed ones included.
 
+    The nodes of a RabbitMQ cluster are all shown.
+
     Between the first `://` and the last `@`, only a user name that is followed by a colon is kept. An unrelated @ later
     in the text hides more than the password, so pass long texts line by line.
     """
+    nodes = split_amqp_url(text)
+    if len(nodes) > 1 and all(_AMQP_URL.fullmatch(node) and ("@" in node) == ("@" in text) for node in nodes):
+        return ",".join(map(hide_credentials, nodes))
     without = _SHOWN_CREDENTIALS.sub(lambda found: f"://{found[1] or ''}***@", text)
     return _SHOWN_PARAMETER.sub(r"\1***", without)
 
@@ -61,8 +68,26 @@ check_mongodb_url = _matching(
 )
 """Accept URLs of MongoDB only: with one host, several hosts, or the DNS name of a seed list."""
 
-check_amqp_url = _matching(rf"amqps?://{_CREDENTIALS}{_HOST}{_PATH}{_QUERY}", "amqp://user:password@host:port/vhost")
-"""Accept URLs of RabbitMQ only."""
+_check_amqp_node = _matching(_AMQP_URL.pattern, "amqp://user:password@host:port/vhost")
+
+
+def split_amqp_url(value: str) -> list[str]:
+    """Return the URLs of the nodes that a value names, separated by commas. A password may contain commas, too."""
+    return re.split(r",(?=amqps?://)", value)
+
+
+def check_amqp_url(value: str) -> str:
+    """Accept the URL of RabbitMQ, or those of several nodes of one cluster, which have the same users and content.
+
+    Raises ValueError, which says what is allowed.
+    """
+    nodes = split_amqp_url(value)
+    first, *others = (urlsplit(_check_amqp_node(node)) for node in nodes)
+    for node in others:
+        if (node.username, node.password, node.path or "/") != (first.username, first.password, first.path or "/"):
+            raise ValueError("the nodes of one cluster have the same user, password and virtual host in each URL")
+    return value
+
 
 check_service_url = _matching(rf"https?://{_CREDENTIALS}{_HOST}{_PATH}", "https://user:password@host:port/path")
 """Accept URLs of a service only; they may have a user and password for a proxy."""

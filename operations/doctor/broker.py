@@ -18,8 +18,8 @@ from operations.reading.reachability import amqp_missing, brief
 from shared import topology
 from shared.broker_rights import EVENT_READER, RIGHTS, Rights
 from shared.bus.amqp.connecting import connect
-from shared.bus.amqp.wire import TappedTransport
-from shared.tls import amqp_context
+from shared.bus.amqp.nodes import host_and_port
+from shared.urls import split_amqp_url
 
 TIMEOUT_SECONDS = 5.0
 
@@ -37,14 +37,13 @@ async def check_broker(
     url: str, control: Control | None, events_retention: str = topology.EVENTS_OFF
 ) -> AsyncIterator[Finding]:
     """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run."""
+    async for finding in check_nodes(url):
+        yield finding
     try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            connection = await connect(url)
-    except (OSError, TimeoutError, AMQPError) as error:
-        yield wrong("RabbitMQ node", f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_AMQP_URL")
-        return
+        connection = await connect(url, TIMEOUT_SECONDS)
+    except (OSError, TimeoutError, AMQPError):
+        return  # each node is reported already
     async with connection:
-        yield check_version(connection)
         yield await check_exchanges(connection)
         yield await check_queues(connection)
         yield await check_event_stream(connection, events_retention)
@@ -52,7 +51,7 @@ async def check_broker(
     yield await check_alarms(url)
     async for finding in check_default_users(url):
         yield finding
-    virtual_host = _virtual_host(URL(url))
+    virtual_host = _virtual_host(URL(split_amqp_url(url)[0]))
     yield await asyncio.to_thread(check_bindings, control, virtual_host, events_retention)
     yield await asyncio.to_thread(check_rights, control, virtual_host)
     yield await asyncio.to_thread(check_message_size, control)
@@ -62,26 +61,39 @@ def _virtual_host(url: URL) -> str:
     return url.path.removeprefix("/") or "/"
 
 
-def check_version(connection: aio_pika.abc.AbstractConnection) -> Finding:
-    """Check the version of the broker."""
+async def check_nodes(url: str) -> AsyncIterator[Finding]:
+    """Check that each node of the URL answers, and its version."""
+    nodes = split_amqp_url(url)
+    for node in nodes:
+        subject = "RabbitMQ node" if len(nodes) == 1 else f"RabbitMQ node {host_and_port(node)}"
+        try:
+            connection = await connect(node, TIMEOUT_SECONDS)
+        except (OSError, TimeoutError, AMQPError) as error:
+            yield wrong(subject, f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_AMQP_URL")
+            continue
+        async with connection:
+            yield check_version(subject, connection)
+
+
+def check_version(subject: str, connection: aio_pika.abc.AbstractConnection) -> Finding:
+    """Check the version of a node."""
     transport: Any = connection.transport
     version = str(transport.connection.server_properties.get("version", "unknown"))
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers and numbers < OLDEST_RABBITMQ:
-        return wrong("RabbitMQ node", f"{version} is too old", "run RabbitMQ 3.10 or later")
-    return ok("RabbitMQ node", f"{version} answers")
+        return wrong(subject, f"{version} is too old", "run RabbitMQ 3.10 or later")
+    return ok(subject, f"{version} answers")
 
 
 async def check_alarms(url: str) -> Finding:
-    """Publish a message that reaches no queue: only a publisher can detect an alarm."""
+    """Publish a message that reaches no queue: only a publisher can detect an alarm, on whatever node."""
     alarm: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    connection = aio_pika.Connection(URL(url), ssl_context=amqp_context(url))
-    connection.kwargs["transport_factory"] = TappedTransport(
-        lambda reason: None if alarm.done() else alarm.set_result(reason)
-    )
+    connection = None
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            await connection.connect()
+            connection = await connect(
+                url, on_blocked=lambda reason: None if alarm.done() else alarm.set_result(reason)
+            )
             exchange = await (await connection.channel()).get_exchange(topology.PROBE_EXCHANGE, ensure=False)
             publishing = asyncio.create_task(exchange.publish(aio_pika.Message(b""), "", mandatory=False))
             either: set[asyncio.Future[Any]] = {publishing, alarm}
@@ -94,13 +106,14 @@ async def check_alarms(url: str) -> Finding:
     except (OSError, TimeoutError, AMQPError) as error:
         return wrong("RabbitMQ alarms", f"a published message is not confirmed: {brief(error)}", "see the broker's log")
     finally:
-        await connection.close()
+        if connection is not None:
+            await connection.close()
     return ok("RabbitMQ alarms", "none")
 
 
 async def check_default_users(url: str) -> AsyncIterator[Finding]:
-    """Check that users whose passwords everybody knows cannot log in."""
-    given = URL(url)
+    """Check that users whose passwords everybody knows cannot log in; all nodes have the same users."""
+    given = URL(split_amqp_url(url)[0])
     for name in DEFAULT_USERS:
         subject = f"user {name}"
         if (given.user or "guest", given.password or "guest") == (name, name):

@@ -1,7 +1,7 @@
 """The bus over RabbitMQ: plain aio-pika connections under our own supervision.
 
 `RabbitBus` keeps one `Link` alive: a connection with its channels. If any part of a link fails, the whole link ends and
-the supervisor opens a new one, so there are no partial failures to reason about.
+the supervisor opens a new one, on another node if there are several, so there are no partial failures to reason about.
 """
 
 import asyncio
@@ -9,13 +9,15 @@ import time
 from collections.abc import Sequence
 
 import structlog
+from yarl import URL
 
 from shared import topology
 from shared.bus import Delivery, Envelope
 from shared.bus.amqp.link import BrokerRefusedError, Link, Options, TopologyMode
+from shared.bus.amqp.nodes import Address, Nodes
 from shared.bus.backoff import Backoff
 from shared.errors import BusUnavailableError, StartError
-from shared.urls import hide_credentials
+from shared.urls import hide_credentials, split_amqp_url
 
 _STABLE_SECONDS = 5.0
 """A link that lived for less is reopened after a longer pause each time."""
@@ -24,7 +26,7 @@ log = structlog.get_logger()
 
 
 class RabbitBus:
-    """The `Bus` of production; `url` is amqp://user:password@host:port/vhost.
+    """The `Bus` of production; `url` is amqp://user:password@host:port/vhost, or several of a cluster with commas.
 
     `prefetch` is the number of deliveries that the broker sends ahead of acknowledgements. `publish_timeout` (seconds)
     limits the wait for a confirm and for a connection. Every `check_every` seconds the bus asks the broker whether it
@@ -47,9 +49,10 @@ class RabbitBus:
         topology_mode: TopologyMode = "declare",
         events_retention: str = topology.EVENTS_OFF,
     ) -> None:
-        self._address = hide_credentials(url)
+        self._shown_url = hide_credentials(url)
+        self._nodes = Nodes(url)
         self._options = Options(
-            url,
+            URL(split_amqp_url(url)[0]).user or "guest",  # as in the protocol's clients if the URL names none
             prefetch,
             publish_timeout,
             check_every,
@@ -65,6 +68,8 @@ class RabbitBus:
         self._opened = asyncio.Event()
         self._receiving = asyncio.Event()
         self._stopped_receiving = False
+        self._closing: set[asyncio.Task[None]] = set()
+        self._failures: dict[Address, str] = {}
         self._reason = "not started"
 
     @property
@@ -90,7 +95,7 @@ class RabbitBus:
                 if self._supervisor in done:
                     self._supervisor.result()
                 if not done:
-                    log.warning("waiting for RabbitMQ", address=self._address, reason=self._reason)
+                    log.warning("waiting for RabbitMQ", address=self._shown_url, reason=self._reason)
         finally:
             opened.cancel()
 
@@ -132,46 +137,59 @@ class RabbitBus:
         if self._link is not None:
             link, self._link = self._link, None
             await link.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def _supervise(self) -> None:
         backoff = Backoff()
         while True:
+            address = await self._nodes.next()
             try:
-                self._link = await Link.open(self._options, self._queue, self._receiving.set)
+                self._link = await Link.open(address, self._options, self._queue, self._receiving.set)
             except StartError as error:
                 if not self._opened.is_set():
                     raise
                 self._reason = str(error)
-                log.error("RabbitMQ refuses the topology", address=self._address, reason=self._reason)  # noqa: TRY400
+                log.error("RabbitMQ refuses the topology", address=self._shown_url, reason=self._reason)  # noqa: TRY400
             except BusUnavailableError as error:
-                self._note_failure(error)
+                self._note_failure(error, address)
             except Exception as error:
                 # If this task ended, the bus would never reconnect.
                 if not self._opened.is_set():
                     raise
                 self._reason = repr(error)
-                log.exception("RabbitMQ connection failed unexpectedly", address=self._address)
+                log.exception("RabbitMQ connection failed unexpectedly", address=self._shown_url)
             else:
-                if await self._lived(self._link) > _STABLE_SECONDS:
+                if await self._lived(self._link, address) > _STABLE_SECONDS:
+                    self._nodes.start_over()
                     backoff.reset()
-            await asyncio.sleep(backoff.next())
+            if self._nodes.is_round_over:
+                await asyncio.sleep(backoff.next())
 
-    def _note_failure(self, error: BusUnavailableError) -> None:
+    def _note_failure(self, error: BusUnavailableError, address: Address) -> None:
         if isinstance(error, BrokerRefusedError) and not self._opened.is_set():
-            raise StartError(f"RabbitMQ at {self._address} refuses the login: {error}") from error
-        if str(error) != self._reason and self._opened.is_set():
-            log.warning("RabbitMQ cannot be reached", address=self._address, reason=str(error))
-        self._reason = str(error)
+            raise StartError(f"RabbitMQ at {self._shown_url} refuses the login: {error}") from error
+        reason = str(error) if address.is_only else f"{address}: {error}"
+        if self._failures.get(address) != reason and self._opened.is_set():
+            log.warning("RabbitMQ cannot be reached", address=self._shown_url, reason=reason)
+        self._failures[address] = reason
+        self._reason = "; ".join(self._failures.values())
 
-    async def _lived(self, link: Link) -> float:
+    async def _lived(self, link: Link, address: Address) -> float:
         """Wait until the link is lost; return its lifetime in seconds."""
-        log.info("RabbitMQ connected", address=self._address, queue=self._queue)
+        log.info("RabbitMQ connected", address=str(address), queue=self._queue)
         since = time.monotonic()
         self._opened.set()
         self._receiving.set()  # the first deliveries came before the link was stored
         await asyncio.wait({link.lost})
         self._reason = link.lost.result()
         self._link = None
-        log.warning("RabbitMQ connection lost", address=self._address, reason=self._reason)
-        await link.close()
+        self._failures.clear()
+        log.warning("RabbitMQ connection lost", address=str(address), reason=self._reason)
+        self._close_later(link)
         return time.monotonic() - since
+
+    def _close_later(self, link: Link) -> None:
+        """Close a lost link without waiting: a silent node would hold up the next one for seconds."""
+        closing = asyncio.create_task(link.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)

@@ -1,4 +1,4 @@
-"""A TCP proxy before a server, for tests of a connection that goes silent."""
+"""A TCP proxy before a server, for tests of connections that go silent or break, and of nodes that are away."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,28 +8,35 @@ from yarl import URL
 
 
 class Proxy:
-    """A TCP proxy before the server at a URL, which can stop carrying what the server says."""
+    """A TCP proxy before the server at a URL, which can stop carrying what the server says, or be gone."""
 
     def __init__(self, url: URL) -> None:
         self._server = url
         self.carrying = asyncio.Event()
         self.carrying.set()
         self.url = url
+        self.connections = 0
+        self._listener: asyncio.Server
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["Proxy"]:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = self._server.with_host("127.0.0.1").with_port(server.sockets[0].getsockname()[1])
+    async def open(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator["Proxy"]:
+        self._listener = await asyncio.start_server(self._connected, host, port)
+        self.url = self._server.with_host(host).with_port(self._listener.sockets[0].getsockname()[1])
         try:
             yield self
         finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.die()
+
+    async def die(self) -> None:
+        """Refuse connections and break those that are open, as a server that is killed."""
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         from_server, to_server = await asyncio.open_connection(self._server.host, self._server.port)
         for source, target, gate in ((reader, to_server, None), (from_server, writer, self.carrying)):
             self._tasks.add(asyncio.create_task(self._carry(source, target, gate)))

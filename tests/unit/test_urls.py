@@ -58,6 +58,8 @@ def test_nothing_of_a_value_that_is_hardly_a_url_is_shown(start: str, end: str, 
             "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=x%20y&w=1",
             "mongodb://h/?tls=true&tlsCertificateKeyFilePassword=***&w=1",
         ),
+        ("amqp://a:b@one:1/v,amqps://a:b,c@two/v", "amqp://a:***@one:1/v,amqps://a:***@two/v"),
+        ("amqp://a:12,amqp://b@two/", "amqp://a:***@two/"),
         ("no answer from http://h:1. Write to a@b", "no answer from http://h:***@b"),
         ("write to a@b", "write to a@b"),
     ],
@@ -91,6 +93,8 @@ def test_what_is_shown_of_a_value_that_should_be_a_url(value: str, shown: str) -
         {"amqp": "amqp://guest:guest@127.0.0.1:5672/"},
         {"amqp": "amqps://u:p!$&'()*+,;=~%23@my_broker/%2Fshop?heartbeat=10"},
         {"amqp": "amqp://[::1]:5672"},
+        {"amqp": "amqp://u:p,w@one:5672/v,amqp://u:p,w@two/v"},
+        {"amqp": "amqp://one/,amqp://two"},
         {"service": "http://user:pass@order:3008/"},
         {"api": "https://api.stripe.com"},
     ],
@@ -113,6 +117,8 @@ def test_a_valid_url_is_not_changed(value: dict[str, str]) -> None:
         {"amqp": "amqp://h:port/"},
         {"amqp": "amqp://"},
         {"amqp": "amqp://h/\n"},
+        {"amqp": "amqp://h/,amqp://"},
+        {"amqp": "amqp://h/, amqp://i/"},
         {"amqp": "http://h/"},
         {"mongodb": "mongodb://u:Se?cret@h/"},
         {"mongodb": "mongodb://h:27017,h:x/"},
@@ -131,3 +137,9 @@ def test_a_url_that_is_wrong_is_refused_with_what_is_allowed(value: dict[str, st
 def test_the_message_says_how_special_characters_are_written() -> None:
     with pytest.raises(ValidationError, match="percent-encoded: # as %23, / as %2F, @ as %40"):
         Urls(amqp="amqp://u:Se#cret@h/")
+
+
+@pytest.mark.parametrize("other", ["amqp://v:p@two/v", "amqp://u:q@two/v", "amqp://u:p@two/w", "amqp://two/v"])
+def test_the_nodes_of_a_cluster_have_the_same_user_and_virtual_host(other: str) -> None:
+    with pytest.raises(ValidationError, match="same user, password and virtual host"):
+        Urls(amqp=f"amqp://u:p@one/v,{other}")

@@ -36,6 +36,7 @@ from shared import tls, topology
 from shared.bus import Delivery, Envelope
 from shared.bus.amqp.confirms import Confirms, Pending, UnroutableError
 from shared.bus.amqp.frames import Deliver, Properties, Return, acknowledgement, publication, refusal
+from shared.bus.amqp.nodes import Address
 from shared.bus.amqp.wire import TappedTransport
 from shared.bus.declaring import (
     PAUSE_BEFORE_DECLARING_AGAIN,
@@ -60,6 +61,15 @@ _CUT = re.compile(r"connection (reset|unexpectedly closed)", re.IGNORECASE)
 _TLS_HINT = " (a broker that requires TLS does this too: it needs amqps:// in ORDERSAGA_AMQP_URL)"
 
 _HEARTBEAT_SECONDS = 10
+_CLUSTER_HEARTBEAT_SECONDS = 4
+"""Where there are several nodes: they send heartbeats twice as often, and expect them within twice that time.
+
+RabbitMQ's guide to heartbeats warns that values below 5 s end sound connections when a network is congested. That costs
+a reconnection here, while a silent node holds up all orders of this process.
+"""
+SILENT_SECONDS = 4.0
+"""The time without a byte after which a node counts as gone, where there are others."""
+_SILENCE_CHECKED_EVERY = 0.5
 _CLOSE_SECONDS = 3.0
 _WRITTEN_AT_ONCE = 256 * 1024
 _DEFAULT_MAX_FRAME = 131_072
@@ -85,7 +95,7 @@ _Answer = TypeVar("_Answer")
 class Options:
     """The options of a link; `timeout`, `check_every` and `repair_every` are in seconds."""
 
-    url: str
+    user: str
     prefetch: int
     timeout: float
     check_every: float
@@ -94,11 +104,6 @@ class Options:
     name: str
     topology: TopologyMode
     events_retention: str
-
-    @property
-    def user(self) -> str:
-        """The user of the connection, `guest` as in the protocol's clients if the URL names none."""
-        return URL(self.url).user or "guest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +121,17 @@ class BrokerRefusedError(BusUnavailableError):
 class Link:
     """A connection with its channels; `lost` is done, with the reason, when any part of it fails."""
 
-    def __init__(self, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> None:
+    def __init__(self, address: Address, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> None:
         self.deliveries: deque[Delivery] = deque()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._address = address
         self._options = options
         self._queue = queue or ""
         self._on_delivery = on_delivery
-        self._transport = TappedTransport(self._block_changed)
+        self._transport = TappedTransport(self._block_changed, address.ip)
         self._connection = aio_pika.Connection(
-            _with_heartbeat(options.url),
-            ssl_context=tls.amqp_context(options.url),
+            _with_heartbeat(address),
+            ssl_context=tls.amqp_context(address.url),
             client_properties={"connection_name": options.name},
         )
         self._connection.kwargs["transport_factory"] = self._transport
@@ -147,14 +153,14 @@ class Link:
         return self._blocked or self._unconfirmed or self._unsound
 
     @classmethod
-    async def open(cls, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> Self:
+    async def open(cls, address: Address, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> Self:
         """Connect, see to the topology, and consume from `queue` if there is one.
 
         Raises StartError if the topology contradicts what the broker has or may not be declared, BrokerRefusedError if
         the broker rejects the login or the virtual host, BusUnavailableError if it cannot be reached or if a part of
         the topology is missing that this link does not declare.
         """
-        link = cls(options, queue, on_delivery)
+        link = cls(address, options, queue, on_delivery)
         try:
             async with asyncio.timeout(options.timeout):
                 await link._open()
@@ -271,7 +277,7 @@ class Link:
         return BusUnavailableError(f"{type(error).__name__}: {error}{hint}")
 
     async def _open(self) -> None:
-        await self._connection.connect()
+        await self._connect()
         self._connection.close_callbacks.add(self._closed)
         if self._options.topology == "declare":
             await declare_topology(self._connection, self._options.ladder)
@@ -289,7 +295,20 @@ class Link:
             await self._consume()
             self._start("watch-consumer", self._watch_consumer())
         self._start("watch-publishing", self._watch_publishing())
+        if not self._address.is_only:
+            self._start("watch-silence", self._watch_silence())
         self._start("watch-topology", self._watch_topology())
+
+    async def _connect(self) -> None:
+        """Connect; raises BusUnavailableError soon if the node says nothing, and there are others."""
+        seconds = self._address.connect_seconds
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await self._connection.connect()
+        except TimeoutError as error:
+            if limit.expired():
+                raise BusUnavailableError(f"no answer within {seconds:g} s") from error
+            raise
 
     async def _declare_events(self) -> None:
         """Declare the stream of events; a stream with another retention is used as it is."""
@@ -347,6 +366,14 @@ class Link:
             else:
                 self._unconfirmed = None
             await asyncio.sleep(_PROBE_SECONDS)
+
+    async def _watch_silence(self) -> None:
+        """End the link when the node has said nothing for a while, not even by heartbeats: there are other nodes."""
+        while self._transport.silent_seconds < SILENT_SECONDS:
+            await asyncio.sleep(_SILENCE_CHECKED_EVERY)
+            if self._transport.silent_seconds >= SILENT_SECONDS:
+                await asyncio.sleep(_SILENCE_CHECKED_EVERY)  # this process may have stood still, and reads it now
+        self._lose(f"the node has said nothing for {SILENT_SECONDS:g} s")
 
     async def _watch_topology(self) -> None:
         """Restore missing parts of the topology regularly, or note that they are missing."""
@@ -449,6 +476,7 @@ def _frames(envelope: Envelope, user: str, channel: int, now: int, max_frame: in
     )
 
 
-def _with_heartbeat(url: str) -> URL:
-    parsed = URL(url)
-    return parsed if "heartbeat" in parsed.query else parsed.update_query(heartbeat=_HEARTBEAT_SECONDS)
+def _with_heartbeat(address: Address) -> URL:
+    parsed = URL(address.url)
+    seconds = _HEARTBEAT_SECONDS if address.is_only else _CLUSTER_HEARTBEAT_SECONDS
+    return parsed if "heartbeat" in parsed.query else parsed.update_query(heartbeat=seconds)

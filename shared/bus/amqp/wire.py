@@ -45,8 +45,8 @@ OnBlocked = Callable[[str | None], None]
 """Called with the reason when the broker blocks the connection, and with None when it unblocks it."""
 
 
-def _ignore(_reason: str | None) -> None:
-    pass
+def ignore_blocking(_reason: str | None) -> None:
+    """Do nothing about it."""
 
 
 class Tap(Protocol):
@@ -117,13 +117,14 @@ class _Channel:
 class _TappedReader(asyncio.StreamReader):
     """A stream of whole frames, without those for the taps."""
 
-    def __init__(self, on_blocked: OnBlocked = _ignore) -> None:
+    def __init__(self, on_blocked: OnBlocked = ignore_blocking) -> None:
         super().__init__(loop=asyncio.get_running_loop())
         self._on_blocked = on_blocked
         self._clock = asyncio.get_running_loop().time
         self._channels: dict[int, _Channel] = {}
         self._incomplete = b""
         self._alive_at = 0.0
+        self.heard_at = self._clock()
         self.close_reason: str | None = None
 
     def tap(self, channel: int, tap: Tap) -> None:
@@ -168,17 +169,21 @@ class _TappedReader(asyncio.StreamReader):
     def _show_life(self) -> None:
         # A broker that sends messages sends no heartbeats, and aio-pika does not see the messages, so it would
         # consider the broker dead.
-        now = self._clock()
+        self.heard_at = now = self._clock()
         if self._channels and now - self._alive_at > 1.0:
             self._alive_at = now
             super().feed_data(HEARTBEAT_FRAME)
 
 
 class TappedTransport(TransportFactory):
-    """The transport of one connection; `on_blocked` is called when the broker blocks or unblocks it."""
+    """The transport of one connection; `on_blocked` is called when the broker blocks or unblocks it.
 
-    def __init__(self, on_blocked: OnBlocked = _ignore) -> None:
+    With `ip` it connects to that address of the host, whose certificate still has to have the host's name.
+    """
+
+    def __init__(self, on_blocked: OnBlocked = ignore_blocking, ip: str | None = None) -> None:
         self._on_blocked = on_blocked
+        self._ip = ip
         self._reader: _TappedReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -187,6 +192,11 @@ class TappedTransport(TransportFactory):
         """The broker's reason for closing the connection; None if it has not closed it or gave no reason."""
         return self._reader.close_reason if self._reader else None
 
+    @property
+    def silent_seconds(self) -> float:
+        """The time since the broker has sent anything; heartbeats count."""
+        return asyncio.get_running_loop().time() - self._reader.heard_at if self._reader else 0.0
+
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the broker; called by aio-pika."""
         provider = kwargs.pop("ssl_context_provider")
@@ -194,9 +204,11 @@ class TappedTransport(TransportFactory):
         loop = asyncio.get_running_loop()
         self._reader = _TappedReader(self._on_blocked)
         protocol = asyncio.StreamReaderProtocol(self._reader, loop=loop)
+        if context is not None:
+            kwargs.setdefault("server_hostname", url.host)
         try:
             transport, _ = await loop.create_connection(
-                lambda: protocol, url.host or "", url.port or 5672, ssl=context, **kwargs
+                lambda: protocol, self._ip or url.host or "", url.port or 5672, ssl=context, **kwargs
             )
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
