@@ -201,16 +201,26 @@ class _RunningService:
         await database.wait_until_ready(self._database)
         await prepare(self._database, self._parts.collections)
         self._collections_ready = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = (*self._parts.background, self._audit.announce, watch_event_loop)
+                background = [group.create_task(_forever(loop)) for loop in loops]
+                await self._consume()
+                for task in background:
+                    task.cancel()
+        except* StartError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _consume(self) -> None:
+        """Wait for the broker and handle messages until the consumer is stopped.
+
+        Without the broker, requests are answered all the same, as during an outage.
+        """
         await self._bus.start(self._service.inbox)
         self._prepared = True
         _up.labels(self._service.name).set(1)
         _log.info("ready", inbox=self._service.inbox, database=self._database.name)
-        async with asyncio.TaskGroup() as group:
-            loops = (*self._parts.background, self._audit.announce, watch_event_loop)
-            background = [group.create_task(_forever(loop)) for loop in loops]
-            await self._consumer.run()
-            for task in background:
-                task.cancel()
+        await self._consumer.run()
 
     def _broker_unhealthy_reason(self) -> str | None:
         """Return the problem with RabbitMQ, None before MongoDB has answered: until then the bus does not connect."""
@@ -221,7 +231,7 @@ class _RunningService:
 
     def _refusal(self) -> str | None:
         """Return the reason to answer requests with 503 now, or None."""
-        if not self._prepared:
+        if not self._collections_ready:
             return "The service is starting"
         if self._readiness.database_is_away() and not self._parts.explains_outages:
             return DATABASE_IS_AWAY

@@ -1,4 +1,4 @@
-"""The stack of docker-compose.yml with the simulator, named for the tests, on free ports of 127.0.0.1."""
+"""The stack of docker-compose.yml with the simulator and gRPC, named for the tests, on free ports of 127.0.0.1."""
 
 import asyncio
 import contextlib
@@ -14,25 +14,33 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from cryptography.fernet import Fernet
+from grpc import aio
 
 from operations.stack.broker_users import BrokerUsers
 from operations.stack.database_users import DatabaseUsers
 from operations.stack.ports import PortClaims
+from order_service.rpc.generated import orders_pb2 as pb
+from order_service.rpc.generated.orders_pb2_grpc import OrderServiceStub
 from shared.broker_rights import VIRTUAL_HOST
 from shared.services import PROCESSES
 from tests.support.access import bearer
 from tests.support.eventually import NotWithinError, eventually
+from tests.support.grpc_servers import metadata, new_order
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "ordersaga-tests"
 IMAGE = "ordersaga:tests"
+GRPC_OVERLAY = "deploy/grpc/docker-compose.grpc.yml"
 TLS_OVERLAY = "deploy/tls/docker-compose.tls.yml"
+GRPC = "grpc"
 # Service to the variable of docker-compose.yml that moves its port.
 PORT_VARIABLES = {
     **{name: f"{name.upper()}_PORT" for name in PROCESSES},
+    GRPC: "ORDER_GRPC_PORT",
 }
 SERVICES = tuple(PROCESSES)
 WITH_SIMULATOR = {
@@ -62,9 +70,10 @@ class ComposeStack:
 
     def __init__(self, command: list[str], ports: Mapping[str, int], certificates: Path | None = None) -> None:
         """With `certificates`, the directory of them, the stack has the overlay for TLS."""
-        files = ("docker-compose.yml", *((TLS_OVERLAY,) if certificates else ()))
+        files = ("docker-compose.yml", GRPC_OVERLAY, *((TLS_OVERLAY,) if certificates else ()))
         named = [word for file in files for word in ("--file", str(ROOT / file))]
         self._command = [*command, "--project-name", PROJECT, *named]
+        self._authorities = (certificates / "ca.pem").read_bytes() if certificates else None
         self._verify = ssl.create_default_context(cafile=certificates / "ca.pem") if certificates else True
         self._scheme = "https" if certificates else "http"
         self._ports = ports
@@ -86,6 +95,13 @@ class ComposeStack:
     def client(self, key: str | None = None) -> httpx.AsyncClient:
         """A client that trusts the certificates of the stack, with an API key."""
         return httpx.AsyncClient(timeout=30, headers=bearer(key) if key else {}, verify=self._verify)
+
+    def grpc_channel(self) -> aio.Channel:
+        """A channel to the order service that trusts the certificates of the stack."""
+        target = f"127.0.0.1:{self._ports[GRPC]}"
+        if self._authorities is None:
+            return aio.insecure_channel(target)
+        return aio.secure_channel(target, grpc.ssl_channel_credentials(self._authorities))
 
     def amqp_url(self, user: str) -> str:
         """The URL of a user of the broker, at the address of its container, which this machine reaches."""
@@ -218,3 +234,16 @@ async def all_ready(stack: ComposeStack, within: float) -> None:
         await eventually(ready, within=within, message="the services to be ready")
     except NotWithinError:
         pytest.fail(f"not ready: {last}\n{stack.logs()}")
+
+
+async def place_over_grpc(stack: ComposeStack, key: str, product: str) -> str:
+    """Order one unit of the product over gRPC and watch the order to its end; return the name of its status."""
+    async with stack.grpc_channel() as channel:
+        orders = OrderServiceStub(channel)  # type: ignore[no-untyped-call]
+        request = new_order(items=[{"product_id": product, "quantity": 1, "price": "10"}])
+        placed = await orders.CreateOrder(request, metadata=metadata(key), wait_for_ready=True, timeout=60)
+        asked = {"metadata": metadata(key), "timeout": 60}
+        async for _event in orders.WatchOrder(pb.WatchOrderRequest(order_id=placed.order_id), **asked):
+            pass
+        settled = await orders.GetOrder(pb.GetOrderRequest(order_id=placed.order_id), **asked)
+    return str(pb.OrderStatus.Name(settled.status))

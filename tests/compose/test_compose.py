@@ -17,7 +17,7 @@ import pytest
 from shared import services as kinds
 from shared.broker_rights import RIGHTS
 from shared.topology import ORDER_INBOX
-from tests.compose.stack import ROOT, SERVICES, ComposeStack, all_ready, compose_command, compose_stack
+from tests.compose.stack import ROOT, SERVICES, ComposeStack, all_ready, compose_command, compose_stack, place_over_grpc
 from tests.support.access import bearer
 from tests.support.database_attempts import assert_least_rights as database_rights
 from tests.support.database_attempts import refused
@@ -221,6 +221,11 @@ def test_status_shows_all_services(stack: ComposeStack) -> None:
     ready = {process["name"]: process["ready"] for process in said["processes"]}
     assert ready == dict.fromkeys(("mongodb", "rabbitmq", *(name for name in SERVICES if name != "simulator")), True)
     assert said["ready"]
+
+
+async def test_an_order_over_grpc_is_confirmed(stack: ComposeStack, client: httpx.AsyncClient, admin_key: str) -> None:
+    await put_stock(stack, client, "called", 5)
+    assert await place_over_grpc(stack, admin_key, "called") == "ORDER_STATUS_CONFIRMED"
 
 
 def test_load_finds_the_services(stack: ComposeStack) -> None:

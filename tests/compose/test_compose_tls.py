@@ -12,7 +12,7 @@ import pymongo
 import pytest
 from pymongo.errors import ServerSelectionTimeoutError
 
-from tests.compose.stack import ROOT, SERVICES, ComposeStack, all_ready, compose_command, compose_stack
+from tests.compose.stack import ROOT, SERVICES, ComposeStack, all_ready, compose_command, compose_stack, place_over_grpc
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 
@@ -48,6 +48,7 @@ async def test_an_order_is_carried_out_with_every_connection_encrypted(stack: Co
 
         await eventually(settled, 60, "the order to settle")
         assert (await client.get(order)).json()["status"] == "CONFIRMED"
+        assert await place_over_grpc(stack, key, "p1") == "ORDER_STATUS_CONFIRMED"
         page = await client.get(f"{stack.url('console')}/orders")
         assert page.status_code == 200, page.text
     assert json.loads(stack.command("audit", "--json"))["ok"]

@@ -104,3 +104,30 @@ async def _is_accepted(stack: Stack) -> None:
 
 async def _place(stack: Stack) -> httpx.Response:
     return await stack.client.post(f"{stack.url('order')}/orders", json=order_body())
+
+
+async def test_an_order_service_that_starts_without_the_broker_takes_orders(
+    own_servers: NativeServers, unique_id: str
+) -> None:
+    """As one does that runs already: a restart during an outage must not take its share of the orders away."""
+    async with run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}") as stack:
+        await own_servers.stop_broker(kill=True)
+        order = await stack.launch("order")
+
+        async def accepted() -> str | None:
+            try:
+                answer = await _place(stack)
+            except httpx.TransportError:
+                return None
+            return answer.json()["orderId"] if answer.status_code == 202 else None
+
+        order_id = await eventually(accepted, WITHIN_SECONDS, "an order to be accepted")
+        assert "rabbitmq" in (await stack.client.get(f"{order.url}/readyz")).json()["down"]
+
+        await own_servers.start_broker()
+        await stack.start("inventory", "payment")
+
+        async def settled() -> bool:
+            return bool((await stack.client.get(f"{order.url}/orders/{order_id}")).json()["settled"])
+
+        await eventually(settled, WITHIN_SECONDS, "the order to settle")

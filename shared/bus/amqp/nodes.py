@@ -1,7 +1,7 @@
 """The nodes of a RabbitMQ cluster: which address to connect to next.
 
-ORDERSAGA_AMQP_URL names one node or several, and the name of a node may have several addresses. All of them are tried,
-in an order of chance, so that processes spread over the nodes; the one that was used last comes last.
+ORDERSAGA_AMQP_URL names one node or several, and the name of a node may have several addresses. All are tried in
+random order, so that processes spread over the nodes; the one that was used last comes last.
 """
 
 import asyncio
