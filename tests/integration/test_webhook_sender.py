@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from notification_service.connection import MAX_BODY_BYTES
-from notification_service.sender import Address, Outcome, Sender
+from notification_service.sender import MAX_BODY_BYTES, Address, Outcome, Sender
 from notification_service.signing import sign
 from notification_service.signing_secrets import new_secret
 from tests.support.certificates import Certificates
@@ -167,7 +166,6 @@ async def test_a_chunked_answer_is_put_together_and_an_early_one_skipped() -> No
         b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
         b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloHTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello and more",
     ],
 )
 async def test_a_connection_is_not_used_again_when_it_is_to_end_or_more_came_than_was_asked_for(raw: bytes) -> None:
@@ -176,42 +174,6 @@ async def test_a_connection_is_not_used_again_when_it_is_to_end_or_more_came_tha
             outcome = await post(sender, f"http://127.0.0.1:{server.port}/")
             assert (outcome.status, outcome.body) == (200, "hello")
         assert server.connections == 2
-
-
-async def test_a_connection_is_closed_when_something_comes_unasked() -> None:
-    """It would pass for the answer to the next request."""
-    answered, closed = asyncio.Event(), asyncio.Event()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-        await answered.wait()
-        writer.write(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            await reader.read()
-        closed.set()
-
-    async with serving(answer) as server, sending() as sender:
-        assert (await post(sender, f"http://127.0.0.1:{server.port}/")).status == 200
-        answered.set()
-        await asyncio.wait_for(closed.wait(), 20)
-        assert (await post(sender, f"http://127.0.0.1:{server.port}/")).status == 200
-        assert server.connections == 2
-
-
-async def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(OK) as server, sending() as sender:
-        await post(sender, f"http://127.0.0.1:{server.port}/")
-        monkeypatch.setattr("notification_service.sender.IDLE_SECONDS", 0)
-        await post(sender, f"http://127.0.0.1:{server.port}/")
-        assert server.connections == 2
-
-
-async def test_few_idle_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notification_service.sender.MAX_IDLE_CONNECTIONS", 1)
-    async with serving(OK) as first, serving(OK) as second, sending() as sender:
-        for server in (first, second, second, first):
-            await post(sender, f"http://127.0.0.1:{server.port}/")
-        assert (first.connections, second.connections) == (2, 1)
 
 
 async def test_headers_without_end_are_not_read_without_end() -> None:
