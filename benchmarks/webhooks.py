@@ -1,10 +1,11 @@
-"""The rate at which events are delivered to webhooks, and what an endpoint that hangs costs the others.
+"""The rate at which events are delivered to webhooks, and what endpoints that hang or are slow cost the others.
 
     python -m benchmarks.webhooks "mongodb://127.0.0.1:27017/?replicaSet=rs0" [--events 5000]
 
 Handler and dispatcher of one notification process run in this process, over a real database; the receiver is a process
-of its own on this machine, which answers 204 at once, or not at all on the path /hang. The benchmark uses its own
-database and drops it at the end.
+of its own on this machine, which answers 204 at once, on the path /slow after 3 s, or on the path /hang not at all. The
+CPU time is that of this process, the receiver and MongoDB (whatever else it does), for each delivery that is waited
+for. The benchmark uses its own database and drops it at the end.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from typing import cast
+from typing import NamedTuple, cast
 
 import psutil
 import uvloop
@@ -49,17 +50,18 @@ NAME = "ordersaga_benchmark_webhooks"
 BATCH = 100
 """The messages in one batch of the handler."""
 WITHIN = 110.0
-HANG = "/hang"
+HANG, SLOW = MISBEHAVING = ("/hang", "/slow")
+SLOW_SECONDS = 3.0
 RUNS: Sequence[tuple[str, Sequence[str]]] = (
     ("1 endpoint", ("/a",)),
     ("3 endpoints", ("/a", "/b", "/c")),
     ("2 endpoints", ("/a", "/b")),
-    ("2 endpoints, a third hangs", ("/a", "/b", HANG)),
+    ("2 endpoints beside one that hangs and a slow one", ("/a", "/b", HANG, SLOW)),
 )
 
 
 class Receiver(asyncio.Protocol):
-    """Answers every request with 204, except on the path that hangs."""
+    """Answers every request with 204: at once, late or never."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the connection."""
@@ -75,8 +77,21 @@ class Receiver(asyncio.Protocol):
             if len(self._read) < size:
                 return
             request, self._read = self._read[:size], self._read[size:]
-            if not request.startswith(f"POST {HANG} ".encode()):
-                self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            match request.split(b" ", 2)[1].decode():
+                case path if path == SLOW:
+                    asyncio.get_running_loop().call_later(SLOW_SECONDS, self._answer)
+                case path if path != HANG:
+                    self._answer()
+
+    def _answer(self) -> None:
+        self._transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+class Receiving(NamedTuple):
+    """The process that receives."""
+
+    url: str
+    pid: int
 
 
 def receive(pipe: Connection) -> None:
@@ -104,16 +119,20 @@ def messages(number: int, owner: str) -> list[OrderConfirmed]:
     return found
 
 
-async def measure(source: Database, base: str, vault: SecretVault, paths: Sequence[str], events: int) -> Sequence[str]:
-    """Record events, wait until all but those to the path that hangs are delivered, and return a row of the table."""
+async def measure(
+    source: Database, receiver: Receiving, vault: SecretVault, paths: Sequence[str], events: int
+) -> Sequence[str]:
+    """Record events, wait until those to endpoints that behave are delivered, and return a row of the table."""
     settings = NotificationSettings(webhook_allow_private=True)
     owner = secrets.token_hex(8)
     endpoints, deliveries = Endpoints(source), Deliveries(source, timedelta(days=1))
     for path in paths:
         now, name = utc_now(), f"wh_{secrets.token_hex(8)}"
         secret = Secret(vault.seal(name, new_secret()), now)
-        await endpoints.insert(Endpoint(name, f"{base}{path}", ("order.*",), (secret,), now, now, owner))
-    working = [each.id for each in await endpoints.of_owners([owner], for_staff=False) if HANG not in each.url]
+        await endpoints.insert(Endpoint(name, f"{receiver.url}{path}", ("order.*",), (secret,), now, now, owner))
+    working = [
+        each.id for each in await endpoints.of_owners([owner], for_staff=False) if not each.url.endswith(MISBEHAVING)
+    ]
     sender = Sender(allow_private=True, timeout=settings.webhook_timeout_seconds)
     dispatcher = Dispatcher(
         endpoints, deliveries, vault, sender, sign, limits_from(settings), clock=utc_now, failpoint=nothing_fails
@@ -121,12 +140,12 @@ async def measure(source: Database, base: str, vault: SecretVault, paths: Sequen
     handlers = EventHandlers(endpoints, deliveries, utc_now, dispatcher.wake)
     all_messages = messages(events, owner)
     delivering = asyncio.create_task(dispatcher.run())
-    started, used = time.perf_counter(), own_cpu()
+    started, before = time.perf_counter(), await cpu_seconds(source, receiver)
     try:
         for first in range(0, events, BATCH):
             await handlers.record(all_messages[first : first + BATCH])
         await all_delivered(source[COLLECTION], working)
-        seconds, used = time.perf_counter() - started, own_cpu() - used
+        seconds, after = time.perf_counter() - started, await cpu_seconds(source, receiver)
     finally:
         delivering.cancel()
         await asyncio.wait([delivering])
@@ -137,7 +156,7 @@ async def measure(source: Database, base: str, vault: SecretVault, paths: Sequen
     return (
         f"{events / seconds:,.0f}",
         f"{number / seconds:,.0f}",
-        f"{used / number * 1000:.2f}",
+        *(f"{(used - unused) / number * 1000:.2f}" for used, unused in zip(after, before, strict=True)),
         f"{p50:.2f}",
         f"{p99:.2f}",
     )
@@ -158,22 +177,25 @@ async def waits_of(deliveries: Collection, endpoint_ids: Sequence[str]) -> Async
         yield (each["deliveredAt"] - each["createdAt"]).total_seconds()
 
 
-def own_cpu() -> float:
-    """Return the CPU time that this process has used."""
-    times = psutil.Process(os.getpid()).cpu_times()
-    return float(times.user + times.system)
+async def cpu_seconds(source: Database, receiver: Receiving) -> Sequence[float]:
+    """Return the CPU time that this process, the receiver and MongoDB have used."""
+    processes = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), receiver.pid)]
+    mongod = (await source.client.admin.command("serverStatus"))["extra_info"]
+    return *(times.user + times.system for times in processes), (
+        mongod["user_time_us"] + mongod["system_time_us"]
+    ) / 1e6
 
 
-async def run(url: str, base: str, events: int) -> None:
+async def run(url: str, receiver: Receiving, events: int) -> None:
     """Measure every line and print the table."""
     mongo = database.client(ServiceSettings(mongodb_url=url))
-    columns = ("to", "events/s", "deliveries/s", "ms of CPU each", "p50 s", "p99 s until sent")
+    columns = ("to", "events/s", "deliveries/s", "CPU ms", "receiver", "MongoDB", "p50 s", "p99 s until sent")
     table, vault = Table(*columns), SecretVault(Fernet.generate_key().decode())
     try:
         await mongo.drop_database(NAME)  # a run that was killed leaves endpoints
         await schema.prepare(mongo[NAME], SCHEMA)
         for name, paths in RUNS:
-            table.add_row(name, *await measure(mongo[NAME], base, vault, paths, events))
+            table.add_row(name, *await measure(mongo[NAME], receiver, vault, paths, events))
             await asyncio.gather(*(mongo[NAME][each].delete_many({}) for each in SCHEMA))
     finally:
         await mongo.drop_database(NAME)
@@ -189,12 +211,13 @@ def main() -> None:
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    receiver = context.Process(target=receive, args=(theirs,), daemon=True)
-    receiver.start()
+    process = context.Process(target=receive, args=(theirs,), daemon=True)
+    process.start()
     try:
-        uvloop.run(run(arguments.url, f"http://127.0.0.1:{ours.recv()}", arguments.events))
+        receiver = Receiving(f"http://127.0.0.1:{ours.recv()}", process.pid or 0)
+        uvloop.run(run(arguments.url, receiver, arguments.events))
     finally:
-        receiver.kill()
+        process.kill()
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Dispatcher:
 
     def _wake_worker(self, endpoint_id: str) -> None:
         if (working := self._workers.get(endpoint_id)) is not None:
-            working.woken.set()
+            working.wake()
             return
         worker = self._workers[endpoint_id] = EndpointWorker(endpoint_id, self._shared)
         task = asyncio.create_task(worker.run(), name=f"webhook {endpoint_id}")
@@ -97,7 +97,7 @@ class Dispatcher:
         def ended(task: "asyncio.Task[None]") -> None:
             self._tasks.discard(task)
             del self._workers[endpoint_id]
-            if worker.woken.is_set():  # between its last look and its end
+            if worker.may_be_due:  # it was woken between its last look and its end
                 self.wake([endpoint_id])
 
         task.add_done_callback(ended)

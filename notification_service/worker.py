@@ -123,60 +123,88 @@ class EndpointWorker:
         self._d = dependencies
         self._claimed: deque[_Claimed] = deque()
         self._running: dict[asyncio.Task[None], _Claimed] = {}
+        """The attempts, until their outcomes are recorded."""
+        self._sending = 0
+        """The attempts that count against the limit."""
         self._is_failing: bool | None = None
         """Whether the endpoint is recorded as failing; None before the first look."""
         self._one_at_a_time = False
         """Whether the last attempt failed or was slow."""
+        self._may_be_due = True
+        """Whether something may be due that is not claimed."""
         self._stopping = False
-        self.woken = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    @property
+    def may_be_due(self) -> bool:
+        """Return whether something may be due that is not claimed."""
+        return self._may_be_due
 
     @property
     def is_busy(self) -> bool:
         """Return whether as many attempts run as may: then waking it is no use."""
-        return len(self._running) >= self._limit
+        return self._sending >= self._limit
 
     @property
     def _limit(self) -> int:
         return 1 if self._one_at_a_time else self._d.limits.per_endpoint
 
+    def wake(self) -> None:
+        """Look for what is due."""
+        self._may_be_due = True
+        self._changed.set()
+
     def stop(self) -> None:
         """Start no further attempt; `run` ends when those that run have ended."""
         self._stopping = True
-        self.woken.set()
+        self._changed.set()
 
     async def run(self) -> None:
         """Deliver until nothing is due, waiting for a database that is away."""
         errors = ErrorLog("delivering webhooks")
         try:
             while not self._stopping:
-                self.woken.clear()
+                self._changed.clear()
                 try:
-                    nothing_due = await self._fill()
+                    await self._claim_some()
                 except Exception as error:  # noqa: BLE001 - logged; what is claimed comes due again
+                    self._may_be_due = True
                     errors.failed(error, webhook_id=self._endpoint_id)
                     await asyncio.sleep(jitter(_RETRY_SECONDS))
                     continue
                 errors.succeeded()
-                if nothing_due and not self._running:
+                if not self._running and not self._may_be_due:
                     return
-                await self.woken.wait()
+                await self._changed.wait()
             if self._running:
                 await asyncio.wait(self._running)
         finally:
             await self._give_back()
 
-    async def _fill(self) -> bool:
-        """Start attempts until as many run as may; return True if nothing more is due."""
-        while len(self._running) < self._limit:
-            if not self._claimed:
-                self._claimed.extend(await self._claim())
-            if not self._claimed:
-                return True
+    async def _claim_some(self) -> None:
+        """Claim what is due while there is room for it, and start attempts."""
+        while self._may_be_due and self._has_room() and not self._stopping:
+            self._may_be_due = False
+            self._claimed.extend(await self._claim())
+            self._start()
+
+    def _has_room(self) -> bool:
+        """Return whether to claim more.
+
+        A claim begins while a few claimed ones are left, so that attempts go on meanwhile; with one attempt at a time
+        it does not, or the next one would be too old. What waits to be recorded is bounded.
+        """
+        few_left = len(self._claimed) + self._sending < self._limit + self._limit // 2
+        return few_left and len(self._running) < self._d.limits.per_endpoint * CLAIMED_PER_ATTEMPT
+
+    def _start(self) -> None:
+        """Start attempts until as many run as may."""
+        while self._claimed and self._sending < self._limit and not self._stopping:
             claimed = self._claimed.popleft()
+            self._sending += 1
             task = asyncio.create_task(self._attempt(claimed))
             self._running[task] = claimed
             task.add_done_callback(self._ended)
-        return False
 
     async def _claim(self) -> list[_Claimed]:
         endpoint, now = await self._d.endpoints.find(self._endpoint_id, EVERYTHING), self._d.clock()
@@ -191,21 +219,39 @@ class EndpointWorker:
         number = 1 if self._one_at_a_time else self._limit * CLAIMED_PER_ATTEMPT
         lease = self._d.limits.lease
         deliveries = await self._d.deliveries.claim(endpoint.id, now, lease, number)
+        if len(deliveries) == number:
+            self._may_be_due = True
         self._d.failpoint(WEBHOOK_CLAIMED)
         return [_Claimed(each, endpoint, secrets, now + lease) for each in deliveries]
 
     async def _attempt(self, claimed: _Claimed) -> None:
-        """Attempt a delivery and record the outcome, unless its claim is too old: then it is due again."""
-        async with self._d.attempts:
-            if self._d.clock() + self._d.limits.timeout > claimed.until:
-                await self._d.deliveries.release([claimed.delivery], self._d.clock())
-                return
-            with metrics.IN_FLIGHT.track_inprogress():
-                attempt = await self._send(claimed)
-        self._d.failpoint(WEBHOOK_SENT)
-        metrics.ATTEMPTS.labels(metrics.outcome_of(attempt)).inc()
-        metrics.SECONDS.observe(attempt.seconds)
-        self._one_at_a_time = not attempt.succeeded or attempt.seconds > SLOW_SECONDS
+        """Attempt a delivery and record the outcome, unless its claim is too old: then it is due again.
+
+        A success makes room for the next attempt before it is recorded, so that one write records many. Any other
+        outcome is recorded first: the endpoint may be disabled.
+        """
+        try:
+            async with self._d.attempts:
+                if self._d.clock() + self._d.limits.timeout > claimed.until:
+                    await self._d.deliveries.release([claimed.delivery], self._d.clock())
+                    self._may_be_due = True
+                    return
+                with metrics.IN_FLIGHT.track_inprogress():
+                    attempt = await self._send(claimed)
+            self._d.failpoint(WEBHOOK_SENT)
+            metrics.ATTEMPTS.labels(metrics.outcome_of(attempt)).inc()
+            metrics.SECONDS.observe(attempt.seconds)
+            self._one_at_a_time = not attempt.succeeded or attempt.seconds > SLOW_SECONDS
+            if not attempt.succeeded:
+                await self._record(claimed, attempt)
+        finally:
+            self._sending -= 1
+            self._start()
+            self._changed.set()
+        if attempt.succeeded:
+            await self._record(claimed, attempt)
+
+    async def _record(self, claimed: _Claimed, attempt: Attempt) -> None:
         delivery, delays = claimed.delivery, self._d.limits.retry_delays
         following = after_attempt(attempt, delivery.tries + 1, delays, jitter(1.0), self._d.clock())
         await self._d.recorder.submit((delivery, attempt, following))
@@ -243,11 +289,12 @@ class EndpointWorker:
             _log.warning("a webhook was disabled", webhook_id=endpoint.id, reason=reason)
         # The next look fails them.
         claimed, self._claimed = self._claimed, deque()
+        self._may_be_due = True
         await self._d.deliveries.release((each.delivery for each in claimed), self._d.clock())
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         del self._running[task]
-        self.woken.set()
+        self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error(
                 "the outcome of a webhook is lost; it is sent again", webhook_id=self._endpoint_id, exc_info=error
@@ -255,6 +302,7 @@ class EndpointWorker:
 
     async def _give_back(self) -> None:
         """Return the claims of what was not attempted to its end."""
+        self._stopping = True
         unfinished = [*self._claimed, *self._running.values()]
         for task in list(self._running):
             task.cancel()

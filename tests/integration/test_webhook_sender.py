@@ -129,6 +129,65 @@ async def test_a_connection_that_breaks_or_is_refused_is_told_in_words() -> None
         assert (outcome.status, outcome.error) == (None, "The connection ended without a valid HTTP answer")
 
 
+async def test_an_answer_without_a_length_ends_with_the_connection() -> None:
+    async def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 503 Busy\r\n\r\ntry later")
+        writer.close()
+
+    async with serving(close) as server, sending() as sender:
+        for _ in range(2):
+            outcome = await post(sender, f"http://127.0.0.1:{server.port}/")
+            assert (outcome.status, outcome.error, outcome.body) == (503, None, "try later")
+        assert server.connections == 2
+
+
+async def test_an_answer_that_is_cut_off_is_none() -> None:
+    async def cut(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nx")
+        writer.close()
+
+    async with serving(cut) as server, sending() as sender:
+        outcome = await post(sender, f"http://127.0.0.1:{server.port}/")
+    assert (outcome.status, outcome.error) == (None, "The connection ended without a valid HTTP answer")
+
+
+async def test_a_chunked_answer_is_put_together_and_an_early_one_skipped() -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
+    async with serving(answering(early + chunked)) as server, sending() as sender:
+        for _ in range(2):
+            assert (await post(sender, f"http://127.0.0.1:{server.port}/")).body == "hello"
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloHTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n",
+    ],
+)
+async def test_a_connection_is_not_used_again_when_it_is_to_end_or_more_came_than_was_asked_for(raw: bytes) -> None:
+    async with serving(answering(raw)) as server, sending() as sender:
+        for _ in range(2):
+            outcome = await post(sender, f"http://127.0.0.1:{server.port}/")
+            assert (outcome.status, outcome.body) == (200, "hello")
+        assert server.connections == 2
+
+
+async def test_headers_without_end_are_not_read_without_end() -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        while not reader.at_eof():
+            writer.write(b"x" * 0x4000)
+            await writer.drain()
+
+    async with serving(endless) as server, sending() as sender:
+        outcome = await post(sender, f"http://127.0.0.1:{server.port}/")
+    assert (outcome.status, outcome.error) == (None, "The connection ended without a valid HTTP answer")
+
+
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nx"])
 async def test_an_answer_that_never_ends_is_given_up(start: bytes) -> None:
     """Each byte comes in time; the whole does not."""
