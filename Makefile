@@ -116,6 +116,10 @@ test-grpc: setup-tests  ## Place 1000 orders at once over gRPC, with room for ha
 test-events: setup-tests  ## Read the events of 10,000 orders from any offset, over a restart of the broker
 	@EVENT_ORDERS=10000 $(BIN)/pytest tests/integration/test_events.py -k restart
 
+.PHONY: test-webhooks
+test-webhooks: setup-tests  ## Send 1000 events to receivers of every kind, and kill the service twenty times meanwhile
+	@WEBHOOK_EVENTS=1000 $(BIN)/pytest tests/faults/test_webhook_kills.py -o log_cli=true -o log_cli_level=INFO
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack

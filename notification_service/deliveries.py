@@ -140,13 +140,18 @@ class Deliveries:
 
     # --- For the processes that deliver. ---
 
-    async def due_endpoints(self, now: datetime, skipped: Sequence[str]) -> list[str]:
-        """Return the endpoints that have deliveries due, except for the `skipped` ones."""
+    async def first_due(self, now: datetime, skipped: Sequence[str] = ()) -> dict[str, datetime]:
+        """Return the endpoints that have deliveries due, except for `skipped` ones, and since when the first one is.
+
+        However many are due, it reads one entry of the index for each endpoint.
+        """
         pipeline: list[Document] = [
+            # Without a condition on the endpoints, MongoDB would read the entries of all deliveries that are due.
             {"$match": {"endpointId": {"$nin": list(skipped)}, "dueAt": {"$lte": now}}},
-            {"$group": {"_id": "$endpointId"}},
+            {"$sort": {"endpointId": ASCENDING, "dueAt": ASCENDING}},
+            {"$group": {"_id": "$endpointId", "first": {"$first": "$dueAt"}}},
         ]
-        return [row["_id"] async for row in database.aggregate(self._collection, pipeline, hint="due")]
+        return {row["_id"]: row["first"] async for row in database.aggregate(self._collection, pipeline, hint="due")}
 
     async def claim(self, endpoint_id: str, now: datetime, lease: timedelta, limit: int) -> list[Delivery]:
         """Claim due deliveries of an endpoint for some time, the longest overdue first."""
@@ -183,17 +188,9 @@ class Deliveries:
         }
         await self._collection.update_many({"endpointId": endpoint_id, "dueAt": {"$lte": now}}, update)
 
-    async def overdue(self, now: datetime) -> tuple[int, datetime | None]:
-        """Return how many deliveries are due, up to 10,000, and since when the first one is."""
-        due: Document = {"dueAt": {"$lte": now}}
-        pipeline: list[Document] = [
-            {"$match": due},
-            {"$limit": 10_000},
-            {"$group": {"_id": None, "number": {"$sum": 1}, "first": {"$min": "$dueAt"}}},
-        ]
-        async for row in database.aggregate(self._collection, pipeline, hint="due"):
-            return row["number"], row["first"]
-        return 0, None
+    async def count_due(self, now: datetime) -> int:
+        """Return how many deliveries are due, up to 10,000."""
+        return await self._collection.count_documents({"dueAt": {"$lte": now}}, hint="due", limit=10_000)
 
     def _document(self, delivery: Delivery) -> Document:
         document: dict[str, Any] = {

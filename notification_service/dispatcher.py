@@ -82,7 +82,7 @@ class Dispatcher:
         if now < self._next_poll:
             return
         busy = [endpoint_id for endpoint_id, worker in self._workers.items() if worker.is_busy]
-        for endpoint_id in await self._deliveries.due_endpoints(self._clock(), busy):
+        for endpoint_id in await self._deliveries.first_due(self._clock(), busy):
             self._wake_worker(endpoint_id)
         self._next_poll = now + POLL_SECONDS
 

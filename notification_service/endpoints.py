@@ -62,6 +62,11 @@ class Endpoints:
         enabled = await self._collection.count_documents({"enabled": True})
         return {True: enabled, False: await self._collection.estimated_document_count() - enabled}
 
+    async def failing(self, endpoint_ids: Iterable[str]) -> set[str]:
+        """Return those of some endpoints whose last attempt failed."""
+        query: Document = {"_id": {"$in": list(endpoint_ids)}, "failingSince": {"$exists": True}}
+        return {document["_id"] async for document in self._collection.find(query, {"_id": True})}
+
     async def of_owners(self, owner_ids: Iterable[str | None], *, for_staff: bool) -> list[Endpoint]:
         """Return the endpoints of some owners, and with `for_staff` those of the staff as well."""
         query: Document = {"ownerId": {"$in": list(owner_ids)}}

@@ -32,9 +32,13 @@ DISABLED = Counter(
 _endpoints = Gauge("webhook_endpoints", "Endpoints, by whether they are enabled", ["state"])
 _overdue = Gauge("webhook_overdue_deliveries", "Deliveries whose next attempt is due, counted up to 10,000")
 _oldest = Gauge(
-    "webhook_oldest_overdue_seconds", "Time for which the first of the deliveries that are due has been due"
+    "webhook_oldest_overdue_seconds",
+    "Time for which the first of the deliveries that are due has been due, by whether their endpoint is failing",
+    ["state"],
 )
 
+for _state in ("working", "failing"):
+    _oldest.labels(_state)
 for _outcome in OUTCOMES:
     ATTEMPTS.labels(_outcome)
 for _reason in REASONS:
@@ -67,6 +71,11 @@ class Counts:
         for enabled, number in (await self.endpoints.count_all()).items():
             _endpoints.labels("enabled" if enabled else "disabled").set(number)
         now = self.clock()
-        number, first = await self.deliveries.overdue(now)
-        _overdue.set(number)
-        _oldest.set(0 if first is None else (now - first).total_seconds())
+        _overdue.set(await self.deliveries.count_due(now))
+        first = await self.deliveries.first_due(now)
+        failing = await self.endpoints.failing(first)
+        for state, since in (
+            ("failing", [at for endpoint_id, at in first.items() if endpoint_id in failing]),
+            ("working", [at for endpoint_id, at in first.items() if endpoint_id not in failing]),
+        ):
+            _oldest.labels(state).set((now - min(since, default=now)).total_seconds())

@@ -375,7 +375,7 @@ async def test_what_cannot_be_registered_is_refused_with_the_field(shop: Shop) -
 async def test_two_processes_share_the_work_and_the_death_of_one_loses_nothing(
     shop: Shop, path: str, user: str
 ) -> None:
-    """The short form of twenty kills: a process dies at each point, while dozens of events are on their way."""
+    """A process dies at each point, while dozens of events are on their way."""
     await shop.register(path)
     points = (HANDLED, WEBHOOK_CLAIMED, f"{WEBHOOK_SENT}#5")
     doomed = [await shop.stack.launch("notification", crash_at=point) for point in points]

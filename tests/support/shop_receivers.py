@@ -10,8 +10,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-OK, FAIL, HANG, GONE, RESET = "ok", "fail", "hang", "gone", "reset"
-STATUS = {OK: "204 No Content", FAIL: "500 Internal Server Error", GONE: "410 Gone"}
+OK, FAIL, HANG, GONE, RESET, REDIRECT, SLOW = "ok", "fail", "hang", "gone", "reset", "redirect", "slow"
+STATUS = {
+    OK: "204 No Content",
+    SLOW: "204 No Content",
+    FAIL: "500 Internal Server Error",
+    GONE: "410 Gone",
+    REDIRECT: "307 Temporary Redirect",
+}
+ELSEWHERE = "/elsewhere"
+"""Where a redirect leads."""
+SLOW_SECONDS = 2.2
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,10 @@ class Receiver:
     most_open: dict[str, int] = field(default_factory=dict)
     """The most requests that a path had at the same time."""
 
+    def behaviour_for(self, request: Received) -> str:
+        """How to answer a request; asked again while it hangs."""
+        return self.behaviour.get(request.path, OK)
+
     def to(self, path: str) -> list[Received]:
         return [each for each in self.received if each.path == path]
 
@@ -65,35 +78,39 @@ class Receiver:
                     n.strip().lower(): v.strip() for n, _, v in (line.partition(":") for line in lines[1:] if line)
                 }
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
-                self.received.append(Received(path, headers, body))
-                if not await self._answer(path, reader, writer):
+                request = Received(path, headers, body)
+                self.received.append(request)
+                if not await self._answer(request, reader, writer):
                     return
 
-    async def _answer(self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer a request; return whether the connection stays open."""
-        behaviour = self.behaviour.get(path, OK)
+        path, behaviour = request.path, self.behaviour_for(request)
         if behaviour == RESET:
             writer.transport.abort()
             return False
         self.open[path] = self.open.get(path, 0) + 1
         self.most_open[path] = max(self.most_open.get(path, 0), self.open[path])
         try:
-            while self.behaviour.get(path, OK) == HANG and not reader.at_eof():
+            if behaviour == SLOW:
+                await asyncio.sleep(SLOW_SECONDS)
+            while self.behaviour_for(request) == HANG and not reader.at_eof():
                 await asyncio.sleep(0.02)
         finally:
             self.open[path] -= 1
         status = STATUS.get(behaviour, STATUS[OK])
         text = b"" if status.startswith("204") else f"{behaviour}: try later".encode()
         length = f"content-length: {len(text)}\r\n".encode() if text else b""
-        writer.write(f"HTTP/1.1 {status}\r\n".encode() + length + b"\r\n" + text)
+        location = f"location: {self.url}{ELSEWHERE}\r\n".encode() if behaviour == REDIRECT else b""
+        writer.write(f"HTTP/1.1 {status}\r\n".encode() + location + length + b"\r\n" + text)
         await writer.drain()
         return True
 
 
 @contextlib.asynccontextmanager
-async def run_receiver() -> AsyncIterator[Receiver]:
-    """A receiver on a free port of this machine."""
-    receiver = Receiver()
+async def run_receiver(receiver: Receiver | None = None) -> AsyncIterator[Receiver]:
+    """A receiver, on a free port of this machine."""
+    receiver = receiver or Receiver()
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
     receiver.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:

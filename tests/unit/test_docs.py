@@ -24,7 +24,15 @@ PAGES = [
 ]
 QUOTING = ("docs/provisioning.md", "docs/slots.md")
 """Pages that quote log lines and messages of the product, besides the runbooks."""
-PRODUCT = ("operations", "order_service", "inventory_service", "payment_service", "provisioning_service", "shared")
+PRODUCT = (
+    "operations",
+    "order_service",
+    "inventory_service",
+    "payment_service",
+    "provisioning_service",
+    "notification_service",
+    "shared",
+)
 # A text that is divided over several lines of code is joined again.
 SOURCES = re.sub(
     r'"\s*\n\s*f?"',
