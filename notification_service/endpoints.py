@@ -101,8 +101,9 @@ class Endpoints:
         self, before: Endpoint, secrets: Iterable[Secret], visible: Visible, now: datetime
     ) -> Endpoint | None:
         """Store new secrets; return None if others have been stored, or the endpoint deleted, since it was read."""
-        newest = before.secrets[0].sealed
-        query: Document = {"_id": before.id, "secrets.0.sealed": newest, **visible}
+        # Each of them: a former one may have been encrypted with another key.
+        unchanged = {f"secrets.{place}.sealed": each.sealed for place, each in enumerate(before.secrets)}
+        query: Document = {"_id": before.id, **unchanged, **visible}
         return await self._update(query, {"$set": {"secrets": [*map(_secret_document, secrets)], "updatedAt": now}})
 
     async def delete(self, endpoint_id: str, visible: Visible) -> bool:
