@@ -21,7 +21,9 @@ async def reencrypt(
 
 
 async def _stored(endpoints: Collection, now: datetime) -> AsyncIterator[tuple[str, bytes]]:
-    async for endpoint in endpoints.find({}, {"secrets": True}).sort("_id", 1).batch_size(BATCH):
+    async for endpoint in (
+        endpoints.find({"deletedAt": {"$exists": False}}, {"secrets": True}).sort("_id", 1).batch_size(BATCH)
+    ):
         for secret in endpoint["secrets"]:
             # One that has expired stays in the record until the next is added; nothing reads it any more.
             if secret.get("expiresAt") is None or secret["expiresAt"] > now:
