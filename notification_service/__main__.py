@@ -6,6 +6,7 @@ from datetime import timedelta
 import structlog
 
 from notification_service.api import ApiDependencies, create_router
+from notification_service.deletion import Deletion
 from notification_service.deliveries import Deliveries
 from notification_service.dispatcher import Dispatcher
 from notification_service.endpoints import Endpoints
@@ -29,7 +30,8 @@ def assemble(settings: NotificationSettings, connections: Connections) -> Parts:
     """Build the service from its settings and connections."""
     endpoints = Endpoints(connections.database)
     deliveries = Deliveries(connections.database, timedelta(days=settings.webhook_retention_days))
-    background: list[Callable[[], Awaitable[None]]] = [Counts(endpoints, deliveries, utc_now).run]
+    deletion = Deletion(endpoints, deliveries, utc_now, connections.failpoint)
+    background: list[Callable[[], Awaitable[None]]] = [Counts(endpoints, deliveries, utc_now).run, deletion.run]
     drain: list[Callable[[], Awaitable[None]]] = []
     on_due: Callable[[Iterable[str]], None] = _nothing
     keys = live_secret(settings, "webhook_key")
@@ -54,6 +56,7 @@ def assemble(settings: NotificationSettings, connections: Connections) -> Parts:
     api = ApiDependencies(
         endpoints,
         deliveries,
+        deletion,
         vault,
         utc_now,
         on_due,

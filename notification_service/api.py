@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 from fastapi import APIRouter, Path, Response
 from pydantic import AfterValidator, AwareDatetime, Field
 
+from notification_service.deletion import Deletion
 from notification_service.deliveries import Deliveries
 from notification_service.delivery import Delivery, Status
 from notification_service.endpoint import BOTH_SECRETS_FOR, MAX_URL, Endpoint, Secret, check_url, with_new_secret
@@ -79,6 +80,7 @@ class ApiDependencies(NamedTuple):
 
     endpoints: Endpoints
     deliveries: Deliveries
+    deletion: Deletion
     vault: SecretVault | None
     clock: Clock
     on_due: Callable[[Iterable[str]], None]
@@ -104,8 +106,6 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
     async def register_webhook(body: NewEndpoint, caller: Caller) -> Response:
         """Register an endpoint. The answer has the secret to verify signatures with: it is shown only this once."""
         url = _checked(body.url, api)
-        if await api.endpoints.count(caller.owner) >= api.most_per_owner:
-            raise conflict(f"{caller.owner or 'This system'} has {api.most_per_owner} webhooks: delete one first")
         endpoint_id, secret, now = f"wh_{uuid.uuid4().hex}", new_secret(), api.clock()
         endpoint = Endpoint(
             id=endpoint_id,
@@ -119,7 +119,8 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
             description=body.description,
             for_staff=caller.reaches_all(Permission.WEBHOOKS_WRITE),
         )
-        await api.endpoints.insert(endpoint)
+        if not await api.endpoints.insert(endpoint, api.most_per_owner):
+            raise conflict(f"{caller.owner or 'This system'} has {api.most_per_owner} webhooks: delete one first")
         headers = {"Location": f"/webhooks/{endpoint_id}"}
         return json_response(show_endpoint(endpoint, secret), HTTPStatus.CREATED, headers)
 
@@ -154,10 +155,10 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
     @router.delete("/webhooks/{webhook_id}", status_code=HTTPStatus.NO_CONTENT)
     @requires(Permission.WEBHOOKS_WRITE)
     async def delete_webhook(webhook_id: WebhookPath, caller: Caller) -> Response:
-        """Delete an endpoint and the deliveries to it."""
-        if not await api.endpoints.delete(webhook_id, _writable(caller)):
+        """Delete an endpoint and the deliveries to it. The answer waits until no attempt is under way any more."""
+        if not await api.endpoints.delete(webhook_id, _writable(caller), api.clock()):
             raise _unknown(webhook_id)
-        await api.deliveries.delete_all(webhook_id)
+        await api.deletion.settle(webhook_id)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
@@ -217,7 +218,9 @@ def _add_deliveries(router: APIRouter, api: ApiDependencies) -> None:
     @requires(Permission.WEBHOOKS_READ)
     async def get_delivery(webhook_id: WebhookPath, delivery_id: DeliveryPath, caller: Caller) -> Response:
         """One delivery with what is sent and its latest attempts."""
-        delivery = await api.deliveries.find(webhook_id, delivery_id, _readable(caller))
+        visible = _readable(caller)
+        await _find(api, webhook_id, visible)
+        delivery = await api.deliveries.find(webhook_id, delivery_id, visible)
         if delivery is None:
             raise not_found(f"Delivery {delivery_id} to webhook {webhook_id}")
         return json_response(show_delivery_in_detail(delivery))

@@ -18,7 +18,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
-from notification_service.delivery import MAX_ATTEMPTS_KEPT, Attempt, Delivery, Next, Status
+from notification_service.delivery import MAX_ATTEMPTS_KEPT, MAX_TIMEOUT_SECONDS, Attempt, Delivery, Next, Status
 from shared import database
 from shared.access.principal import Visible
 from shared.database import Collection, Database, Document
@@ -134,9 +134,27 @@ class Deliveries:
             "$max": {"expiresAt": now + min(self._retention, timedelta(days=7))},
         }
 
-    async def delete_all(self, endpoint_id: str) -> None:
-        """Delete the deliveries of an endpoint."""
-        await self._collection.delete_many({"endpointId": endpoint_id})
+    # --- After the deletion of their endpoint. ---
+
+    async def delete_some(self, endpoint_id: str, now: datetime, limit: int) -> bool:
+        """Delete deliveries of an endpoint, but not those that are claimed; return whether there may be more."""
+        free: Document = {"$or": [{"claim": {"$exists": False}}, {"dueAt": {"$lte": now}}]}
+        found = self._collection.find({"endpointId": endpoint_id, **free}, {"_id": True}).limit(limit)
+        if ids := [document["_id"] async for document in found]:
+            await self._collection.delete_many({"_id": {"$in": ids}, **free})
+        # Not how many were deleted: another process may have been faster with some of them.
+        return len(ids) == limit
+
+    async def has_claims(self, endpoint_id: str, now: datetime) -> bool:
+        """Return whether a process has claimed deliveries of an endpoint."""
+        # No claim lasts longer; the times of later retries need not be read.
+        until = now + 2 * timedelta(seconds=MAX_TIMEOUT_SECONDS)
+        query: Document = {
+            "endpointId": endpoint_id,
+            "dueAt": {"$gt": now, "$lte": until},
+            "claim": {"$exists": True},
+        }
+        return await self._collection.count_documents(query, limit=1, hint="due") > 0
 
     # --- For the processes that deliver. ---
 

@@ -9,8 +9,10 @@ from http import HTTPStatus
 MAX_ATTEMPTS_KEPT = 20
 """A delivery keeps its latest attempts; redelivered ones may have more."""
 
+MAX_TIMEOUT_SECONDS = 120
+"""The longest that a receiver may be given to answer; a claim lasts twice as long as an attempt."""
+
 ENDPOINT_DISABLED = "The endpoint is disabled"
-ENDPOINT_DELETED = "The endpoint was deleted"
 
 
 class Status(StrEnum):

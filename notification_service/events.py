@@ -79,23 +79,24 @@ def matches(pattern: str, event_type: str) -> bool:
 
 
 def event_from(message: Message, now: datetime) -> Event:
-    """Return the event that a message reports; `now` is its time where the message does not say one."""
+    """Return the event that a message reports; `now` is its time if the message is of a release that said none."""
     match message:
         case OrderCreated():
-            return _order_event(message, "", now, _created(message))
+            return _order_event(message, "", message.at or now, _created(message))
         case OrderRefunded():
             refund = {"refundId": message.refund_id, "amount": message.model_dump(mode="json")["amount"]}
             updated = (message.order or {}).get("updatedAt")
-            at = datetime.fromisoformat(updated) if updated else now
+            at = message.at or (datetime.fromisoformat(updated) if updated else now)
             return _order_event(message, message.refund_id, at, {**_order(message), **refund})
         case OrderEvent():
             occurrence = "" if message.at is None else to_rfc3339(message.at)
             return _order_event(message, occurrence, message.at or now, _order(message))
         case PackageLowIps():
-            # The message does not say which time it is: one event a day for each number that is left.
-            occurrence = f"{message.ipv4} {now.date()}"
+            # Without a time in the message: one event a day for each number that is left.
+            occurrence = to_rfc3339(message.at) if message.at else f"{message.ipv4} {now.date()}"
             type_ = message.routing_key
-            body = _body(type_, now, message.model_dump(mode="json", exclude_none=True))
+            data = message.model_dump(mode="json", exclude_none=True, exclude={"at"})
+            body = _body(type_, message.at or now, data)
             return Event(event_id(type_, message.package, occurrence), type_, body, for_staff=True)
         case _:
             raise TypeError(f"{type(message).__name__} is no event")

@@ -5,6 +5,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from notification_service.delivery import MAX_TIMEOUT_SECONDS
+from notification_service.endpoints import MAX_PER_OWNER
 from shared.background import LONGEST_JITTER
 from shared.sealing import EncryptionKeys
 from shared.settings import ENV_PREFIX, ServiceSettings, split_seconds
@@ -26,12 +28,12 @@ class NotificationSettings(ServiceSettings):
 
     webhook_key: EncryptionKeys | None = None
     webhook_retry_delays: Delays = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
-    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=120)] = 15.0
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_SECONDS)] = 15.0
     webhook_allow_private: bool = False
     webhook_retention_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
     webhook_attempts_at_once: Annotated[int, Field(ge=1, le=10_000)] = 1000
     webhook_attempts_per_endpoint: Annotated[int, Field(ge=1, le=100)] = 10
-    webhooks_per_owner: Annotated[int, Field(ge=1, le=1000)] = 50
+    webhooks_per_owner: Annotated[int, Field(ge=1, le=MAX_PER_OWNER)] = 50
 
     @model_validator(mode="after")
     def _keeps_what_waits(self) -> Self:

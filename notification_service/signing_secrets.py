@@ -1,4 +1,8 @@
-"""The secrets that sign deliveries: shown once, and stored encrypted together with the id of their endpoint."""
+"""The secrets that sign deliveries: shown once, and stored encrypted together with the id of their endpoint.
+
+To rotate the key, put a new one in front, let `ordersaga credentials rotate webhooks` encrypt the stored secrets with
+it, and remove the old key.
+"""
 
 import base64
 import secrets
@@ -28,6 +32,13 @@ class SecretVault:
     def seal(self, endpoint_id: str, secret: str) -> bytes:
         """Encrypt the secret of an endpoint."""
         return self._sealer.seal(orjson.dumps({"endpointId": endpoint_id, "secret": secret}))
+
+    def reseal(self, _endpoint_id: str, sealed: bytes) -> bytes | None:
+        """Encrypt a secret with the first key; return None if it already is.
+
+        Raises UnreadableSecretError if no key decrypts it.
+        """
+        return self._sealer.reseal(sealed)
 
     def open(self, endpoint_id: str, sealed: Sequence[bytes]) -> list[str]:
         """Decrypt secrets of an endpoint, as many as the keys can, so that an old one does not hold up a new one.

@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from notification_service import metrics
+from notification_service.deletion import PORTION
 from notification_service.deliveries import Deliveries
 from notification_service.delivery import (
-    ENDPOINT_DELETED,
     ENDPOINT_DISABLED,
     Attempt,
     Delivery,
@@ -208,9 +208,11 @@ class EndpointWorker:
 
     async def _claim(self) -> list[_Claimed]:
         endpoint, now = await self._d.endpoints.find(self._endpoint_id, EVERYTHING), self._d.clock()
-        if endpoint is None or not endpoint.enabled:
-            reason = ENDPOINT_DELETED if endpoint is None else ENDPOINT_DISABLED
-            await self._d.deliveries.fail_due(self._endpoint_id, reason, now)
+        if endpoint is None:
+            await self._d.deliveries.delete_some(self._endpoint_id, now, PORTION)
+            return []
+        if not endpoint.enabled:
+            await self._d.deliveries.fail_due(self._endpoint_id, ENDPOINT_DISABLED, now)
             return []
         if self._is_failing is None:
             self._one_at_a_time = endpoint.failing_since is not None
@@ -222,6 +224,10 @@ class EndpointWorker:
         if len(deliveries) == number:
             self._may_be_due = True
         self._d.failpoint(WEBHOOK_CLAIMED)
+        # Only now: the request that deletes an endpoint waits for the claims that it finds (see deletion.py).
+        if deliveries and await self._d.endpoints.is_deleted(endpoint.id):
+            await self._d.deliveries.release(deliveries, self._d.clock())
+            return []
         return [_Claimed(each, endpoint, secrets, now + lease) for each in deliveries]
 
     async def _attempt(self, claimed: _Claimed) -> None:

@@ -48,9 +48,7 @@ COMMANDS = {
         "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."
     ),
     "events": Entry("operations.commands.events", "events", "Follow the events of orders, or export them."),
-    "credentials": Entry(
-        "operations.commands.credentials", "credentials", "Rotate the key that encrypts the credentials of servers."
-    ),
+    "credentials": Entry("operations.commands.credentials", "credentials", "Encrypt stored secrets with a new key."),
     "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),
     "demo": Entry("operations.commands.demo", "demo", "Run scenarios on a temporary stack and check their outcome."),
     "topology": Entry(

@@ -112,6 +112,7 @@ def record_refunded(order: Order, answer: PartRefunded, now: datetime) -> Transi
         owner_id=order.owner_id,
         refund_id=refund.refund_id,
         amount=refund.amount,
+        at=refund.updated_at,
     )
     return Transition(order, (news, *_commands_of(order, refund)))
 

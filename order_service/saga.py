@@ -507,6 +507,7 @@ def _created(order: Order) -> OrderCreated:
         currency=order.currency,
         payment=order.payment,
         delivery=order.delivery,
+        at=order.created_at,
     )
 
 

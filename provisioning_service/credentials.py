@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import orjson
 
 from provisioning_service.provider import Access
-from shared.errors import OrdersagaError
 from shared.live_settings import LiveSecret
 from shared.sealing import Sealer, UnreadableSecretError
 
 
-class UnreadableCredentialsError(OrdersagaError):
+class UnreadableCredentialsError(UnreadableSecretError):
     """No key decrypts the credentials, or they belong to another order."""
 
 

@@ -95,7 +95,10 @@ class Packages:
     async def unannounced(self, fell_before: datetime) -> Sequence[PackageLowIps]:
         """Return the announcements of packages that became low at or before this time."""
         cursor = self._collection.find({"unannounced": {"$exists": True}, "fellAt": {"$lte": fell_before}})
-        return [PackageLowIps(package=document["_id"], ipv4=document["unannounced"]) async for document in cursor]
+        return [
+            PackageLowIps(package=document["_id"], ipv4=document["unannounced"], at=document["fellAt"])
+            async for document in cursor
+        ]
 
     async def mark_announced(self, announced: PackageLowIps) -> None:
         """Mark the fall of a package as announced."""

@@ -49,8 +49,8 @@
     │   ├── ProviderError                      the provider gave no usable answer
     │   │   └── ProviderUnansweredError            it may still process the request
     │   └── UnusableAnswerError                an answer of the provider cannot be read, or is ambiguous
-    ├── UnreadableCredentialsError         no key decrypts the credentials of a server
     ├── UnreadableSecretError              no key decrypts a stored secret
+    │   └── UnreadableCredentialsError         the credentials of a server
     └── CommandError                       a command cannot do its work: a message for the operator
         ├── UnreachableError                   a server does not answer, or no stack is known: exit status 3
         ├── DataDirectoryError                 the path cannot be a data directory: exit status 2

@@ -63,6 +63,10 @@ WEBHOOK_CLAIMED = "notification.claimed"
 """Deliveries of a webhook are claimed; none of them is attempted yet."""
 WEBHOOK_SENT = "notification.sent"
 """A receiver has answered; the outcome is not recorded yet."""
+WEBHOOK_DELETED = "notification.deleted"
+"""A webhook is marked as deleted; its deliveries are all there, and the request is not answered yet."""
+WEBHOOK_DELETING = "notification.deleting"
+"""A portion of the deliveries of a deleted webhook is deleted; the others are not yet."""
 ARCHIVE_WRITTEN = "operations.archive-written"
 """A file of archived orders is complete; it is not verified yet."""
 ARCHIVE_VERIFIED = "operations.archive-verified"
@@ -110,6 +114,8 @@ ALL_POINTS = (
     JOB_WAITING,
     WEBHOOK_CLAIMED,
     WEBHOOK_SENT,
+    WEBHOOK_DELETED,
+    WEBHOOK_DELETING,
     ARCHIVE_WRITTEN,
     ARCHIVE_VERIFIED,
     ARCHIVE_DELETING,

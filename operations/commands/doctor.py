@@ -78,14 +78,14 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
     ]
     if archive := await check_archive(stack.url_for_changes, stack.database_prefix):
         findings.append(archive)
-    findings += [finding async for finding in _broker_findings(layout, state, stack)]
+    findings += [finding async for finding in _broker_findings(layout, state, stack, services)]
     if "provisioning" in services:
         findings.append(await check_provider(_simulator_url(state), os.environ))
     return findings
 
 
-def _broker_findings(layout: Layout, state: State, stack: Stack) -> AsyncIterator[Finding]:
-    return check_broker(stack.amqp_url, _control(layout, state, stack), stack.events_retention)
+def _broker_findings(layout: Layout, state: State, stack: Stack, services: list[str]) -> AsyncIterator[Finding]:
+    return check_broker(stack.amqp_url, _control(layout, state, stack), stack.events_retention, services)
 
 
 def _simulator_url(state: State) -> str | None:

@@ -1,10 +1,13 @@
-"""Checks the RabbitMQ of a running stack: reachability, version, alarms, exchanges, queues, bindings, users, rights."""
+"""Checks the RabbitMQ of a running stack: reachability, version, alarms, exchanges, queues, bindings, users, rights.
+
+An inbox is filled whether or not its service runs, so each must have a consumer.
+"""
 
 import asyncio
 import re
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import aio_pika
 import aio_pika.abc
@@ -19,6 +22,7 @@ from shared import topology
 from shared.broker_rights import EVENT_READER, RIGHTS, Rights
 from shared.bus.amqp.connecting import connect
 from shared.bus.amqp.nodes import host_and_port
+from shared.services import CONSOLE, SERVICES, Service
 from shared.urls import split_amqp_url
 
 TIMEOUT_SECONDS = 5.0
@@ -33,10 +37,22 @@ DEFAULT_USERS = ("guest", "ordersaga")
 """RabbitMQ's own user, and the one of the Compose file of earlier releases; their passwords were their names."""
 
 
+CONSUMERS: Mapping[str, Service] = {service.inbox: service for service in SERVICES.values()} | {
+    topology.DEAD_LETTERS: CONSOLE
+}
+"""The service that consumes each queue."""
+
+
 async def check_broker(
-    url: str, control: Control | None, events_retention: str = topology.EVENTS_OFF
+    url: str,
+    control: Control | None,
+    events_retention: str = topology.EVENTS_OFF,
+    services: Collection[str] = SERVICES.keys(),
 ) -> AsyncIterator[Finding]:
-    """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run."""
+    """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run.
+
+    `services` names those that are meant to run.
+    """
     async for finding in check_nodes(url):
         yield finding
     try:
@@ -46,6 +62,7 @@ async def check_broker(
     async with connection:
         yield await check_exchanges(connection)
         yield await check_queues(connection)
+        yield check_consumers(await _levels(connection), services)
         yield await check_event_stream(connection, events_retention)
         yield await check_former_queues(connection)
     yield await check_alarms(url)
@@ -157,6 +174,45 @@ async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     return ok("queues", f"all {len(topology.queues())} exist as declared")
 
 
+class Level(NamedTuple):
+    """The messages that wait in a queue, and its consumers."""
+
+    messages: int
+    consumers: int
+
+
+def check_consumers(levels: Mapping[str, Level], services: Collection[str]) -> Finding:
+    """Check that every queue has a consumer: the exchange fills it whether or not its service runs.
+
+    It is in order if no service runs at all, or if those that do not run are not meant to and nothing waits for them.
+    """
+    subject = "consumers"
+    without = [queue for queue, level in levels.items() if level.consumers == 0]
+    if not without:
+        return ok(subject, f"all {len(levels)} queues have one" if levels else "there is no queue")
+    waiting = {queue: levels[queue].messages for queue in without}
+    detail = f"none for {', '.join(f'{queue} ({number} waiting)' for queue, number in waiting.items())}"
+    missing = [CONSUMERS[queue] for queue in without]
+    fix = (
+        f"start {' and '.join(dict.fromkeys(f'python -m {service.package}' for service in missing))}: every service "
+        "must run, or its messages pile up; docs/runbooks/consumer-down.md"
+    )
+    if len(without) == len(levels):
+        return note(subject, f"no service runs: {detail}", fix)
+    expected = any(service.name in services for service in missing)
+    return wrong(subject, detail, fix) if expected or any(waiting.values()) else note(subject, detail, fix)
+
+
+async def _levels(connection: aio_pika.abc.AbstractConnection) -> dict[str, Level]:
+    """Read the levels of the queues that exist."""
+    found = {queue: await _declared(connection, queue) for queue in CONSUMERS}
+    return {
+        queue: Level(declared.message_count or 0, declared.consumer_count or 0)
+        for queue, declared in found.items()
+        if declared is not None
+    }
+
+
 async def check_event_stream(connection: aio_pika.abc.AbstractConnection, retention: str) -> Finding:
     """Check that the stream of events exists and keeps them for as long as the setting says."""
     subject = "event stream"
@@ -183,13 +239,18 @@ async def check_former_queues(connection: aio_pika.abc.AbstractConnection) -> Fi
 
 
 async def _exists(connection: aio_pika.abc.AbstractConnection, queue: str) -> bool:
+    return await _declared(connection, queue) is not None
+
+
+async def _declared(connection: aio_pika.abc.AbstractConnection, queue: str) -> Any:
+    """Return what the broker says of a queue, None if there is no such queue."""
     channel = await connection.channel()  # the broker closes the channel if there is no such queue
     try:
-        await channel.declare_queue(queue, passive=True)
+        declared = await channel.declare_queue(queue, passive=True)
     except ChannelNotFoundEntity:
-        return False
+        return None
     await channel.close()
-    return True
+    return declared.declaration_result
 
 
 async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: topology.Queue) -> str | None:

@@ -1,9 +1,12 @@
 """The base of all messages: routing key, rules for ids, tolerant reading and camelCase writing."""
 
+from datetime import datetime
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
+
+from shared.clock import to_rfc3339
 
 OrderId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """Safe as a document id, as a field name inside a document and in a URL path, even from a hostile sender."""
@@ -26,6 +29,10 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 Text = Annotated[str, Field(max_length=1000)]
 """A sentence for people, such as the reason of a refusal."""
+
+
+Moment = Annotated[datetime, PlainSerializer(to_rfc3339, when_used="json")]
+"""When something happened."""
 
 
 class WireModel(BaseModel):

@@ -3,12 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, FailFast, Field, GetJsonSchemaHandler, PlainSerializer
+from pydantic import AfterValidator, FailFast, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from shared.clock import to_rfc3339
-from shared.contracts.base import Count, Name, OrderId, OrderMessage, PathName, Text, WireModel
+from shared.contracts.base import Count, Moment, Name, OrderId, OrderMessage, PathName, Text, WireModel
 from shared.contracts.failures import Code
 from shared.money import Money
 
@@ -72,7 +71,7 @@ class OrderCreated(OrderMessage):
 
     `owner_id` is whom the order belongs to, absent if it was placed without authentication or by an earlier release.
     With `prices_required`, a product without a price is not sold: the price would be the client's. `hold_id` names the
-    hold whose units the order takes over.
+    hold whose units the order takes over. `at` is when it was accepted, absent in messages of earlier releases.
     """
 
     routing_key: ClassVar[str] = "order.created"
@@ -86,6 +85,7 @@ class OrderCreated(OrderMessage):
     delivery: DeliveryInstruction = DeliveryInstruction()
     prices_required: bool | None = None
     hold_id: OrderId | None = None
+    at: Moment | None = None
 
 
 class ReleaseStock(OrderMessage):
@@ -245,7 +245,7 @@ class OrderEvent(OrderMessage):
     owner_id: Name | None = None
     total_amount: Money
     reason: Text | None = None
-    at: Annotated[datetime, PlainSerializer(to_rfc3339, when_used="json")] | None = None
+    at: Moment | None = None
     order: Snapshot | None = None
 
 
@@ -280,7 +280,10 @@ class OrderFailed(OrderEvent):
 
 
 class OrderRefunded(OrderMessage):
-    """A part of the order's money was returned; for any listener."""
+    """A part of the order's money was returned; for any listener.
+
+    `at` is when it was, absent in messages of earlier releases.
+    """
 
     routing_key: ClassVar[str] = "order.refunded"
     mandatory: ClassVar[bool] = False
@@ -289,4 +292,5 @@ class OrderRefunded(OrderMessage):
     owner_id: Name | None = None
     refund_id: RefundId
     amount: Money
+    at: Moment | None = None
     order: Snapshot | None = None

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from shared.contracts.base import Count, Message, Name, OrderMessage, Text, WireModel
+from shared.contracts.base import Count, Message, Moment, Name, OrderMessage, Text, WireModel
 from shared.contracts.failures import Code
 
 
@@ -55,13 +55,17 @@ class ProvisioningFailed(OrderMessage):
 
 
 class PackageLowIps(Message):
-    """A package of the provider is running out of addresses; for the people who buy more."""
+    """A package of the provider is running out of addresses; for the people who buy more.
+
+    `at` is when that was noticed, the same in every repetition; absent in messages of earlier releases.
+    """
 
     routing_key: ClassVar[str] = "package.low_ips"
     mandatory: ClassVar[bool] = False
 
     package: Name
     ipv4: Count
+    at: Moment | None = None
 
     @property
     def correlation_id(self) -> str:

@@ -25,6 +25,7 @@ from operations.stack.layout import Layout
 from operations.stack.ports import PortClaims
 from operations.stack.processes import find_marked
 from operations.stack.status import as_json, check_stack
+from shared.services import SERVICES
 from shared.urls import hide_credentials
 from tests.support.access import bearer
 from tests.support.builders import order_body
@@ -34,7 +35,6 @@ from tests.support.stack_users import mongodb_url_of
 
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
 ROOT = Path(__file__).parents[2]
-SERVICES = ["order", "inventory", "payment", "provisioning", "notification", "console"]
 
 
 @dataclass
@@ -401,7 +401,7 @@ async def test_a_given_provider_is_used_and_no_simulator_is_started(services_onl
     try:
         other.must("up", "--detach")
         status = other.status()
-        assert [process["name"] for process in status["processes"]] == SERVICES
+        assert [process["name"] for process in status["processes"]] == list(SERVICES)
         provisioning = psutil.Process(other.process("provisioning")["pid"])
         assert provisioning.environ()["ORDERSAGA_SMARTVPS_URL"] == provider
     finally:

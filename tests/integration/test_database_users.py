@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
+from notification_service.reencryption import reencrypt
+from notification_service.signing_secrets import SecretVault, new_secret
 from operations import actions
 from operations.archive.archiving import ArchivePlan, archive_orders
 from operations.audit.service_databases import ServiceDatabases
@@ -24,7 +27,8 @@ from operations.stack.files import write_private
 from shared import schema
 from shared.clock import utc_now
 from shared.database import Document
-from shared.services import CONSOLE, ORDER, SERVICES, Service
+from shared.reencryption import Reencryption
+from shared.services import CONSOLE, NOTIFICATION, ORDER, SERVICES, Service
 from tests.support.database_attempts import assert_least_rights, refused
 from tests.support.guarded_mongodb import guarded_mongodb
 
@@ -110,6 +114,25 @@ async def test_maintenance_changes_the_databases_of_services_but_not_the_audit_l
         assert await refused(client, lambda _: log.delete_many({}))
         assert await refused(client, lambda _: log.update_many({}, {"$set": {"by": "me"}}))
         assert await refused(client, lambda c: c["shop_orders"].command("createUser", "x", pwd="x", roles=[]))
+
+
+async def test_maintenance_encrypts_the_secrets_of_webhooks_again_and_operations_does_not_see_them(
+    prepared: Prepared,
+) -> None:
+    old_key, new_key = (Fernet.generate_key().decode() for _ in range(2))
+    sealed = SecretVault(old_key).seal("wh_1", new_secret())
+    times = {"createdAt": utc_now(), "updatedAt": utc_now()}
+    async with AsyncMongoClient[Document](prepared.url_of(NOTIFICATION)) as client:
+        endpoints = client["shop_notifications"]["endpoints"]
+        secret = {"sealed": sealed, "createdAt": utc_now()}
+        endpoint = {"_id": "wh_1", "url": "https://shop.example/", "events": ["*"], "enabled": True, **times}
+        await endpoints.insert_one({**endpoint, "secrets": [secret]})
+    vault = SecretVault(f"{new_key},{old_key}")
+    async with AsyncMongoClient[Document](prepared.url("maintenance"), tz_aware=True) as client:
+        done = await reencrypt(client["shop_notifications"]["endpoints"], vault, utc_now())
+    assert done == Reencryption(checked=1, changed=1)
+    async with AsyncMongoClient[Document](prepared.url_of(CONSOLE)) as client:
+        assert await refused(client, lambda c: c["shop_notifications"]["endpoints"].find_one())
 
 
 async def test_maintenance_archives_and_never_takes_a_total_away(prepared: Prepared, tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ import pymongo
 import pytest
 from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
 
-from operations.doctor.broker import check_bindings, check_broker, check_default_users, check_message_size, check_rights
+from operations.doctor.broker import (
+    CONSUMERS,
+    Level,
+    check_bindings,
+    check_broker,
+    check_consumers,
+    check_default_users,
+    check_message_size,
+    check_rights,
+)
 from operations.doctor.database import check_database
 from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
@@ -47,6 +56,7 @@ async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: 
         "RabbitMQ node": "ok",
         "exchanges": "ok",
         "queues": "ok",
+        "consumers": "note",
         "event stream": "note",
         "former retry queues": "ok",
         "RabbitMQ alarms": "ok",
@@ -217,6 +227,57 @@ def test_rights_that_differ_are_named() -> None:
     finding = check_rights(lambda *words: answers[words[1]], "ordersaga")
     assert finding.outcome == "wrong"
     assert finding.detail.startswith("guest has rights, and should not exist; order has no rights; ")
+
+
+async def test_an_inbox_without_its_service_is_named_with_what_waits_in_it(clean_broker: str) -> None:
+    async with await aio_pika.connect(clean_broker) as connection:
+        await declare_topology(connection, topology.RETRY_LADDER)
+        channel = await connection.channel()
+
+        async def take(_: aio_pika.abc.AbstractIncomingMessage) -> None:
+            return None
+
+        for queue in CONSUMERS.keys() - {topology.NOTIFICATION_INBOX}:
+            await (await channel.get_queue(queue)).consume(take)
+        event = aio_pika.Message(b"{}", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+        await (await channel.get_exchange(topology.EXCHANGE)).publish(event, "order.confirmed")
+
+        async def is_named() -> bool:
+            finding = (await broker(clean_broker))["consumers"]
+            return (finding.outcome, finding.detail) == ("wrong", "none for notification.inbox (1 waiting)")
+
+        await eventually(is_named, within=60)
+        finding = (await broker(clean_broker))["consumers"]
+        assert finding.fix.startswith("start python -m notification_service: every service must run")
+        await (await channel.get_queue(topology.NOTIFICATION_INBOX)).consume(take)
+
+        async def is_ok() -> bool:
+            return (await broker(clean_broker))["consumers"].outcome == "ok"
+
+        await eventually(is_ok, within=60)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "services", "outcome"),
+    [
+        (0, {*SERVICES}, "wrong"),
+        (1, {*SERVICES}, "wrong"),
+        (0, {*SERVICES} - {"notification"}, "note"),
+        (1, {*SERVICES} - {"notification"}, "wrong"),
+    ],
+)
+def test_a_service_that_is_not_meant_to_run_is_missed_once_messages_wait_for_it(
+    waiting: int, services: set[str], outcome: str
+) -> None:
+    levels = dict.fromkeys(CONSUMERS, Level(0, 1)) | {topology.NOTIFICATION_INBOX: Level(waiting, 0)}
+    assert check_consumers(levels, services).outcome == outcome
+
+
+def test_every_service_is_named_once_when_none_runs() -> None:
+    finding = check_consumers(dict.fromkeys(CONSUMERS, Level(3, 0)), SERVICES)
+    assert finding.outcome == "note"
+    assert finding.detail.startswith("no service runs: none for order.inbox (3 waiting)")
+    assert [finding.fix.count(f"python -m {service.package}") for service in SERVICES.values()] == [1] * len(SERVICES)
 
 
 async def test_a_queue_with_other_arguments_is_named(clean_broker: str) -> None:

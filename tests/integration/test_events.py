@@ -9,11 +9,13 @@ import sys
 from collections.abc import AsyncGenerator
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pymongo
 import pytest
+from yarl import URL
 
 from operations.errors import UnreachableError
 from operations.events import stream
@@ -25,6 +27,7 @@ from tests.support import warm_processes
 from tests.support.events import STEPS, assert_complete_and_in_order, publish, publish_orders
 from tests.support.eventually import eventually
 from tests.support.processes import run_stack
+from tests.support.proxy import Proxy
 from tests.support.servers import NativeServers
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +75,36 @@ async def test_all_events_are_read_in_order_from_any_offset_and_over_a_restart(
         found = await everything(read_kept(url, Selection(offset=start)))
         assert_complete_and_in_order(found, orders, start)
     assert await everything(read_kept(url, Selection(offset=len(STEPS) * ORDERS))) == []
+
+
+async def test_a_tail_that_was_quiet_for_hours_goes_on_after_its_connection_is_lost(
+    clean_broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    await apply_topology(clean_broker, "7D")
+    await publish_orders(clean_broker, range(1))
+    followed: list[Event] = []
+    async with Proxy(URL(clean_broker)).open() as proxy:
+
+        async def follow_on() -> None:
+            async for batch in follow(str(proxy.url), Selection()):
+                followed.extend(batch)
+
+        following = asyncio.create_task(follow_on())
+
+        async def until(number: int) -> None:
+            await eventually(lambda: following.done() or len(followed) >= number, WITHIN, f"{number} events")
+            assert not following.done(), following.exception()
+
+        await until(len(STEPS))
+        for number in (1, 2):
+            clock.now += 7200.0
+            proxy.cut()
+            await publish_orders(clean_broker, range(number, number + 1))
+            await until(len(STEPS) * (number + 1))
+        following.cancel()
+    assert_complete_and_in_order(followed, range(3))
 
 
 async def test_a_stream_that_is_missing_or_empty_and_a_broker_that_is_away_are_told_apart(

@@ -35,6 +35,7 @@ from shared.clock import utc_now
 from shared.contracts import Message, ProvisionServer, RefundPayment, StockReserved
 from shared.database import Document
 from shared.errors import BusUnavailableError
+from shared.services import CONSOLE, INVENTORY, SERVICES
 from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX
 from tests.support.access import KEYS
 from tests.support.builders import an_order, connected, new_id
@@ -47,14 +48,7 @@ from tests.support.provisioning_processes import SHORT_DELAYS
 from tests.support.proxy import Proxy
 from tests.support.simulators import package, run_simulator
 
-SECTIONS = {
-    "order": "Order service",
-    "inventory": "Inventory service",
-    "payment": "Payment service",
-    "provisioning": "Provisioning service",
-    "notification": "Notification service",
-    "console": "Operations process",
-}
+SECTIONS = {name: f"{name.capitalize()} service" for name in SERVICES} | {CONSOLE.name: "Operations process"}
 SEEN_TO_MOVE: dict[str, set[str]] = {"test_webhooks.py": {"webhook_endpoints_disabled_total"}}
 """The metrics that each test below sees move, by test name; those of other files by the file's."""
 
@@ -302,8 +296,8 @@ async def test_a_running_stack_moves_what_prometheus_watches(
         await simulator.packages([package("103.1.2", 0)])
         proxy = await way_to_the_broker.enter_async_context(Proxy(URL(clean_broker)).open())
         *_, inventory = await asyncio.gather(
-            stack.start("order", "payment", "provisioning", "notification", "console"),
-            stack.start("inventory", amqp_url=proxy.url),
+            stack.start(*(name for name in SERVICES if name != INVENTORY.name)),
+            stack.start(INVENTORY.name, amqp_url=proxy.url),
         )
         await _every_process_exports_what_its_table_says(stack)
         async with run_prometheus(stack, tmp_path) as prometheus:

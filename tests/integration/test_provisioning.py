@@ -530,7 +530,11 @@ async def test_a_package_that_runs_low_is_announced_once_per_crossing(
     await simulator.packages([package(KEY, [f"{KEY}.{number}" for number in range(100, 107)])])
     for _ in range(3):
         await provision(worker)
-    assert worker.publisher.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)] * 2
+    first, second = worker.publisher.of(PackageLowIps)
+    assert (first.package, first.ipv4, second.ipv4) == (KEY, 5, 5)
+    assert first.at is not None
+    assert second.at is not None
+    assert first.at <= second.at
 
 
 # --- Wrong addresses. ---
@@ -920,7 +924,7 @@ async def test_a_package_that_became_low_while_the_broker_was_away_is_announced_
     worker.clock.advance(5)
     await worker.outbox.publish_overdue()
     await worker.outbox.publish_overdue()
-    assert worker.publisher.of(PackageLowIps) == [PackageLowIps(package=KEY, ipv4=5)]
+    assert [low.ipv4 for low in worker.publisher.of(PackageLowIps)] == [5]
 
 
 # --- Without a provider. ---

@@ -567,7 +567,7 @@ async def test_a_package_that_becomes_low_is_announced_once_per_crossing(package
 async def test_a_package_that_is_low_from_the_start_is_announced(packages: Packages, db: Database) -> None:
     assert await packages.record(KEY, seen(3), NOW)
     assert await packages.unannounced(NOW - INSTANT) == []
-    assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3)]
+    assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3, at=NOW)]
     assert await db[package_records.COLLECTION].find_one({"_id": KEY}) == {
         "_id": KEY,
         "packageId": "7",
@@ -579,7 +579,9 @@ async def test_a_package_that_is_low_from_the_start_is_announced(packages: Packa
         "fellAt": NOW,
     }
     assert not await packages.record(KEY, seen(2), LATER)
-    assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3)], "however often it is recorded"
+    assert await packages.unannounced(NOW) == [PackageLowIps(package=KEY, ipv4=3, at=NOW)], (
+        "however often it is recorded"
+    )
 
 
 async def test_a_concurrently_recorded_fall_counts_once(packages: Packages) -> None:

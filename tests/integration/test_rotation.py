@@ -1,4 +1,4 @@
-"""Secrets that are replaced while processes run: the credentials key, the provider's password, Stripe's key."""
+"""Secrets that are replaced while processes run: the keys of stored secrets, the provider's password, Stripe's key."""
 
 import base64
 import json
@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ import structlog
 from cryptography.fernet import Fernet
 from structlog.testing import capture_logs
 
+from notification_service.endpoint import Endpoint, Secret, with_new_secret
+from notification_service.endpoints import Endpoints
+from notification_service.reencryption import reencrypt as reencrypt_webhooks
+from notification_service.signing_secrets import SecretVault
 from payment_service.gateways.factory import open_gateway
 from payment_service.gateways.port import Charged, ChargeRequest, GatewayMisconfiguredError
 from payment_service.settings import PaymentSettings
@@ -22,11 +27,14 @@ from provisioning_service import jobs as job_records
 from provisioning_service.__main__ import open_provider
 from provisioning_service.credentials import UnreadableCredentialsError, Vault
 from provisioning_service.provider import ProviderError
-from provisioning_service.reencryption import Reencryption, reencrypt
+from provisioning_service.reencryption import reencrypt
 from provisioning_service.settings import ProvisioningSettings
+from shared.access.principal import EVERYTHING
 from shared.clock import utc_now
 from shared.database import Collection
 from shared.live_settings import live_secret
+from shared.reencryption import Reencryption
+from shared.sealing import UnreadableSecretError
 from shared.settings import load
 from tests.support import warm_processes
 from tests.support.builders import connected, new_id
@@ -111,7 +119,7 @@ async def test_credentials_that_no_key_opens_are_named_and_left_alone(worker: Pr
     (order_id,) = await provision(worker, 1)
     stored = (await worker.job(order_id)).credentials
     done = await reencrypt(jobs_of(worker), Vault(NEW))
-    assert done == Reencryption(checked=1, unreadable=1, unreadable_orders=[order_id])
+    assert done == Reencryption(checked=1, unreadable=1, unreadable_ids=[order_id])
     assert (await worker.job(order_id)).credentials == stored
 
 
@@ -174,6 +182,153 @@ async def test_the_command_rotates_with_the_keys_in_a_file(
     keys.unlink()
     status, _, errors = await warm_processes.run("operations.cli", "credentials", "rotate", environment=environment)
     assert (status, "cannot be read" in errors) == (3, True)
+
+
+# --- The key of the secrets of webhooks. ---
+
+
+async def register(endpoints: Endpoints, keys: str, endpoint_id: str, *expire_in: timedelta | None) -> Endpoint:
+    """Insert an endpoint with a secret for each time, named like the endpoint and its place."""
+    now, vault = utc_now(), SecretVault(keys)
+    endpoint = Endpoint(
+        id=endpoint_id,
+        url="https://shop.example/",
+        events=("*",),
+        secrets=tuple(
+            Secret(vault.seal(endpoint_id, f"{endpoint_id}-{place}"), now, None if ends is None else now + ends)
+            for place, ends in enumerate(expire_in)
+        ),
+        created_at=now,
+        updated_at=now,
+    )
+    await endpoints.insert(endpoint)
+    return endpoint
+
+
+@pytest.fixture
+async def endpoints(mongodb_url: str, database_prefix: str) -> AsyncIterator[Endpoints]:
+    async with connected(mongodb_url, f"{database_prefix}_notifications") as database:
+        yield Endpoints(database)
+
+
+async def signing(endpoints: Endpoints, endpoint_id: str, keys: str) -> list[str]:
+    """The secrets with which deliveries are signed, decrypted with some keys."""
+    found = await endpoints.find(endpoint_id, EVERYTHING)
+    assert found is not None
+    return SecretVault(keys).open(endpoint_id, found.signing_secrets(utc_now()))
+
+
+def stored(endpoints: Endpoints) -> Collection:
+    return endpoints._collection
+
+
+DAY, PAST = timedelta(days=1), timedelta(hours=-1)
+
+
+async def test_secrets_of_webhooks_are_encrypted_with_the_new_key_and_the_old_one_is_needed_no_more(
+    endpoints: Endpoints,
+) -> None:
+    await register(endpoints, OLD, "wh_1", None, DAY, PAST)
+    await register(endpoints, OLD, "wh_2", None)
+    both = SecretVault(f"{NEW},{OLD}")
+    assert await reencrypt_webhooks(stored(endpoints), both, utc_now()) == Reencryption(checked=3, changed=3)
+    assert await signing(endpoints, "wh_1", NEW) == ["wh_1-0", "wh_1-1"]
+    assert await signing(endpoints, "wh_2", NEW) == ["wh_2-0"]
+    with pytest.raises(UnreadableSecretError):
+        await signing(endpoints, "wh_2", OLD)
+    assert await reencrypt_webhooks(stored(endpoints), both, utc_now()) == Reencryption(checked=3, changed=0)
+
+
+async def test_a_rotation_of_webhooks_that_was_interrupted_is_finished_by_the_next(endpoints: Endpoints) -> None:
+    await register(endpoints, OLD, "wh_1", None, DAY)
+    await register(endpoints, OLD, "wh_2", None)
+    both = SecretVault(f"{NEW},{OLD}")
+
+    def stop_after_one(_done: Reencryption) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await reencrypt_webhooks(stored(endpoints), both, utc_now(), stop_after_one)
+    assert await signing(endpoints, "wh_1", f"{NEW},{OLD}") == ["wh_1-0", "wh_1-1"], "each with its own key"
+    assert await reencrypt_webhooks(stored(endpoints), both, utc_now()) == Reencryption(checked=3, changed=2)
+    assert await signing(endpoints, "wh_1", NEW) == ["wh_1-0", "wh_1-1"]
+
+
+async def test_a_secret_of_a_webhook_that_no_key_opens_is_named_and_left_alone(endpoints: Endpoints) -> None:
+    await register(endpoints, OLD, "wh_1", None, DAY)
+    await register(endpoints, NEW, "wh_2", None)
+    before = await endpoints.find("wh_1", EVERYTHING)
+    done = await reencrypt_webhooks(stored(endpoints), SecretVault(NEW), utc_now())
+    assert done == Reencryption(checked=3, unreadable=2, unreadable_ids=["wh_1"])
+    assert await endpoints.find("wh_1", EVERYTHING) == before
+
+
+async def test_a_new_secret_and_the_new_key_do_not_undo_one_another(endpoints: Endpoints) -> None:
+    before = await register(endpoints, OLD, "wh_1", None, DAY)
+    both, now = SecretVault(f"{NEW},{OLD}"), utc_now()
+
+    async def replace_secrets(before: Endpoint, name: str) -> Endpoint | None:
+        secrets = with_new_secret(before.secrets, both.seal("wh_1", name), now)
+        assert secrets is not None
+        return await endpoints.replace_secrets(before, secrets, EVERYTHING, now)
+
+    await stored(endpoints).update_one(
+        {"_id": "wh_1"}, {"$set": {"secrets.1.sealed": both.reseal("wh_1", before.secrets[1].sealed)}}
+    )
+    assert await replace_secrets(before, "late") is None, "it would bring a secret of the old key back"
+    after_read: list[Endpoint | None] = []
+
+    class Slow:
+        """Adds a secret between the read and the write."""
+
+        def find(self, *arguments: Any) -> Any:
+            return stored(endpoints).find(*arguments)
+
+        async def update_one(self, *arguments: Any) -> Any:
+            now_stored = await endpoints.find("wh_1", EVERYTHING)
+            assert now_stored is not None
+            after_read.append(await replace_secrets(now_stored, "new"))
+            return await stored(endpoints).update_one(*arguments)
+
+    done = await reencrypt_webhooks(Slow(), both, utc_now())  # type: ignore[arg-type]
+    assert done == Reencryption(checked=2, changed=1)
+    assert after_read != [None]
+    assert await signing(endpoints, "wh_1", NEW) == ["new", "wh_1-0", "wh_1-1"]
+
+
+async def test_the_command_rotates_the_secrets_of_webhooks(
+    endpoints: Endpoints, mongodb_url: str, amqp_url: str, database_prefix: str, tmp_path: Path
+) -> None:
+    await register(endpoints, OLD, "wh_1", None, DAY)
+    file = tmp_path / "keys"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")},
+        "ORDERSAGA_MONGODB_URL": mongodb_url,
+        "ORDERSAGA_AMQP_URL": amqp_url,
+        "ORDERSAGA_DATABASE_PREFIX": database_prefix,
+        "ORDERSAGA_WEBHOOK_KEY_FILE": str(file),
+        "ORDERSAGA_DATA_DIR": str(tmp_path / "data"),
+    }
+
+    async def rotate(keys: str, *words: str) -> tuple[int, str, str]:
+        file.write_text(f"{keys}\n")
+        command = ("credentials", "rotate", "webhooks", *words)
+        return await warm_processes.run("operations.cli", *command, environment=environment)
+
+    status, output, errors = await rotate(f"{NEW},{OLD}", "--json")
+    assert status == 0, errors
+    assert json.loads(output) == {"checked": 2, "changed": 2, "unreadable": 0, "unreadableWebhooks": []}
+    assert await signing(endpoints, "wh_1", NEW) == ["wh_1-0", "wh_1-1"]
+    status, output, errors = await rotate(f"{NEW},{OLD}")
+    assert output.strip() == (
+        "2 stored secrets of webhooks: 0 encrypted with the first key now, 2 before, 0 unreadable"
+    )
+    status, output, errors = await rotate(OLD, "--json")
+    assert (status, json.loads(output)["unreadableWebhooks"]) == (1, ["wh_1"])
+    assert "no key opens the secrets of webhooks of wh_1: keep all former keys" in errors
+    assert not any(key in output + errors for key in (NEW, OLD))
+    status, _, errors = await rotate("no key")
+    assert (status, "ORDERSAGA_WEBHOOK_KEY is not valid: allowed are Fernet keys" in errors) == (3, True)
 
 
 def test_a_process_that_does_not_know_the_new_key_yet_reads_it_when_it_meets_it(

@@ -131,6 +131,7 @@ async def test_commands_have_the_rights_that_they_need(running: Database) -> Non
     await asyncio.gather(
         running.must("cleanup", "--older-than", "30d", "--yes", "--ignore-dead-letters"),
         running.must("credentials", "rotate", ORDERSAGA_CREDENTIALS_KEY="M" * 43 + "="),
+        running.must("credentials", "rotate", "webhooks", ORDERSAGA_WEBHOOK_KEY="M" * 43 + "="),
         running.must("accounts", "repair", "--all", "--write", "--reason", "test"),
         running.must("audit"),
     )

@@ -19,7 +19,7 @@ from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
 from shared.contracts import OrderConfirmed, OrderCreated, OrderFailed, PackageLowIps
 from shared.contracts.orders import Item
-from shared.failpoints import HANDLED, WEBHOOK_CLAIMED, WEBHOOK_SENT
+from shared.failpoints import HANDLED, WEBHOOK_CLAIMED, WEBHOOK_DELETED, WEBHOOK_DELETING, WEBHOOK_SENT
 from tests.support.access import ADMIN, KEYS, OTHER_CLIENT_KEY, OWNER, bearer
 from tests.support.eventually import eventually
 from tests.support.processes import Process, Stack, run_stack
@@ -370,6 +370,94 @@ async def test_what_cannot_be_registered_is_refused_with_the_field(shop: Shop) -
     ):
         refused = await shop.ask("POST", "/webhooks", body, 422)
         assert [error["field"] for error in refused["errors"]] == [field]
+
+
+async def test_requests_at_the_same_moment_never_register_more_than_an_owner_may_have(shop: Shop, path: str) -> None:
+    strict = await shop.stack.launch("notification", webhooks_per_owner=3)
+    await shop.stack.ready(strict)
+    owner = bearer(OTHER_CLIENT_KEY)
+    for webhook in (await shop.ask("GET", "/webhooks", headers=owner))["items"]:
+        await shop.ask("DELETE", f"/webhooks/{webhook['id']}", status=204, headers=owner)
+    body = {"url": f"{shop.receiver.url}{path}", "events": ["order.failed"]}
+
+    async def register() -> httpx.Response:
+        return await shop.stack.client.post(f"{strict.url}/webhooks", json=body, headers=owner)
+
+    async def registered(requests: int) -> Counter[int]:
+        return Counter(each.status_code for each in await asyncio.gather(*(register() for _ in range(requests))))
+
+    assert await registered(20) == {201: 3, 409: 17}
+    theirs = (await shop.ask("GET", "/webhooks", headers=owner))["items"]
+    assert len(theirs) == 3
+    for webhook in theirs[:2]:
+        await shop.ask("DELETE", f"/webhooks/{webhook['id']}", status=204, headers=owner)
+    assert await registered(20) == {201: 2, 409: 18}
+    refused = (await register()).json()
+    assert refused["detail"] == "another-shop has 3 webhooks: delete one first"
+    await shop.stack.kill(strict)
+
+
+async def test_nothing_is_under_way_to_an_endpoint_whose_deletion_was_answered(
+    shop: Shop, path: str, user: str
+) -> None:
+    shop.receiver.behaviour[path] = HANG
+    endpoint = await shop.register(path)
+    await shop.publisher.send([confirmed(user) for _ in range(60)])
+    await shop.arrived(path)
+    await shop.ask("DELETE", f"/webhooks/{endpoint['id']}", status=204)
+    begun = len(shop.receiver.to(path))
+    assert shop.receiver.open[path] == 0
+    await shop.ask("DELETE", f"/webhooks/{endpoint['id']}", status=404)
+    await nothing_is_left(shop, endpoint["id"])
+    assert len(shop.receiver.to(path)) == begun
+
+
+async def nothing_is_left(shop: Shop, webhook_id: str) -> None:
+    """Wait until the endpoint's document, and that of each of its deliveries, is gone."""
+
+    async def all_gone() -> bool:
+        endpoint = await shop.deliveries.database["endpoints"].find_one({"_id": webhook_id})
+        return endpoint is None and await shop.deliveries.find_one({"endpointId": webhook_id}) is None
+
+    await eventually(all_gone, WITHIN, f"everything of {webhook_id} to be gone")
+
+
+@pytest.mark.parametrize("point", [WEBHOOK_DELETED, WEBHOOK_DELETING])
+async def test_the_deletion_of_an_endpoint_is_finished_by_others_when_its_process_is_killed(
+    shop: Shop, path: str, user: str, point: str
+) -> None:
+    endpoint = await shop.register(path)
+    await insert_failed(shop, endpoint["id"], 2500)
+    one = f"/webhooks/{endpoint['id']}"
+    doomed = await shop.stack.launch("notification", crash_at=point)
+    await shop.stack.ready(doomed)
+    with pytest.raises(httpx.TransportError):
+        await shop.stack.client.delete(f"{doomed.url}{one}", headers=CLIENT)
+    for method, route in (("GET", one), ("GET", f"{one}/deliveries"), ("GET", f"{one}/deliveries/evt_1")):
+        await shop.ask(method, route, status=404)
+    listed = await shop.ask("GET", "/webhooks?limit=100")
+    assert endpoint["id"] not in [each["id"] for each in listed["items"]]
+    await shop.publisher.send([confirmed(user)])
+    await nothing_is_left(shop, endpoint["id"])
+    assert shop.receiver.to(path) == []
+
+
+async def insert_failed(shop: Shop, webhook_id: str, number: int) -> None:
+    """Insert deliveries as many failures have left them."""
+    now = datetime.now(UTC)
+    common = {"endpointId": webhook_id, "type": "order.failed", "body": "{}", "ownerId": OWNER, "status": "FAILED"}
+    times = {"createdAt": now, "expiresAt": now + timedelta(days=30), "tries": 10}
+    await shop.deliveries.insert_many(
+        {"_id": f"{webhook_id}:evt_{number}", "eventId": f"evt_{number}", **common, **times} for number in range(number)
+    )
+
+
+async def test_a_delivery_that_is_recorded_after_the_deletion_of_its_endpoint_is_deleted_too(shop: Shop) -> None:
+    webhook_id = f"wh_{secrets.token_hex(8)}"
+    await insert_failed(shop, webhook_id, 1)
+    due = {"$set": {"status": "PENDING", "dueAt": datetime.now(UTC)}}
+    await shop.deliveries.update_one({"endpointId": webhook_id}, due)
+    await nothing_is_left(shop, webhook_id)
 
 
 async def test_two_processes_share_the_work_and_the_death_of_one_loses_nothing(

@@ -6,19 +6,16 @@ from typing import Any
 from pymongo import AsyncMongoClient, IndexModel
 from pymongo.errors import OperationFailure
 
+from operations.stack.database_rights import READ_BY_OPERATIONS
 from shared.database import Document, is_refusal
-from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING, SERVICES, Service
+from shared.services import CONSOLE, PAYMENT, SERVICES, Service
 
 Attempt = Callable[[AsyncMongoClient[Document]], Awaitable[object]]
 
 COLLECTIONS = {
-    ORDER: "orders",
-    INVENTORY: "products",
-    PAYMENT: "payments",
-    PROVISIONING: "jobs",
-    NOTIFICATION: "deliveries",
-    CONSOLE: "replays",
+    service: "replays" if service is CONSOLE else READ_BY_OPERATIONS[name][0] for name, service in SERVICES.items()
 }
+"""A collection of each service that operations may read."""
 ENTRY = {"_id": "of-the-test", "action": "test"}
 
 

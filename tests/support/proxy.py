@@ -8,7 +8,7 @@ from yarl import URL
 
 
 class Proxy:
-    """A TCP proxy before the server at a URL, which can stop carrying what the server says, or be gone."""
+    """A TCP proxy before the server at a URL: it can stop carrying what the server says, cut connections, or be gone."""
 
     def __init__(self, url: URL) -> None:
         self._server = url
@@ -34,6 +34,11 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Close all connections; new ones are taken."""
+        for task in self._tasks:
+            task.cancel()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

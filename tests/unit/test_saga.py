@@ -713,7 +713,7 @@ def test_a_new_order_is_published_as_order_created() -> None:
     assert isinstance(created, c.OrderCreated)
     assert created.to_json() == (
         b'{"orderId":"0123456789abcdef","userId":"u1","items":[{"productId":"p1","quantity":2,"price":5}],'
-        b'"totalAmount":10,"currency":"USD","payment":{"method":"card"},"delivery":{}}'
+        b'"totalAmount":10,"currency":"USD","payment":{"method":"card"},"delivery":{},"at":"2026-01-31T09:30:00.000Z"}'
     )
 
 

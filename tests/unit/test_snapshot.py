@@ -94,7 +94,7 @@ def test_news_of_a_refund_carry_the_order_that_it_is_of() -> None:
     transition = SAGA.advance(order, c.PartRefunded(order_id=order.order_id, refund_id="r1"), LATER)
     (news,) = transition.messages
     assert isinstance(news, c.OrderRefunded)
-    assert (news.owner_id, news.order) == ("shop", snapshot(transition.order))
+    assert (news.owner_id, news.at, news.order) == ("shop", LATER, snapshot(transition.order))
     assert news.order is not None
     assert (news.order["refundedAmount"], news.order["settled"]) == (1.99, True)
 

@@ -1,6 +1,7 @@
 """The decisions about webhooks: which event a message is, who hears of it, when it is attempted again."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from notification_service.endpoint import (
     check_url,
     with_new_secret,
 )
+from notification_service.endpoints import free_place
 from notification_service.events import EVENT_TYPES, MESSAGES, Event, check_pattern, event_from, matches
 from shared.contracts import Message, OrderConfirmed, OrderCreated, OrderFailed, OrderRefunded, PackageLowIps
 from shared.contracts.orders import Item, PaymentInstruction
@@ -59,14 +61,9 @@ def test_the_same_occurrence_has_the_same_id_and_another_one_has_not() -> None:
 
 
 def test_refunds_of_an_order_are_told_apart_and_tell_the_order() -> None:
-    def refunded(refund_id: str) -> Event:
-        return event_from(
-            OrderRefunded(order_id="o1", user_id="u1", owner_id="shop", refund_id=refund_id, amount=500, order=ORDER),
-            NOW,
-        )
-
-    assert refunded("r1").id != refunded("r2").id
-    assert json.loads(refunded("r1").body)["data"] == {**ORDER, "refundId": "r1", "amount": 5}
+    first, second = (event_from(refunded(refund_id=each), NOW) for each in ("r1", "r2"))
+    assert first.id != second.id
+    assert json.loads(first.body)["data"] == {**ORDER, "refundId": "r1", "amount": 5}
 
 
 def test_a_message_of_an_earlier_release_tells_what_it_has() -> None:
@@ -81,21 +78,47 @@ def test_a_message_of_an_earlier_release_tells_what_it_has() -> None:
 
 
 def test_a_new_order_is_told_without_how_it_is_paid() -> None:
-    message = OrderCreated(
-        order_id="o1",
-        user_id="u1",
-        items=(Item(product_id="p1", quantity=1, price=1000),),
-        total_amount=1000,
-        payment=PaymentInstruction(token="tok_secret"),
-    )
-    body = event_from(message, NOW).body
+    body = event_from(created(payment=PaymentInstruction(token="tok_secret")), NOW).body
     assert "tok_secret" not in body
     assert json.loads(body)["data"]["totalAmount"] == 10
 
 
-@pytest.mark.parametrize("message", [failed(), PackageLowIps(package="p", ipv4=1)], ids=lambda m: m.routing_key)
-def test_an_event_says_when_it_was(message: Message) -> None:
-    assert json.loads(event_from(message, NOW).body)["timestamp"] == "2026-01-31T09:30:00.000Z"
+def created(**changes: Any) -> OrderCreated:
+    item = Item(product_id="p1", quantity=1, price=1000)
+    return OrderCreated(**{"order_id": "o1", "user_id": "u1", "items": (item,), "total_amount": 1000, **changes})
+
+
+def refunded(**changes: Any) -> OrderRefunded:
+    given = {"order_id": "o1", "user_id": "u1", "owner_id": "shop", "refund_id": "r1", "amount": 500, "order": ORDER}
+    return OrderRefunded(**{**given, **changes})
+
+
+def low(**changes: Any) -> PackageLowIps:
+    return PackageLowIps(**{"package": "p", "ipv4": 1, **changes})
+
+
+def timestamp(message: Message, recorded: datetime) -> str:
+    text: str = json.loads(event_from(message, recorded).body)["timestamp"]
+    return text
+
+
+@pytest.mark.parametrize("make", [created, failed, refunded, low])
+def test_an_event_says_when_it_was_and_not_when_it_is_recorded(make: Callable[..., Message]) -> None:
+    assert timestamp(make(at=NOW), NOW + timedelta(hours=1)) == "2026-01-31T09:30:00.000Z"
+    assert timestamp(make(at=None), NOW + timedelta(hours=1)) == "2026-01-31T10:30:00.000Z", "an earlier release"
+
+
+def test_a_refund_of_an_earlier_release_was_when_its_order_changed() -> None:
+    order = {**ORDER, "updatedAt": "2026-01-31T09:00:00.000Z"}
+    assert timestamp(refunded(at=None, order=order), NOW) == "2026-01-31T09:00:00.000Z"
+
+
+def test_an_order_is_created_once_and_a_package_becomes_low_as_often_as_it_does() -> None:
+    later = NOW + timedelta(hours=1)
+    assert event_from(created(at=NOW), NOW).id == event_from(created(), later).id
+    assert event_from(low(at=NOW), NOW).id == event_from(low(at=NOW), later).id
+    assert event_from(low(at=later), later).id != event_from(low(at=NOW), NOW).id
+    assert event_from(low(), later).id == event_from(low(), NOW).id != event_from(low(), NOW + timedelta(days=1)).id
 
 
 @pytest.mark.parametrize("pattern", ["*", "order.*", "package.*", *EVENT_TYPES])
@@ -211,3 +234,23 @@ def test_an_endpoint_that_has_failed_for_five_days_is_disabled() -> None:
     assert not failing.has_failed_too_long(NOW + timedelta(days=5) - timedelta(seconds=1))
     assert failing.has_failed_too_long(NOW + timedelta(days=5))
     assert not endpoint().has_failed_too_long(NOW + timedelta(days=9))
+
+
+@pytest.mark.parametrize(
+    ("taken", "most", "place"),
+    [
+        ([], 2, 0),
+        ([0], 2, 1),
+        ([1], 2, 0),
+        ([0, 1], 2, None),
+        ([None], 2, 0),
+        ([None, None], 2, None),
+        ([0, None], 2, None),
+        ([7, 0], 3, 1),
+        ([7, 8, 9], 3, None),
+    ],
+)
+def test_an_endpoint_gets_the_lowest_free_place_while_its_owner_has_fewer_than_allowed(
+    taken: list[int | None], most: int, place: int | None
+) -> None:
+    assert free_place(taken, most) == place
