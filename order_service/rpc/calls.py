@@ -98,8 +98,16 @@ class Call:
         """Do work that goes on if the client gives up: what is stored must be published and recorded too."""
         return await self.calls.finish(self.decision.of(work), self.scope["path"])
 
+    async def is_known(self) -> bool:
+        """Return whether the caller's credential is still valid; for calls that take long."""
+        try:
+            await self.require_known()
+        except AuthenticationError:
+            return False
+        return True
+
     async def require_known(self) -> None:
-        """Raise AuthenticationError once the caller's credential has ended; for calls that take long."""
+        """Raise AuthenticationError once the caller's credential has ended."""
         await self.calls.require_known(self)
 
 

@@ -400,6 +400,8 @@ async def test_a_stopping_service_ends_those_who_wait(database: Any) -> None:
         order_id = await stored(database, "stopped")
         events = aiter(service.orders.WatchOrder(pb.WatchOrderRequest(order_id=order_id), metadata=CLIENT))
         assert (await anext(events)).event == "order.created"
+        for end_calls in service.parts.stopping:
+            end_calls()
         await service.server.stop(60)
         answer, ended = await waiting, await refusal(anext(events))
     assert (answer.code, answer.reason) == (ended.code, ended.reason) == (StatusCode.UNAVAILABLE, "STOPPING")
