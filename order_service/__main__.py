@@ -7,6 +7,7 @@ from pymongo.read_concern import ReadConcern
 
 from order_service.api import create_router
 from order_service.deadlines import Timeouts
+from order_service.following import Followers
 from order_service.handlers import handlers
 from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
@@ -48,20 +49,25 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     refunds = RefundRequests(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     # At most half of the connections, so that waiting requests leave room for others.
     waiting = WaitingRequests(orders, limit=settings.max_connections // 2)
+    followers = Followers(orders)
     sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
         handlers=handlers(orders, timeouts, utc_now, waiting),
-        router=create_router(orders, placement, actions, refunds, waiting),
+        router=create_router(orders, placement, actions, refunds, waiting, followers),
         collections=SCHEMA,
         background=(sweeper.run, outbox.note_published, waiting.run),
-        stopping=(waiting.stop,),
+        stopping=(waiting.stop, followers.stop),
         drain=(placement.drain, outbox.drain),
-        other_server=grpc_server(settings, orders, placement, actions) if settings.grpc_port else None,
+        other_server=grpc_server(settings, orders, placement, actions, followers) if settings.grpc_port else None,
     )
 
 
 def grpc_server(
-    settings: OrderSettings, orders: Orders, placement: OrderPlacement, actions: OrderActions
+    settings: OrderSettings,
+    orders: Orders,
+    placement: OrderPlacement,
+    actions: OrderActions,
+    followers: Followers,
 ) -> Callable[[Admission], OtherServer]:
     """Return what makes the gRPC server. Raises StartError if the extra is not installed."""
     try:
@@ -71,7 +77,7 @@ def grpc_server(
         raise StartError(
             f"ORDERSAGA_GRPC_PORT={settings.grpc_port} needs the optional extra: pip install 'ordersaga[grpc]'"
         ) from None
-    return lambda admission: GrpcServer(settings, admission, OrderMethods(orders, placement, actions))
+    return lambda admission: GrpcServer(settings, admission, OrderMethods(orders, placement, actions, followers))
 
 
 def main() -> None:

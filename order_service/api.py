@@ -10,8 +10,9 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime
 
-from order_service.event_stream import EventStream, Subscribers
+from order_service.event_stream import EventStream
 from order_service.events import CancelRequested, DeliveryNoted, RefundRequested, RetryRequested
+from order_service.following import Followers
 from order_service.new_order import NewOrder
 from order_service.order import Status
 from order_service.order_actions import OrderActions
@@ -146,12 +147,13 @@ def create_router(
     actions: OrderActions,
     refunds: RefundRequests,
     waiting: WaitingRequests,
+    followers: Followers,
     clock: Clock = utc_now,
 ) -> APIRouter:
     """Return the routes over these orders."""
     router = new_router("orders")
     _add_placement(router, placement, waiting)
-    _add_reads(router, orders)
+    _add_reads(router, orders, followers)
     _add_actions(router, actions)
     _add_erasure(router, orders, clock)
     _add_refunds(router, refunds)
@@ -223,9 +225,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _add_reads(router: APIRouter, orders: Orders) -> None:
-    subscribers = Subscribers()
-
+def _add_reads(router: APIRouter, orders: Orders, followers: Followers) -> None:
     @router.get("/orders", response_model=OrderPage)
     @requires(Permission.ORDERS_READ)
     async def list_orders(
@@ -295,7 +295,7 @@ def _add_reads(router: APIRouter, orders: Orders) -> None:
         order_id: OrderIdParameter, caller: Caller, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
     ) -> Response:
         """Server-sent events: one per line of the order's history, then `settled`; 204 once there are no more."""
-        return EventStream(orders, subscribers, order_id, last_event_id, caller.visible(Permission.ORDERS_READ))
+        return EventStream(followers, order_id, last_event_id, caller.visible(Permission.ORDERS_READ))
 
 
 def _add_actions(router: APIRouter, actions: OrderActions) -> None:

@@ -41,8 +41,10 @@ from shared.settings import ServiceSettings, exit_with, load
 
 CLOSE_SECONDS = 0.5
 """The time limit of each final step, such as closing a connection."""
-DRAIN_SECONDS = 10.0
-"""The time to finish current work after SIGTERM; unfinished messages are redelivered."""
+GRACE_SECONDS = 5.0
+"""The time to finish current requests and the current batch after SIGTERM; unfinished messages are redelivered."""
+ABANDON_SECONDS = 1.5
+"""The time after that for what is cut off to end."""
 DATABASE_IS_AWAY = "The database is not available; nothing was done"
 """The problem for requests that are refused at once because MongoDB has not answered the last checks."""
 
@@ -184,7 +186,7 @@ class _RunningService:
         )
         app.include_router(self._parts.router)
         limits = Limits(connections=connection_limit(self._settings.max_connections))
-        return http_server(app, limits, grace_seconds=int(DRAIN_SECONDS / 2), tls=self._tls)
+        return http_server(app, limits, grace_seconds=int(GRACE_SECONDS), tls=self._tls)
 
     def _listen(self) -> socket.socket:
         host, port = self._settings.http_host, self._settings.http_port or self._service.port
@@ -244,12 +246,13 @@ class _RunningService:
             end_requests()
         ending = {serving, working}
         if self._other is not None:
-            ending.add(asyncio.create_task(self._other.stop(DRAIN_SECONDS / 2), name="other server"))
+            ending.add(asyncio.create_task(self._other.stop(GRACE_SECONDS), name="other server"))
         if self._prepared:
-            await self._consumer.stop(within=DRAIN_SECONDS / 2)
+            ending.add(asyncio.create_task(self._consumer.stop(within=GRACE_SECONDS), name="consumer"))
         else:
             working.cancel()
-        _, unfinished = await asyncio.wait(ending, timeout=1.5)
+        # All of them together: a consumer that has nothing to do must not shorten the time of requests.
+        _, unfinished = await asyncio.wait(ending, timeout=GRACE_SECONDS + ABANDON_SECONDS)
         for task in unfinished:
             _log.warning("task abandoned after the grace period", task=task.get_name())
             task.cancel()

@@ -5,8 +5,8 @@ A call of gRPC is an HTTP/2 POST. Where limits and audit log read a request, the
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -23,18 +23,23 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 from structlog.contextvars import bind_contextvars
 
-from order_service.rpc.failures import Failure, failure_of
+from order_service.rpc.failures import TOO_MANY_CALLS, Failure, failure_of
 from shared import problems, tracing
 from shared.access.errors import AuthenticationError
 from shared.access.middleware import permission_of
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.admission import Admission
+from shared.audit_log import AuditLog
 from shared.errors import TransientError
 from shared.guard import objection_to_site
 from shared.http import ProblemError, invalid, require_permission
 from shared.request_id import REQUEST_ID_HEADER, identify
 
+MAX_CALLS = 2000
+"""The most admitted calls in progress, of all clients."""
+MESSAGE_SECONDS = 10.0
+"""How long a client may take to send the message of a call."""
 IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_LENGTH = 255
 MAX_ID_LENGTH = 200
@@ -61,6 +66,11 @@ class Call:
     scope: Scope
     context: Context
     calls: "Calls"
+    decision: "Decision"
+
+    async def message(self) -> bytes:
+        """Return the message of the call, see `message_of`."""
+        return await message_of(self.context, MESSAGE_SECONDS)
 
     @property
     def idempotency_key(self) -> str | None:
@@ -85,12 +95,63 @@ class Call:
         await self.context.write(message)
 
     async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do work that goes on if the client gives up: what is stored must be published too."""
-        return await self.calls.finish(work)
+        """Do work that goes on if the client gives up: what is stored must be published and recorded too."""
+        return await self.calls.finish(self.decision.of(work), self.scope["path"])
+
+    async def is_known(self) -> bool:
+        """Return whether the caller's credential is still valid; for calls that take long."""
+        try:
+            await self.require_known()
+        except AuthenticationError:
+            return False
+        return True
 
     async def require_known(self) -> None:
-        """Raise AuthenticationError once the caller's credential has ended; for calls that take long."""
+        """Raise AuthenticationError once the caller's credential has ended."""
         await self.calls.require_known(self)
+
+
+class Decision:
+    """What is decided about a call, which the audit log hears once."""
+
+    def __init__(self, audit: AuditLog, scope: Scope, permission: Permission | None) -> None:
+        self._audit = audit
+        self._scope = scope
+        self._permission = permission
+        self._is_recorded = False
+        self.caller: Principal | None = None
+
+    async def record(self, status: HTTPStatus) -> None:
+        """Record it, unless that has been done."""
+        if not self._is_recorded:
+            self._is_recorded = True
+            await self._audit.decided(self._scope, self.caller, self._permission, status.value)
+
+    async def of(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do the work that the call is about, and record how it ended."""
+        try:
+            result = await work
+        except Exception as error:
+            await self.record(_failure_of(error).kind.status)
+            raise
+        await self.record(HTTPStatus.OK)
+        return result
+
+
+class Places:
+    """Counts what is in progress."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[int]:
+        """Take a place for as long as the context lasts; yields how many are taken with it."""
+        self._taken += 1
+        try:
+            yield self._taken
+        finally:
+            self._taken -= 1
 
 
 class Calls:
@@ -98,47 +159,57 @@ class Calls:
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
+        self._places = Places()
         self._unfinished: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
     async def admitted(self, path: str, method: Method, context: Context) -> AsyncIterator[Call]:
-        """Admit a call, and end it with a status if it is refused or the block raises."""
+        """Admit a call, and end it with a status if it is refused or the block raises.
+
+        Nothing of the message is read before, so a client that is not known takes no place, and cannot keep us waiting.
+        """
         scope = _scope(path, method, context)
+        decision = Decision(self._admission.audit, scope, permission_of(method))
         request_id = identify(scope)
         trailing: list[tuple[str, str | bytes]] = [(REQUEST_ID_HEADER.lower(), request_id)]
         name, started = path.rpartition("/")[2], time.perf_counter()
-        caller, code = None, StatusCode.OK
+        code = StatusCode.OK
         try:
             headers = Headers(scope=scope)
             with tracing.working(f"grpc {name}", None, headers.get("traceparent")):
-                caller = await self._caller(scope, headers)
+                decision.caller = caller = await self._caller(scope, headers)
                 trailing += [
                     (key.lower(), value) for key, value in (await self._admission.limits.count(caller)).items()
                 ]
                 self._require_service()
                 require_permission(caller, permission_of(method))
-                context.set_trailing_metadata(tuple(trailing))
-                yield Call(caller, headers, scope, context, self)
-            await self._record(scope, caller, method, HTTPStatus.OK)
+                with self._place():
+                    context.set_trailing_metadata(tuple(trailing))
+                    yield Call(caller, headers, scope, context, self, decision)
+            await decision.record(HTTPStatus.OK)
         except asyncio.CancelledError:
             code = StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else StatusCode.CANCELLED
             raise
         except Exception as error:  # noqa: BLE001 - the client gets a status, and a defect is logged
-            failure = self._failure(error, path)
+            failure = noted_failure(error, path)
             code = failure.code
-            await self._record(scope, caller, method, failure.kind.status)
+            await decision.record(failure.kind.status)
             details = ("grpc-status-details-bin", failure.details())
             await context.abort(failure.code, failure.message, (*trailing, details))
         finally:
             _handled.labels(name, code.name).inc()
             _handling.labels(name).observe(time.perf_counter() - started)
 
-    async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
+    async def finish(self, work: Coroutine[Any, Any, Result], path: str) -> Result:
         """See Call.finish."""
         task = asyncio.create_task(work)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda task: _note_failed(task, path))  # nobody else hears of it
+            raise
 
     async def drain(self) -> None:
         """Wait for the work whose clients have given up."""
@@ -167,23 +238,52 @@ class Calls:
         if reason := self._admission.refusal():
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers={"Retry-After": "1"})
 
-    def _failure(self, error: Exception, path: str) -> Failure:
-        failure = failure_of(error)
-        if failure is None:
-            _log.error("call failed", path=path, exc_info=error)
-            return _UNEXPECTED
-        if isinstance(error, TransientError | PyMongoError):
-            _log.warning("call failed, a server is unavailable", path=path, error=str(error))
-        return failure
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        with self._places.one() as taken:
+            if taken > MAX_CALLS:
+                detail = f"{MAX_CALLS} calls are in progress already; try again"
+                raise ProblemError(TOO_MANY_CALLS.status, detail, kind=TOO_MANY_CALLS, headers={"Retry-After": "1"})
+            yield
 
-    async def _record(self, scope: Scope, caller: Principal | None, method: Method, status: HTTPStatus) -> None:
-        await self._admission.audit.decided(scope, caller, permission_of(method), status.value)
+
+async def message_of(context: Context, within: float) -> bytes:
+    """Return the message of a call. Raises ProblemError if it does not arrive within the seconds, or there is none."""
+    # The read ends with the call. Cancelling it would leak a message that arrives at this moment.
+    reading = asyncio.ensure_future(context.read())
+    reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+    await asyncio.wait({reading}, timeout=within)
+    if not reading.done():
+        raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, "The message of the call did not arrive in time")
+    message: bytes | object = reading.result()
+    if not isinstance(message, bytes):
+        raise ProblemError(problems.INVALID_REQUEST.status, "The call ended without a message")
+    return message
+
+
+def _failure_of(error: Exception) -> Failure:
+    return failure_of(error) or _UNEXPECTED
+
+
+def noted_failure(error: Exception, path: str) -> Failure:
+    """Return how a call ends that raised the error, and log what an operator should know of."""
+    failure = _failure_of(error)
+    if failure is _UNEXPECTED:
+        _log.error("call failed", path=path, exc_info=error)
+    elif isinstance(error, TransientError | PyMongoError):
+        _log.warning("call failed, a server is unavailable", path=path, error=str(error))
+    return failure
+
+
+def _note_failed(task: "asyncio.Task[Any]", path: str) -> None:
+    if not task.cancelled() and isinstance(error := task.exception(), Exception):
+        noted_failure(error, path)
 
 
 def _scope(path: str, method: Method, context: Context) -> Scope:
     """Return the call as a request of HTTP, in which reading is no POST."""
     metadata = context.invocation_metadata() or ()
-    headers = [(key.encode(), value.encode("latin-1")) for key, value in metadata if isinstance(value, str)]
+    headers = [(key.encode(), value.encode()) for key, value in metadata if isinstance(value, str)]
     return {
         "type": "http",
         "method": "GET" if permission_of(method) is Permission.ORDERS_READ else "POST",

@@ -38,7 +38,14 @@ STOPPING = ProblemType(
     "Repeat the call, under its idempotency key if it has one.",
     "The service is stopping; repeat the call",
 )
-"""Two cases that HTTP does not have."""
+TOO_MANY_CALLS = ProblemType(
+    "too-many-calls",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "Too many calls are in progress",
+    "Nothing was done. Repeat the call a moment later.",
+    "2000 calls are in progress already; try again",
+)
+"""Three cases that HTTP does not have."""
 
 MAX_DETAIL = 300
 MAX_VIOLATIONS_BYTES = 2000
@@ -49,6 +56,7 @@ CODES: Mapping[HTTPStatus, StatusCode] = {
     HTTPStatus.UNAUTHORIZED: StatusCode.UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: StatusCode.PERMISSION_DENIED,
     HTTPStatus.NOT_FOUND: StatusCode.NOT_FOUND,
+    HTTPStatus.REQUEST_TIMEOUT: StatusCode.DEADLINE_EXCEEDED,
     HTTPStatus.CONFLICT: StatusCode.FAILED_PRECONDITION,
     HTTPStatus.UNPROCESSABLE_ENTITY: StatusCode.INVALID_ARGUMENT,
     HTTPStatus.TOO_MANY_REQUESTS: StatusCode.RESOURCE_EXHAUSTED,

@@ -1,12 +1,11 @@
 """The methods of OrderService; each declares the permission that it needs, like a route."""
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from order_service.event_stream import RECHECK_SECONDS, Subscribers
 from order_service.events import CancelRequested
+from order_service.following import Followers
 from order_service.order_actions import OrderActions
 from order_service.orders import NewRecord, Orders
 from order_service.placement import OrderPlacement
@@ -25,9 +24,6 @@ from shared.http import invalid, not_found
 
 MAX_BOOKING_SECONDS = 30.0
 """The longest wait for a booking; a client's deadline may end it earlier."""
-FIRST_POLL_SECONDS = 0.02
-"""How soon a watched order is read again after it has changed; less and less often while it does not."""
-SLOWEST_POLL_SECONDS = 0.5
 MAX_REASON = 1000
 
 Result = TypeVar("Result")
@@ -36,12 +32,12 @@ Result = TypeVar("Result")
 class OrderMethods:
     """The work of each method, on an admitted call."""
 
-    def __init__(self, orders: Orders, placement: OrderPlacement, actions: OrderActions) -> None:
+    def __init__(self, orders: Orders, placement: OrderPlacement, actions: OrderActions, followers: Followers) -> None:
         self._orders = orders
         self._placement = placement
         self._actions = actions
         self._bookings = Bookings(orders)
-        self._subscribers = Subscribers()
+        self._followers = followers
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -79,20 +75,17 @@ class OrderMethods:
         """Send an order's history as it grows, until it is settled."""
         if request.after < 0:
             raise invalid(("after", "must not be negative"))
-        with self._subscribers.subscription():
-            seen, pause, checked = request.after, FIRST_POLL_SECONDS, time.monotonic()
-            while True:
-                document = await self._visible(request.order_id, call)
-                for entry in document["history"][seen:]:
-                    seen, pause = seen + 1, FIRST_POLL_SECONDS
-                    await call.send(event_message(seen, show_entry(entry)))
-                if document["settled"]:
+        visible = call.caller.visible(Permission.ORDERS_READ)
+        with self._followers.place():
+            document = await self._followers.document(call.about(request.order_id), visible)
+            async for reading in self._followers.readings(document, request.after, visible, call.is_known):
+                for number, entry in reading.entries:
+                    await call.send(event_message(number, show_entry(entry)))
+                if reading.document["settled"]:
                     return
-                if time.monotonic() - checked > RECHECK_SECONDS:
-                    await call.require_known()
-                    checked = time.monotonic()
-                await self._until_stopped(asyncio.sleep(pause))
-                pause = min(pause * 1.2, SLOWEST_POLL_SECONDS)
+            await call.require_known()
+            await self._followers.document(request.order_id, visible)  # which may be gone
+        raise CallFailedError(STOPPING, STOPPING.example)
 
     async def _visible(self, order_id: str, call: Call) -> Document:
         document = await self._orders.document(call.about(order_id), call.caller.visible(Permission.ORDERS_READ))

@@ -3,26 +3,34 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from order_service.rpc.calls import Calls, Context, Method
+from order_service.rpc.calls import (
+    MAX_CALLS,
+    MESSAGE_SECONDS,
+    Calls,
+    Context,
+    Method,
+    Places,
+    message_of,
+    noted_failure,
+)
 from order_service.rpc.failures import CODES
 from order_service.rpc.generated import orders_pb2 as pb
 from order_service.rpc.methods import OrderMethods
 from order_service.settings import OrderSettings
 from shared.admission import Admission
 from shared.errors import StartError
-from shared.http import MAX_BODY_BYTES
+from shared.http import MAX_BODY_BYTES, ProblemError
 from shared.watched_files import WatchedFiles
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OrderService"]
@@ -30,10 +38,14 @@ HEALTH = "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 """Two names of one protocol, whose messages are the same."""
 
-MAX_CALLS = 2000
-"""The most calls in progress, of all clients."""
 MAX_STREAMS = 500
-"""The most calls in progress on one connection."""
+"""The most calls in progress on one connection; clients queue more than that."""
+MAX_RPCS = MAX_CALLS + 1000
+"""The most calls with those that are not admitted yet, or need no credential: only a flood of them gets there."""
+MAX_WAITING_CHECKS = 100
+"""The most health checks that have time to send their message."""
+HURRIED_SECONDS = 0.2
+"""The time that further ones have; clients send the message at once."""
 MAX_REFLECTIONS = 20
 REFLECTION_SECONDS = 30.0
 MAX_METADATA_BYTES = 32 * 1024
@@ -50,13 +62,14 @@ class GrpcServer:
         self._unready = admission.unready
         self._methods = methods
         self._calls = Calls(admission)
-        self._reflections = 0
+        self._reflections = Places()
+        self._checks = Places()
         self._stopping = False
         self._server: aio.Server | None = None
 
     async def start(self) -> None:
         """Listen on the HTTP host and the port of the settings. Raises StartError if that is not possible."""
-        self._server = server = aio.server(options=_options(self._settings), maximum_concurrent_rpcs=MAX_CALLS)
+        self._server = server = aio.server(options=_options(self._settings), maximum_concurrent_rpcs=MAX_RPCS)
         server.add_generic_rpc_handlers(tuple(self._handlers()))
         host, port = self._settings.http_host, self._settings.grpc_port
         address, credentials = f"{f'[{host}]' if ':' in host else host}:{port}", _credentials(self._settings)
@@ -83,8 +96,8 @@ class GrpcServer:
     def _handlers(self) -> Iterator[grpc.GenericRpcHandler]:
         of_orders = {method.name: self._handler(method) for method in SERVICE.methods}
         yield grpc.method_handlers_generic_handler(SERVICE.full_name, of_orders)
-        check = grpc.unary_unary_rpc_method_handler(
-            self._check_health, health_pb2.HealthCheckRequest.FromString, _serialized
+        check: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
+            self._check_health, None, _serialized
         )
         yield grpc.method_handlers_generic_handler(HEALTH, {"Check": check})
         servicer = reflection.aio.ReflectionServicer([SERVICE.full_name, HEALTH, REFLECTION[-1]])
@@ -97,20 +110,33 @@ class GrpcServer:
             yield grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": reflect})
 
     def _handler(self, described: Any) -> "grpc.RpcMethodHandler[Any, Any]":
-        """Return the handler of a method: it gets bytes, so nothing is parsed before the call is admitted."""
+        """Return the handler of a method.
+
+        To gRPC it reads a stream, of which it takes one message: so it is called before there is any.
+        """
         work, path = work_of(self._methods, described.name), f"/{SERVICE.full_name}/{described.name}"
         message = getattr(pb, described.input_type.name)
 
-        async def handle(received: bytes, context: Context) -> Message | None:
+        async def handle(_: Any, context: Context) -> Message | None:
             async with self._calls.admitted(path, work, context) as call:
-                return await work(message.FromString(received), call)
+                return await work(message.FromString(await call.message()), call)
 
         kind = (
-            grpc.unary_stream_rpc_method_handler if described.server_streaming else grpc.unary_unary_rpc_method_handler
+            grpc.stream_stream_rpc_method_handler
+            if described.server_streaming
+            else grpc.stream_unary_rpc_method_handler
         )
         return kind(handle, None, _serialized)
 
-    async def _check_health(self, request: Any, context: Context) -> Any:
+    async def _check_health(self, _: Any, context: Context) -> Any:
+        """Answer whether the service works. Who keeps us waiting has little time if many do."""
+        with self._checks.one() as waiting:
+            within = MESSAGE_SECONDS if waiting <= MAX_WAITING_CHECKS else HURRIED_SECONDS
+            try:
+                request = health_pb2.HealthCheckRequest.FromString(await message_of(context, within))
+            except (ProblemError, DecodeError) as error:
+                failure = noted_failure(error, HEALTH)
+                await context.abort(failure.code, failure.message)
         if request.service not in ("", SERVICE.full_name):
             await context.abort(grpc.StatusCode.NOT_FOUND, "This service is not served here")
         serving = not self._stopping and not await self._unready()
@@ -121,10 +147,10 @@ class GrpcServer:
         """Bound what callers who are not known may keep open."""
 
         async def serve(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-            if self._reflections >= MAX_REFLECTIONS:
-                code = CODES[HTTPStatus.TOO_MANY_REQUESTS]
-                await context.abort(code, f"{MAX_REFLECTIONS} clients use reflection already; try again")
-            with self._reflecting():
+            with self._reflections.one() as taken:
+                if taken > MAX_REFLECTIONS:
+                    code = CODES[HTTPStatus.TOO_MANY_REQUESTS]
+                    await context.abort(code, f"{MAX_REFLECTIONS} clients use reflection already; try again")
                 try:
                     async with asyncio.timeout(REFLECTION_SECONDS):
                         async for answer in reflect(requests, context):
@@ -135,14 +161,6 @@ class GrpcServer:
                     )
 
         return serve
-
-    @contextmanager
-    def _reflecting(self) -> Iterator[None]:
-        self._reflections += 1
-        try:
-            yield
-        finally:
-            self._reflections -= 1
 
 
 def _serialized(message: Message) -> bytes:
@@ -161,6 +179,9 @@ def _options(settings: OrderSettings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", MAX_BODY_BYTES),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        # It counts streams that have ended until the server has cleaned up after them. A client takes their places
+        # before that, and would get REFUSED_STREAM instead of an answer.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.server_handshake_timeout_ms", 10_000),

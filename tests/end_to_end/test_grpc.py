@@ -21,9 +21,11 @@ from operations.stack.ports import PortClaims
 from order_service.rpc.generated import orders_pb2 as pb
 from order_service.rpc.generated.orders_pb2_grpc import OrderServiceStub
 from shared.clock import utc_now
+from tests.support.access import ADMIN_KEY
 from tests.support.eventually import eventually
 from tests.support.grpc_servers import metadata, new_order, refusal, refused
 from tests.support.processes import Stack, run_stack
+from tests.support.raw_grpc import raw_client
 
 ORDERS = int(os.environ.get("ORDERS", "200"))
 WITHIN_SECONDS = 120
@@ -126,6 +128,29 @@ async def test_a_killed_service_is_unavailable_and_the_same_key_is_one_order(sta
     assert all(order.slot for order in placed)
     await stack.all_settled([order.order_id for order in placed])
     await stack.assert_books_balance()
+
+
+async def test_a_service_that_stops_finishes_the_calls_in_progress(stack: Stack) -> None:
+    (process,) = await stack.start("order")
+    port: Any = stack.setting("grpc_port")
+
+    async def is_closed() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return True
+        writer.close()
+        return False
+
+    async with raw_client(port) as client, asyncio.timeout(WITHIN_SECONDS):
+        get = "/ordersaga.v1.OrderService/GetOrder"
+        call = await client.open(get, {b"authorization": f"Bearer {ADMIN_KEY}".encode()})
+        await client.end_of(await client.open(get))  # refused, so the first call is in progress
+        process.process.terminate()
+        await eventually(is_closed, WITHIN_SECONDS, "the service to take no more connections")
+        await client.message(call, pb.GetOrderRequest(order_id="x1").SerializeToString())
+        assert b"Order x1 does not exist" in await client.end_of(call)
+        assert await process.process.wait() == 0
 
 
 async def accepted(stack: Stack, number: int) -> bool:

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from pymongo.read_concern import ReadConcern
 
+from order_service.order_actions import OrderActions
 from order_service.rpc.generated import orders_pb2 as pb
 from order_service.rpc.generated.orders_pb2_grpc import OrderServiceStub
 from order_service.rpc.methods import OrderMethods
@@ -246,6 +247,37 @@ async def test_writes_of_staff_and_refusals_are_in_the_audit_log(database: Any, 
     assert (await database["actions"].find_one({"requestId": refused_id}))["outcome"] == "403"
 
 
+async def test_an_action_whose_client_gave_up_is_in_the_audit_log(
+    database: Any, orders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = (await orders.CreateOrder(new_order(), metadata=CLIENT)).order_id
+    may_act, execute = asyncio.Event(), OrderActions.execute
+
+    async def late(*arguments: Any) -> Any:
+        await may_act.wait()
+        return await execute(*arguments)
+
+    monkeypatch.setattr(OrderActions, "execute", late)
+    operator = metadata(KEYS[Role.OPERATOR], ordersaga_reason="the shop called")
+    subjects = [order_id, f"not-{order_id}"]
+    for subject in subjects:
+        request = pb.CancelOrderRequest(order_id=subject)
+        given_up = await refusal(orders.CancelOrder(request, metadata=operator, timeout=0.2))
+        assert given_up.code is StatusCode.DEADLINE_EXCEEDED
+    may_act.set()
+
+    async def entries() -> Any:
+        found = await database["actions"].find({"subject": {"$in": subjects}}).to_list()
+        return found if len(found) == 2 else None
+
+    recorded = await eventually(entries, 60, "the entries of the audit log")
+    assert {(entry["subject"], entry["action"], entry["why"], entry["outcome"]) for entry in recorded} == {
+        (subjects[0], "orders:cancel", "the shop called", "200"),
+        (subjects[1], "orders:cancel", "the shop called", "404"),
+    }
+    assert status_of(await orders.GetOrder(pb.GetOrderRequest(order_id=order_id), metadata=CLIENT)) == "CANCELLED"
+
+
 async def test_an_order_with_a_slot_is_answered_when_it_is_booked(service: GrpcService, database: Any) -> None:
     call = asyncio.ensure_future(order_with_slot(service, "booked"))
     order_id = await stored(database, "booked")
@@ -368,6 +400,8 @@ async def test_a_stopping_service_ends_those_who_wait(database: Any) -> None:
         order_id = await stored(database, "stopped")
         events = aiter(service.orders.WatchOrder(pb.WatchOrderRequest(order_id=order_id), metadata=CLIENT))
         assert (await anext(events)).event == "order.created"
+        for end_calls in service.parts.stopping:
+            end_calls()
         await service.server.stop(60)
         answer, ended = await waiting, await refusal(anext(events))
     assert (answer.code, answer.reason) == (ended.code, ended.reason) == (StatusCode.UNAVAILABLE, "STOPPING")

@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from starlette.types import Message
 from yarl import URL
 
-from order_service import event_stream
+from order_service import event_stream, following
 from order_service.api import create_router
-from order_service.event_stream import EventStream, Subscribers
+from order_service.event_stream import EventStream
+from order_service.following import Followers
 from order_service.order import HistoryEntry, Status
 from order_service.orders import COLLECTION, Change, NewRecord, Orders
 from order_service.views import HistoryView
@@ -36,19 +37,19 @@ async def orders(mongodb_url: str, database_prefix: str) -> AsyncIterator[Orders
 
 
 @pytest.fixture
-def subscribers(monkeypatch: pytest.MonkeyPatch) -> Subscribers:
-    monkeypatch.setattr(event_stream, "MAX_SUBSCRIBERS", LIMIT)
-    return Subscribers()
+def followers(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> Followers:
+    monkeypatch.setattr(following, "MAX_FOLLOWERS", LIMIT)
+    return Followers(orders)
 
 
 class Client:
     """One request for a stream; `status` and `body` are what has been answered so far."""
 
-    def __init__(self, orders: Orders, subscribers: Subscribers, order_id: str, seen: int = 0) -> None:
+    def __init__(self, followers: Followers, order_id: str, seen: int = 0) -> None:
         self.status: int | None = None
         self.body = b""
         self._gone = asyncio.Event()
-        stream = EventStream(orders, subscribers, order_id, seen, EVERYTHING)
+        stream = EventStream(followers, order_id, seen, EVERYTHING)
         self.request = asyncio.create_task(stream({"type": "http"}, self._receive, self._send))
 
     def goes_away(self) -> None:
@@ -70,9 +71,9 @@ async def new_order(orders: Orders, **changes: Any) -> str:
     return order.order_id
 
 
-async def streams_left(orders: Orders, subscribers: Subscribers, order_id: str) -> int:
+async def streams_left(followers: Followers, order_id: str) -> int:
     """Return how many of twice as many clients as allowed get a stream."""
-    clients = [Client(orders, subscribers, order_id) for _ in range(2 * LIMIT)]
+    clients = [Client(followers, order_id) for _ in range(2 * LIMIT)]
     await eventually(lambda: all(client.body or client.request.done() for client in clients), 30)
     refused = [client for client in clients if client.request.done()]
     for client in refused:
@@ -86,36 +87,36 @@ async def streams_left(orders: Orders, subscribers: Subscribers, order_id: str) 
 
 
 async def test_of_many_clients_at_once_no_more_than_the_limit_get_a_stream(
-    orders: Orders, subscribers: Subscribers
+    orders: Orders, followers: Followers
 ) -> None:
     order_id = await new_order(orders)
-    assert await streams_left(orders, subscribers, order_id) == LIMIT
-    assert await streams_left(orders, subscribers, order_id) == LIMIT, "those that left are no longer counted"
+    assert await streams_left(followers, order_id) == LIMIT
+    assert await streams_left(followers, order_id) == LIMIT, "those that left are no longer counted"
 
 
 async def test_a_client_that_leaves_before_the_first_byte_is_no_longer_counted(
-    orders: Orders, subscribers: Subscribers
+    orders: Orders, followers: Followers
 ) -> None:
     order_id = await new_order(orders)
-    gone = [Client(orders, subscribers, order_id) for _ in range(LIMIT)]
+    gone = [Client(followers, order_id) for _ in range(LIMIT)]
     for client in gone:
         client.goes_away()
     await asyncio.gather(*(client.request for client in gone))
-    unknown = [Client(orders, subscribers, "nobody") for _ in range(LIMIT)]
+    unknown = [Client(followers, "nobody") for _ in range(LIMIT)]
     problems = await asyncio.gather(*(client.request for client in unknown), return_exceptions=True)
     assert [getattr(problem, "status", None) for problem in problems] == [404] * LIMIT
-    cancelled = [Client(orders, subscribers, order_id) for _ in range(LIMIT)]
+    cancelled = [Client(followers, order_id) for _ in range(LIMIT)]
     await eventually(lambda: all(client.body for client in cancelled), 30)
     await end_tasks(*(client.request for client in cancelled))
-    assert await streams_left(orders, subscribers, order_id) == LIMIT
+    assert await streams_left(followers, order_id) == LIMIT
 
 
 async def test_a_settled_order_is_sent_to_its_end_once_and_then_answered_with_204(
-    orders: Orders, subscribers: Subscribers
+    orders: Orders, followers: Followers
 ) -> None:
     """A browser opens an ended stream again with the number of its last event: 204 makes it stop."""
     order_id = await new_order(orders, status=Status.CANCELLED, settled=True, failure_reason="The card was declined")
-    first = Client(orders, subscribers, order_id)
+    first = Client(followers, order_id)
     await first.request
     assert first.body.startswith(b"retry: 2000\n\nid: 1\nevent: order.created\n")
     last = first.body.split(b"\n\n")[-2]
@@ -124,16 +125,16 @@ async def test_a_settled_order_is_sent_to_its_end_once_and_then_answered_with_20
     shown = HistoryView.model_validate_json(data)
     assert (shown.event, shown.status, shown.message) == ("settled", "CANCELLED", "The card was declined")
     assert (first.status, first.body.count(b"id: ")) == (200, 1)
-    again = Client(orders, subscribers, order_id, seen=1)
+    again = Client(followers, order_id, seen=1)
     await again.request
     assert (again.status, again.body) == (204, b"")
 
 
 async def test_a_client_that_has_seen_all_of_an_unsettled_order_waits_for_more(
-    orders: Orders, subscribers: Subscribers
+    orders: Orders, followers: Followers
 ) -> None:
     order_id = await new_order(orders)
-    client = Client(orders, subscribers, order_id, seen=1)
+    client = Client(followers, order_id, seen=1)
     await eventually(lambda: client.status, 30)
     order = (await orders.load([order_id]))[order_id]
     settled = an_order(order_id=order_id, status=Status.CANCELLED, settled=True, now=order.created_at)
@@ -145,8 +146,19 @@ async def test_a_client_that_has_seen_all_of_an_unsettled_order_waits_for_more(
     assert b"\n\nevent: settled\n" in client.body
 
 
+async def test_a_process_that_stops_ends_its_streams_and_the_client_comes_again(
+    orders: Orders, followers: Followers
+) -> None:
+    client = Client(followers, await new_order(orders))
+    await eventually(lambda: client.body, 30)
+    followers.stop()
+    await client.request
+    assert client.status == 200
+    assert b"event: settled" not in client.body
+
+
 async def test_a_stream_outlives_an_outage_of_the_database(
-    orders: Orders, subscribers: Subscribers, mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
+    orders: Orders, mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "KEEPALIVE_SECONDS", 0)  # a comment after every poll of the order
     order_id = await new_order(orders)
@@ -157,7 +169,7 @@ async def test_a_stream_outlives_an_outage_of_the_database(
         stack.push_async_callback(database.close, mongo)
         behind_proxy = Orders(mongo[f"{database_prefix}_orders"][COLLECTION])
         await eventually(lambda: behind_proxy.document(order_id), 60)
-        client = Client(behind_proxy, subscribers, order_id)
+        client = Client(Followers(behind_proxy), order_id)
         await eventually(lambda: client.body, 30)
         proxy.carrying.clear()
         before = client.body.count(STILL_HERE)
@@ -170,7 +182,7 @@ async def test_a_stream_outlives_an_outage_of_the_database(
 def test_the_description_says_what_a_stream_answers(orders: Orders) -> None:
     nothing: Any = None
     app = FastAPI()
-    app.include_router(create_router(orders, nothing, nothing, nothing, nothing))
+    app.include_router(create_router(orders, nothing, nothing, nothing, nothing, Followers(orders)))
     answers = app.openapi()["paths"]["/orders/{order_id}/events"]["get"]["responses"]
     assert answers["200"]["content"].keys() == {"text/event-stream"}
     assert "HistoryView" in app.openapi()["components"]["schemas"]

@@ -18,6 +18,7 @@ from pymongo.read_concern import ReadConcern
 from structlog.testing import capture_logs
 
 from order_service.api import create_router
+from order_service.following import Followers
 from order_service.handlers import AnswerHandlers
 from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
@@ -73,7 +74,7 @@ class OrderService:
         actions = OrderActions(self.orders, self.outbox, TIMEOUTS, self.now)
         refunds = RefundRequests(self.orders, self.outbox, TIMEOUTS, self.now)
         waiting = WaitingRequests(self.orders, limit=10)
-        app.include_router(create_router(self.orders, placement, actions, refunds, waiting))
+        app.include_router(create_router(self.orders, placement, actions, refunds, waiting, Followers(self.orders)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN)
 
