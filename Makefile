@@ -17,7 +17,7 @@ setup:  ## Make .venv and install RabbitMQ, unless they exist
 	@scripts/setup
 
 .PHONY: setup-tests
-setup-tests:  ## The same, and what only tests need: chromium, promtool, amtool and a generator of clients
+setup-tests:  ## The same, and what only tests need: chromium, promtool, amtool, curl, Node.js and a generator of clients
 	@scripts/setup tests
 	@scripts/tools
 
@@ -42,7 +42,7 @@ coverage: setup-tests  ## Run TESTS (all) and list the lines and branches that n
 	    $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
 
 .PHONY: check
-check: setup-tests lint  ## The gate before a commit: what `make lint` does, and the unit tests
+check: setup-tests lint lint-api  ## The gate before a commit: what `make lint` and `make lint-api` do, and the unit tests
 	$(BIN)/pytest tests/unit
 
 .PHONY: lint
@@ -66,9 +66,9 @@ api-samples: setup  ## Write the contracts in docs/api and the sample of the met
 	@$(BIN)/python -m tests.support.api_samples --write
 
 .PHONY: lint-api
-lint-api:  ## Check the published OpenAPI and AsyncAPI documents with Redocly's linter, which npm downloads
-	npm --prefix scripts/lint-api ci --silent --no-audit --no-fund
-	scripts/lint-api/node_modules/.bin/redocly lint --config scripts/lint-api/redocly.yaml docs/api/*.json
+lint-api: setup  ## Check the published OpenAPI and AsyncAPI documents with Redocly's linter, which npm downloads
+	@scripts/tools
+	@scripts/lint-api/run
 
 .PHONY: api-compatibility
 api-compatibility: setup  ## Name what breaks clients of the released contract in docs/api/released
@@ -85,6 +85,7 @@ lock:  ## Resolve the dependencies again into locks/
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
 	    -c locks/runtime.lock -o locks/development.lock
 	uv pip compile locks/tools.in --universal --generate-hashes --python-version 3.11 -o locks/tools.lock
+	uv pip compile locks/uv.in --universal --generate-hashes --python-version 3.11 -o locks/uv.lock
 
 .PHONY: sbom
 sbom: setup  ## Write the software bill of materials of the image to dist/sbom.json (CycloneDX)

@@ -22,6 +22,15 @@ async def handle(offset: int, event: str, body: dict[str, Any]) -> None:
     print(offset, event, body.get("orderId"), flush=True)
 
 
+def read_body(content: bytes) -> dict[str, Any] | None:
+    """Return the body of a message, or None if it is not a JSON object: anyone with the right can publish anything."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
 def read_place(file: Path) -> int | str:
     """Return where to begin: after the last event that was handled, or with the first one that the stream has."""
     with contextlib.suppress(FileNotFoundError):
@@ -45,7 +54,11 @@ async def consume(url: str, file: Path) -> None:
         async with stream.iterator(arguments={"x-stream-offset": read_place(file)}) as messages:
             async for message in messages:
                 offset = int(str(message.headers["x-stream-offset"]))
-                await handle(offset, message.routing_key or "", json.loads(message.body))
+                event, body = message.routing_key or "", read_body(message.body)
+                if body is None:
+                    print(f"skipped {event} at offset {offset}: its body is not a JSON object", file=sys.stderr)
+                else:
+                    await handle(offset, event, body)
                 keep_place(file, offset)
                 await message.ack()  # only asks for more: the stream keeps its events
 

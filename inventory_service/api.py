@@ -1,6 +1,7 @@
 """HTTP routes of the inventory service: products, stock and reservations."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
@@ -23,7 +24,7 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.contracts.base import Name, PathName, Text
 from shared.contracts.orders import ProductId
-from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found, shown_as
+from shared.http import Body, ProblemError, conflict, invalid, json_response, located, new_router, not_found, shown_as
 from shared.money import JsonMoney
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response
@@ -103,7 +104,7 @@ def _product_routes(stock_items: StockItems) -> APIRouter:
             product, is_new = await stock_items.put_product(product_id, _description(body))
         except KindConflictError:
             raise conflict(f"Product {product_id} exists and is not of kind {body.kind}", PRODUCT_KIND) from None
-        return json_response(show_product(product), 201 if is_new else 200)
+        return _put("products", product_id, show_product(product), is_new=is_new)
 
     @router.patch("/products/{product_id}", response_model=ProductView)
     @requires(Permission.CATALOGUE_WRITE)
@@ -144,7 +145,7 @@ def _stock_routes(stock_items: StockItems) -> APIRouter:
             product, is_new = await stock_items.set_free(product_id, body.quantity)
         except KindConflictError:
             raise _not_counted(product_id) from None
-        return json_response(show_stock(product), 201 if is_new else 200)
+        return _put("inventory", product_id, show_stock(product), is_new=is_new)
 
     @router.post(
         "/inventory/{product_id}/restock", response_model=StockView, responses=documented(PRODUCT_KIND, CONFLICT)
@@ -201,6 +202,12 @@ def _description(body: ProductBody) -> Description:
         if misplaced:
             raise invalid(*misplaced)
     return Description(body.kind, body.name, body.price, body.package, body.package_id, body.ram)
+
+
+def _put(collection: str, product_id: str, shown: dict[str, Any], *, is_new: bool) -> Response:
+    if is_new:
+        return json_response(shown, HTTPStatus.CREATED, located(collection, product_id))
+    return json_response(shown)
 
 
 def _not_counted(product_id: str) -> ProblemError:

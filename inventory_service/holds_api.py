@@ -18,7 +18,18 @@ from shared.access.principal import PERSON_FIELD, Principal
 from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, ProductId
 from shared.group_commit import GroupCommit
-from shared.http import Body, ProblemError, conflict, json_response, key_reused, new_router, not_found, shown_as
+from shared.http import (
+    REPLAYED,
+    Body,
+    ProblemError,
+    conflict,
+    json_response,
+    key_reused,
+    located,
+    new_router,
+    not_found,
+    shown_as,
+)
 from shared.money import JsonMoney
 from shared.openapi import documented
 from shared.problems import HOLD_OVER, HOLD_REFUSED, OTHER_PERSON, TOO_MANY_HOLDS
@@ -102,12 +113,12 @@ def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
         hold_id = uuid.uuid4().hex if idempotency_key is None else _id_of(caller.owner, idempotency_key)
         request = _request(hold_id, body, caller, keyed=idempotency_key is not None)
         if idempotency_key is not None and (earlier := await holds.find_own(hold_id, caller.owner)) is not None:
-            return _answer(_same(earlier, request), HTTPStatus.OK)
+            return _answer(_same(earlier, request), HTTPStatus.OK, REPLAYED)
         placed = await placements.submit(request)
         if placed is None:
             detail = f"User {body.user_id} has {most_per_user} holds: delete one, or wait until one expires"
             raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, kind=TOO_MANY_HOLDS)
-        return _answer(_same(placed, request), HTTPStatus.CREATED)
+        return _answer(_same(placed, request), HTTPStatus.CREATED, located("holds", hold_id))
 
     @router.get("/holds/{hold_id}", response_model=HoldView)
     @requires(Permission.HOLDS_READ)
@@ -153,11 +164,11 @@ def _same(hold: Reservation, request: HoldRequest) -> Reservation:
     return hold
 
 
-def _answer(hold: Reservation, status: HTTPStatus) -> Response:
+def _answer(hold: Reservation, status: HTTPStatus, headers: dict[str, str]) -> Response:
     if hold.hold is None or hold.status is Status.FAILED:
         detail = hold.failure_reason or "The request was interrupted, and nothing is held: use a new key"
         raise conflict(detail, HOLD_REFUSED)
-    return json_response(show_hold(hold), status)
+    return json_response(show_hold(hold), status, headers)
 
 
 def _found(hold_id: str, hold: Reservation | None) -> Reservation:

@@ -34,7 +34,7 @@ from shared.access.permissions import Permission
 from shared.access.principal import Principal, Visible
 from shared.clock import Clock
 from shared.contracts.base import Name, Text
-from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found, shown_as
+from shared.http import Body, ProblemError, conflict, invalid, json_response, located, new_router, not_found, shown_as
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Key, Limit, after_id, after_time, page_response, time_key
 
@@ -121,8 +121,7 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
         )
         if not await api.endpoints.insert(endpoint, api.most_per_owner):
             raise conflict(f"{caller.owner or 'This system'} has {api.most_per_owner} webhooks: delete one first")
-        headers = {"Location": f"/webhooks/{endpoint_id}"}
-        return json_response(show_endpoint(endpoint, secret), HTTPStatus.CREATED, headers)
+        return json_response(show_endpoint(endpoint, secret), HTTPStatus.CREATED, located("webhooks", endpoint_id))
 
     @router.get("/webhooks", response_model=EndpointPage)
     @requires(Permission.WEBHOOKS_READ)
@@ -193,7 +192,7 @@ def _add_secrets(router: APIRouter, api: ApiDependencies) -> None:
         delivery = delivery_of(trial_event(webhook_id, uuid.uuid4().hex, now), endpoint, now)
         await api.deliveries.insert([delivery])
         api.on_due([webhook_id])
-        return json_response(show_delivery(delivery), HTTPStatus.ACCEPTED)
+        return _accepted(delivery)
 
 
 def _add_deliveries(router: APIRouter, api: ApiDependencies) -> None:
@@ -242,7 +241,7 @@ def _add_redelivery(router: APIRouter, api: ApiDependencies) -> None:
         if delivery is None:
             raise not_found(f"Delivery {delivery_id} to webhook {webhook_id}")
         api.on_due([webhook_id])
-        return json_response(show_delivery(delivery), HTTPStatus.ACCEPTED)
+        return _accepted(delivery)
 
     @router.post(
         "/webhooks/{webhook_id}/redeliver",
@@ -257,7 +256,13 @@ def _add_redelivery(router: APIRouter, api: ApiDependencies) -> None:
         await _find_enabled(api, webhook_id, visible)
         number = await api.deliveries.redeliver_failed(webhook_id, body.since, visible, api.clock())
         api.on_due([webhook_id])
-        return json_response({"redelivered": number}, HTTPStatus.ACCEPTED)
+        headers = located("webhooks", webhook_id, "deliveries")
+        return json_response({"redelivered": number}, HTTPStatus.ACCEPTED, headers)
+
+
+def _accepted(delivery: Delivery) -> Response:
+    headers = located("webhooks", delivery.endpoint_id, "deliveries", delivery.event_id)
+    return json_response(show_delivery(delivery), HTTPStatus.ACCEPTED, headers)
 
 
 def _key(delivery: Delivery) -> Key:

@@ -1,6 +1,7 @@
 """The order service's HTTP routes."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from order_service.new_order import NewOrder
 from order_service.order import Status
 from order_service.order_actions import OrderActions
 from order_service.order_number import ids_of
-from order_service.orders import Filter, NewRecord, Orders
+from order_service.orders import CountedFailures, Filter, NewRecord, Orders
 from order_service.placement import OrderPlacement
 from order_service.preferences import wait_in
 from order_service.refund_requests import NewRefund, RefundRequests
@@ -43,7 +44,17 @@ from shared.clock import Clock, utc_now
 from shared.contracts.base import Name, Text
 from shared.contracts.failures import FailureCode
 from shared.database import Document
-from shared.http import Body, invalid, json_response, new_router, not_found, problem_response, shown_as
+from shared.http import (
+    REPLAYED,
+    Body,
+    invalid,
+    json_response,
+    located,
+    new_router,
+    not_found,
+    problem_response,
+    shown_as,
+)
 from shared.openapi import documented, with_headers
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
 from shared.problems import (
@@ -92,9 +103,6 @@ RefundKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="The same key and body answer the first refund again"),
 ]
-
-REPLAYED = {"Idempotent-Replayed": "true"}
-"""Marks the answer to a request whose key and body were used before: nothing was done again."""
 
 _WAITED = {"model": OrderView, "description": "The final order, if the request waits: see `Prefer`"}
 
@@ -184,7 +192,7 @@ def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: Waitin
         headers = {"Preference-Applied": f"wait={seconds}"} if outcome.waited else {}
         return _placed(placed, outcome.final, headers)
 
-    headers = with_headers("Preference-Applied", "Idempotent-Replayed")
+    headers = with_headers("Preference-Applied")
     answers = {200: _WAITED | headers, 202: headers, **documented(OTHER_PERSON, SLOTS_FULL)}
     router.add_api_route(
         "/orders", place_order, methods=["POST"], status_code=202, response_model=OrderView, responses=answers
@@ -208,7 +216,7 @@ def _placed(placed: NewRecord | Document, final: Document | None, headers: dict[
         shown = show(final, personal=True)
     else:
         shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
-    headers = {"Location": f"/orders/{shown['orderId']}", **headers}
+    headers = located("orders", shown["orderId"]) | headers
     if not isinstance(placed, NewRecord):
         headers |= REPLAYED
     if final is None:
@@ -271,14 +279,11 @@ def _add_reads(router: APIRouter, orders: Orders, followers: Followers) -> None:
     @router.get("/orders/failures", response_model=FailurePage)
     @requires(Permission.ORDERS_READ)
     async def count_failures(caller: Caller, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
-        """Failed and cancelled orders, counted by reason, most frequent first."""
-        after = None
-        if cursor is not None:
-            count, ended_as, reason = read_cursor(cursor, (int, str, str))
-            after = (count, ended_as, reason)
+        """Failed and cancelled orders, counted by status, reason and code, most frequent first."""
+        after = None if cursor is None else CountedFailures(*read_cursor(cursor, (int, str, str, str)))
         visible = caller.visible(Permission.ORDERS_READ)
         counts = await orders.count_failures(after=after, limit=limit, visible=visible)
-        return page_response(counts, _show_count, key=lambda count: [count[2], count[0], count[1]], limit=limit)
+        return page_response(counts, asdict, key=astuple, limit=limit)
 
     @router.get("/orders/{order_id}", response_model=OrderView)
     @requires(Permission.ORDERS_READ)
@@ -356,7 +361,7 @@ def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
         "/orders/{order_id}/refunds",
         status_code=202,
         response_model=RefundView,
-        responses={202: with_headers("Idempotent-Replayed"), **documented(NOT_REFUNDABLE, SECOND_PERSON_NEEDED)},
+        responses=documented(NOT_REFUNDABLE, SECOND_PERSON_NEEDED),
     )
     @requires(Permission.ORDERS_FULFIL)
     async def refund_part(
@@ -365,7 +370,8 @@ def _add_refunds(router: APIRouter, refunds: RefundRequests) -> None:
         """Return a part of the money, by amount or by lines; for CONFIRMED and COMPLETED orders of goods."""
         permission = Permission.ORDERS_FULFIL
         refund, repeated = await refunds.request(order_id, new, idempotency_key, caller, permission)
-        return json_response(show_refund(refund), 202, REPLAYED if repeated else None)
+        headers = located("orders", order_id, "refunds") | (REPLAYED if repeated else {})
+        return json_response(show_refund(refund), 202, headers)
 
     @router.get("/orders/{order_id}/refunds", response_model=RefundPage)
     @requires(Permission.ORDERS_READ)
@@ -398,7 +404,7 @@ def _add_erasure(router: APIRouter, orders: Orders, clock: Clock) -> None:
 
 
 def _accepted(document: Document, caller: Principal) -> Response:
-    return json_response(show(document, personal=sees_personal(caller)), 202)
+    return json_response(show(document, personal=sees_personal(caller)), 202, located("orders", document["_id"]))
 
 
 def _ids_of(number: str) -> tuple[str, str]:
@@ -414,8 +420,3 @@ def _in_utc(name: str, moment: datetime | None) -> datetime | None:
         return moment.astimezone(UTC) if moment is not None else None
     except OverflowError:
         raise invalid((name, "is out of range")) from None
-
-
-def _show_count(counted: tuple[Status, str, int]) -> dict[str, Any]:
-    status, reason, count = counted
-    return {"status": status, "reason": reason, "count": count}

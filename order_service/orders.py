@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
+from order_service.failures import GENERAL
 from order_service.order import FINAL, HistoryEntry, Order, Refund, RefundLine, RefundStatus, Status
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import ERASED_AT, PERSONAL, UNREAD
 from order_service.refunds import refunded_amount
 from shared import database
 from shared.access.principal import EVERYTHING, Visible
+from shared.contracts.failures import FailureCode
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
@@ -71,6 +73,30 @@ _OF_SAGA = {"history": False, **UNREAD}
 _FINAL = [status.value for status in FINAL]
 
 _HELD_FOR_A_DECISION = {"status": Status.FAILED.value, "compensating": {"$exists": False}}
+
+
+_CODE = {
+    "$ifNull": [
+        "$failureCode",
+        {
+            "$switch": {
+                "branches": [{"case": {"$eq": ["$cause", cause]}, "then": code} for cause, code in GENERAL.items()],
+                "default": FailureCode.OTHER.value,
+            }
+        },
+    ]
+}
+"""The code of an order that did not go through, which one of an earlier release has by its cause only."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedFailures:
+    """How many orders ended with this status for this reason."""
+
+    count: int
+    status: str
+    reason: str
+    code: str
 
 
 class NewRecord(NamedTuple):
@@ -254,20 +280,20 @@ class Orders:
         return [from_document(document) async for document in cursor]
 
     async def count_failures(
-        self, *, after: tuple[int, str, str] | None, limit: int, visible: Visible = EVERYTHING
-    ) -> list[tuple[Status, str, int]]:
-        """Count visible failed and cancelled orders by (status, reason), most frequent first."""
+        self, *, after: CountedFailures | None, limit: int, visible: Visible = EVERYTHING
+    ) -> list[CountedFailures]:
+        """Count visible failed and cancelled orders by status, reason and code, most frequent first."""
         ended = {"status": {"$in": [Status.CANCELLED, Status.FAILED]}, "failureReason": {"$exists": True}}
+        group = {"status": "$status", "reason": "$failureReason", "code": _CODE}
         pipeline: list[Mapping[str, Any]] = [
             {"$match": {**ended, **visible}},
-            {"$group": {"_id": {"status": "$status", "reason": "$failureReason"}, "count": {"$sum": 1}}},
+            {"$group": {"_id": group, "count": {"$sum": 1}}},
             {"$match": _counted_after(after)},
             {"$sort": {"count": -1, "_id": 1}},
             {"$limit": limit},
         ]
         return [
-            (Status(row["_id"]["status"]), row["_id"]["reason"], row["count"])
-            async for row in database.aggregate(self._collection, pipeline)
+            CountedFailures(row["count"], **row["_id"]) async for row in database.aggregate(self._collection, pipeline)
         ]
 
 
@@ -307,11 +333,11 @@ def _published(resend_at: datetime) -> list[Document]:
     return [{"$set": {"dueAt": deadline, "resendAt": resend, "unpublished": "$$REMOVE", "version": version}}]
 
 
-def _counted_after(after: tuple[int, str, str] | None) -> Document:
+def _counted_after(after: CountedFailures | None) -> Document:
     if after is None:
         return {}
-    count, status, reason = after
-    return {"$or": [{"count": {"$lt": count}}, {"count": count, "_id": {"$gt": {"status": status, "reason": reason}}}]}
+    group = {"status": after.status, "reason": after.reason, "code": after.code}
+    return {"$or": [{"count": {"$lt": after.count}}, {"count": after.count, "_id": {"$gt": group}}]}
 
 
 def stored_items(order: Order) -> list[Document]:

@@ -237,15 +237,18 @@ class RefundPage(View):
 class FailureCount(View):
     """How many orders ended in this way for this reason."""
 
-    model_config = shown_as({"status": "CANCELLED", "reason": "The card was declined", "count": 3})
+    model_config = shown_as(
+        {"count": 3, "status": "CANCELLED", "reason": "The card was declined", "code": "card_declined"}
+    )
 
-    status: Status
-    reason: str
     count: int
+    status: Status
+    reason: str = Field(description="for people; the `failureReason` of these orders")
+    code: FailureCode = Field(description="for programs; the `failureCode` of these orders")
 
 
 class FailurePage(View):
-    """Failed and cancelled orders, counted by reason, most frequent first."""
+    """Failed and cancelled orders, counted by status, reason and code, most frequent first."""
 
     items: list[FailureCount]
     next_cursor: str | None

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Literal
+from urllib.parse import quote
 
 import orjson
 import structlog
@@ -179,6 +180,15 @@ def invalid(*errors: tuple[str, str]) -> ProblemError:
 def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return an answer in JSON."""
     return Response(orjson.dumps(content), status, headers, JSON)
+
+
+REPLAYED = {"Idempotent-Replayed": "true"}
+"""Marks the answer to a request whose key and body were used before: nothing was done again."""
+
+
+def located(*steps: str) -> dict[str, str]:
+    """Return the header with the path of what a request has created or changes, step by step."""
+    return {"Location": "".join(f"/{quote(step, safe='')}" for step in steps)}
 
 
 def problem_response(

@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel, to_pascal
 
 from shared import problems
 from shared.examples import Examples
+from shared.guard import SAFE_METHODS
 from shared.problems import PROBLEM_TYPES, ProblemType, general_type
 from shared.request_id import REQUEST_ID_HEADER
 from shared.validation import header_name
@@ -60,7 +61,10 @@ _BEARER = {
 _HEADERS = {
     REQUEST_ID_HEADER: ("The id of the request, as in the log", {"type": "string", "examples": ["7f3a9c0e5d2b4816"]}),
     "Retry-After": ("Seconds to wait before the next attempt", {"type": "integer", "examples": [1]}),
-    "Location": ("The path of what was created", {"type": "string", "examples": ["/orders/5f0c2b1e9d"]}),
+    "Location": (
+        "The path of what was created, or of what shows how the request goes on",
+        {"type": "string", "examples": ["/orders/5f0c2b1e9d"]},
+    ),
     "Preference-Applied": (
         "The preference that the answer has followed: it has waited",
         {"type": "string", "examples": ["wait=10"]},
@@ -71,13 +75,16 @@ _HEADERS = {
     ),
     "WWW-Authenticate": ("How to authenticate (RFC 6750)", {"type": "string", "examples": ["Bearer"]}),
 }
+_OPTIONAL = frozenset({"Preference-Applied", "Idempotent-Replayed"})
+"""The headers that not every answer has which declares them."""
+
 _OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _EVERYWHERE = (problems.UNKNOWN_HOST, problems.FORBIDDEN, problems.INTERNAL_ERROR, problems.UNAVAILABLE)
 _OF_CALLERS = (
     *(problems.CREDENTIAL_MISSING, problems.CREDENTIAL_INVALID, problems.PERMISSION_MISSING, problems.RATE_LIMITED),
     *(problems.DATABASE_UNAVAILABLE, problems.BROKER_UNAVAILABLE),
 )
-_OF_BODIES = (problems.MALFORMED_JSON, problems.BODY_TOO_LARGE, problems.UNSUPPORTED_MEDIA_TYPE)
+_OF_BODIES = (problems.MALFORMED_JSON, problems.BODY_TOO_LARGE)
 
 
 def documented(*answers: int | ProblemType) -> dict[int | str, dict[str, Any]]:
@@ -125,15 +132,17 @@ def completed(document: dict[str, Any], problem_schema: dict[str, Any]) -> dict[
     document["servers"] = [{"url": "/", "description": "The process that serves this document"}]
     examples = Examples(schemas)
     shared: dict[str, dict[str, Any]] = {}
-    for operation in _operations(document):
-        _complete(operation, examples, shared)
+    for method, operation in _operations_with_methods(document):
+        _complete(method, operation, examples, shared)
     components["responses"] = dict(sorted(shared.items()))
     for schema in ("HTTPValidationError", "ValidationError"):
         schemas.pop(schema, None)
     answers = [answer for each in _operations(document) for answer in each["responses"].values()]
     named = {name for answer in (*answers, *shared.values()) for name in answer.get("headers", ())}
     components["headers"] = {
-        name: {"description": words, "schema": schema} for name, (words, schema) in _HEADERS.items() if name in named
+        name: {"description": words, **({} if name in _OPTIONAL else {"required": True}), "schema": schema}
+        for name, (words, schema) in _HEADERS.items()
+        if name in named
     }
     used = {name for answer in shared.values() for name in answer["content"][PROBLEM_JSON]["examples"]}
     components["examples"] = {name: _example(PROBLEM_TYPES[name]) for name in sorted(used)}
@@ -152,15 +161,20 @@ def _with_nulls(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, An
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for _, operation in _operations_with_methods(document):
+        yield operation
+
+
+def _operations_with_methods(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for methods in document["paths"].values():
-        yield from methods.values()
+        yield from ((method.upper(), operation) for method, operation in methods.items())
 
 
 def _needs_caller(operation: dict[str, Any]) -> bool:
     return {SECURITY_SCHEME: []} in operation["security"]
 
 
-def _complete(operation: dict[str, Any], examples: Examples, shared: dict[str, dict[str, Any]]) -> None:
+def _complete(method: str, operation: dict[str, Any], examples: Examples, shared: dict[str, dict[str, Any]]) -> None:
     operation.setdefault("security", [])
     operation.setdefault("tags", ["health"])
     for parameter in operation.get("parameters", ()):
@@ -172,11 +186,12 @@ def _complete(operation: dict[str, Any], examples: Examples, shared: dict[str, d
     for code, answer in answers.items():
         _add_example(answer.get("content", {}), examples, of_request=False)
         names = [REQUEST_ID_HEADER, *(["Location"] if code in ("201", "202") else [])]
+        names += ["Idempotent-Replayed"] if _has_key(operation) else []
         answer.setdefault("headers", {}).update(_header_references(names))
         if answer.get("description") == "Successful Response":
             answer["description"] = HTTPStatus(int(code)).phrase
     declared = [PROBLEM_TYPES[name] for answer in operation["responses"].values() for name in answer.get(TYPES, ())]
-    kinds = list(dict.fromkeys([*declared, *_general_types(operation)]))
+    kinds = list(dict.fromkeys([*declared, *_general_types(method, operation)]))
     for status in dict.fromkeys(kind.status for kind in kinds):
         name = _answer_name(status, [kind for kind in declared if kind.status is status], operation)
         shared.setdefault(name, _problem_answer(status, [kind for kind in kinds if kind.status is status]))
@@ -196,13 +211,16 @@ def _answer_name(status: HTTPStatus, declared: list[ProblemType], operation: dic
     return "".join(parts)
 
 
-def _general_types(operation: dict[str, Any]) -> Iterator[ProblemType]:
+def _general_types(method: str, operation: dict[str, Any]) -> Iterator[ProblemType]:
     """Yield the types of the problems that an operation may answer with, by what it takes."""
     parameters = operation.get("parameters", ())
     if _needs_caller(operation):
         yield from _OF_CALLERS
     if "requestBody" in operation:
         yield from _OF_BODIES
+    # Also where no body is expected: one that is sent all the same must be JSON.
+    if method not in SAFE_METHODS or "requestBody" in operation:
+        yield problems.UNSUPPORTED_MEDIA_TYPE
     if parameters or "requestBody" in operation:
         yield problems.INVALID_REQUEST
     if _has_key(operation):

@@ -2,8 +2,8 @@
 
 A field is hidden by its name, at any depth, with everything below it; in other text, what looks like a token, a card
 number or an e-mail address is hidden. A body that is not JSON is replaced by its length and hash. What stays visible:
-`userId` and `orderId`, by which people find orders (pseudonyms of the shop), and `retainerId`, which pays nothing for
-other owners.
+identifiers, by which people find orders (`userId` is a pseudonym of the shop, and `retainerId` pays nothing for other
+owners), also those that consist of as many digits as a card number has, such as an EAN.
 """
 
 import copy
@@ -34,6 +34,14 @@ SENSITIVE = PERSONAL | frozenset(
 )
 """Names of hidden fields, in lower case and without separators."""
 
+IDENTIFIERS = frozenset(
+    {
+        *("orderid", "userid", "ownerid", "productid", "packageid", "holdid", "refundid", "retainerid"),
+        *("transactionid", "messageid", "correlationid", "letterid", "ordernumber"),
+    }
+)
+"""Names of fields whose digits are no card number, in lower case and without separators."""
+
 _SEPARATORS = re.compile(r"[\s_.-]+")
 _LOOKS_SENSITIVE = re.compile(
     r"\b(?:osk|tok|pm|card|sk|rk|whsec)_[A-Za-z0-9_]{4,}"
@@ -41,32 +49,43 @@ _LOOKS_SENSITIVE = re.compile(
     r"|(?<![\w-])(?:\d[ -]?){12,18}\d(?![\w-])"
     r"|[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,190}\.[A-Za-z]{2,24}\b"
 )
+_DIGITS = re.compile(r"[0-9]{13,19}")
 _SHORTEST_REPLACED = 4
 
 
 def is_sensitive(name: str) -> bool:
     """Return whether a field of this name is hidden."""
-    return _SEPARATORS.sub("", name).lower() in SENSITIVE
+    return _plain(name) in SENSITIVE
 
 
 def is_personal(name: str) -> bool:
     """Return whether a field of this name is about a person."""
-    return _SEPARATORS.sub("", name).lower() in PERSONAL
+    return _plain(name) in PERSONAL
+
+
+def _plain(name: str) -> str:
+    return _SEPARATORS.sub("", name).lower()
 
 
 def mask_value(value: Any) -> Any:
     """Return a JSON value without what is hidden."""
     match value:
         case Mapping():
-            return {
-                mask_text(str(name)): _hidden(item) if is_sensitive(str(name)) else mask_value(item)
-                for name, item in value.items()
-            }
+            return {mask_text(str(name)): _mask_field(str(name), item) for name, item in value.items()}
         case list() | tuple():
             return [mask_value(item) for item in value]
         case str():
             return mask_text(value)
     return value
+
+
+def _mask_field(name: str, value: Any) -> Any:
+    if is_sensitive(name):
+        return None if value is None else MASK
+    # Digits alone: what has spaces or words is no identifier, but free text in the wrong field.
+    if isinstance(value, str) and _DIGITS.fullmatch(value) and _plain(name) in IDENTIFIERS:
+        return value
+    return mask_value(value)
 
 
 def mask_text(text: str) -> str:
@@ -172,7 +191,3 @@ def _collect(value: Any, found: set[str], chosen: Callable[[str], bool], *, hidd
                 _collect(item, found, chosen, hidden=hidden)
         case str() if hidden and len(value) >= _SHORTEST_REPLACED:
             found.add(value)
-
-
-def _hidden(value: Any) -> Any:
-    return None if value is None else MASK

@@ -11,6 +11,13 @@ def read_time(text: str, now: datetime) -> datetime:
 
     Raises ValueError with a message for the user.
     """
+    try:
+        return _read(text, now).astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is outside of the years 1 to 9999") from None
+
+
+def _read(text: str, now: datetime) -> datetime:
     if found := re.fullmatch(r"([0-9]{1,6})([smhdw])", text.strip()):
         return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
     try:

@@ -13,7 +13,10 @@ from operations.dead_letters.masking import mask_body, mask_value
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event, with its place in the stream; `data` is its body without what is hidden (payment tokens and so on)."""
+    """An event, with its place in the stream; `data` is its body without what is hidden (payment tokens and so on).
+
+    Of a body that is not a JSON object, or is nested too deeply, `data` is the length and the hash.
+    """
 
     offset: int
     type: str
@@ -21,6 +24,11 @@ class Event:
     order_id: str | None
     message_id: str | None
     data: Any
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Return whether `data` has the length and the hash of the body instead of the body."""
+        return isinstance(self.data, str)
 
     def as_json(self) -> dict[str, Any]:
         """Return the event as JSON."""
@@ -35,13 +43,14 @@ class Event:
 
 
 def read_event(offset: int, type_: str, at: datetime | None, message_id: str | None, body: bytes) -> Event:
-    """Read an event; one that is not a JSON object has the length and the hash of its body as `data`."""
+    """Read an event of any content."""
+    order_id = None
     try:
         content = orjson.loads(body)
         order_id = content.get("orderId")
         data = mask_value(content)
     except (orjson.JSONDecodeError, AttributeError, RecursionError):
-        return Event(offset, type_, at, None, message_id, mask_body(body).decode())
+        data = mask_body(body).decode()
     return Event(offset, type_, at, order_id if isinstance(order_id, str) else None, message_id, data)
 
 

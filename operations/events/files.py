@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, BinaryIO, Literal, Protocol
@@ -53,7 +54,14 @@ class _JsonLines:
 
 def line_of(event: Event) -> bytes:
     """Return an event as one line of JSON, without its end."""
-    return orjson.dumps(event.as_json())
+    return _as_json(event.as_json())
+
+
+def _as_json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # nested more than 254 levels deep, which only the slower writer can do
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 @contextlib.contextmanager
@@ -128,7 +136,7 @@ def row_of(event: Event) -> dict[str, Any]:
         "amount": _amount(data, "amount"),
         "reason": _text(data, "reason"),
         "message_id": event.message_id,
-        "data": orjson.dumps(event.data).decode(),
+        "data": _as_json(event.data).decode(),
     }
 
 

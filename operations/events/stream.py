@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
@@ -41,6 +41,8 @@ SILENT_SECONDS = 30.0
 
 CLOCK_DIFFERENCE = timedelta(seconds=60)
 """The broker finds a time by its own clock, events have the time of their service: reading begins that much earlier."""
+
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 Offset = int | str | datetime
 
@@ -227,8 +229,11 @@ def _is_within(event: Event, last: int | None) -> bool:
 
 
 def _start(selection: Selection, span: Span) -> Offset:
-    if span.next is not None:
-        return span.next
-    if selection.offset or selection.since is None:
+    return start_of(selection) if span.next is None else span.next
+
+
+def start_of(selection: Selection) -> Offset:
+    """Return where reading begins: an offset, or a time that the broker looks up, which AMQP counts from 1970 on."""
+    if selection.offset or selection.since is None or selection.since <= EPOCH + CLOCK_DIFFERENCE:
         return selection.offset
     return selection.since - CLOCK_DIFFERENCE

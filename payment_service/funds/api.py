@@ -30,7 +30,16 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal, Visible
 from shared.database import Document
-from shared.http import ProblemError, invalid, json_response, key_reused, new_router, not_found
+from shared.http import (
+    REPLAYED,
+    ProblemError,
+    invalid,
+    json_response,
+    key_reused,
+    located,
+    new_router,
+    not_found,
+)
 from shared.openapi import PROBLEM_JSON, documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response, time_key
 from shared.problems import BOOKS_REFUSE, CONFLICT, INSUFFICIENT_BALANCE, NOT_FOUND
@@ -437,7 +446,7 @@ async def _run_once(
 ) -> Response:
     """Run the operation once under its key and return the response, also for a refusal."""
     try:
-        return _respond(await funds.idempotency.run(request, operation, work, keys=keys))
+        return _respond(await funds.idempotency.run(request, operation, work, keys=keys), request.path)
     except LedgerRefusalError as refusal:
         return _respond(refusal_response(refusal))
     except IdempotencyKeyReusedError:
@@ -451,11 +460,15 @@ async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) 
         return _respond(refusal_response(refusal))
 
 
-def _respond(stored: StoredResponse) -> Response:
+def _respond(stored: StoredResponse, path: str = "") -> Response:
+    headers = dict(REPLAYED) if stored.replayed else {}
+    if stored.status == HTTPStatus.CREATED:
+        (created,) = stored.body.values()
+        headers |= located(*path.strip("/").split("/"), created["_id"])
     if stored.status < HTTPStatus.BAD_REQUEST:
-        return json_response(stored.body, stored.status)
+        return json_response(stored.body, stored.status, headers)
     # A stored refusal may be of an earlier request, and of an earlier release.
-    response = json_response({**stored.body, "requestId": current_request_id()}, stored.status)
+    response = json_response({**stored.body, "requestId": current_request_id()}, stored.status, headers)
     response.headers["content-type"] = PROBLEM_JSON
     return response
 

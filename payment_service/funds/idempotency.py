@@ -40,10 +40,14 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """An HTTP response in the form in which it is stored; the body is JSON."""
+    """An HTTP response in the form in which it is stored; the body is JSON.
+
+    `replayed` says that it is the response to an earlier request.
+    """
 
     status: int
     body: Any
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ class IdempotentRunner:
             return None
         if record["fingerprint"] != fingerprint:
             raise IdempotencyKeyReusedError
-        return StoredResponse(record["status"], record["body"])
+        return StoredResponse(record["status"], record["body"], replayed=True)
 
     async def _store_refusal(self, request: IdempotentRequest, refusal: StoredResponse) -> StoredResponse:
         try:

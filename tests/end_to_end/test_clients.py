@@ -6,7 +6,6 @@ import io
 import os
 import re
 import secrets
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -37,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "clients/python/README.md"
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 EXAMPLES = [(code, printed) for code, printed in EXAMPLE.findall(README.read_text())]
+NODE = ROOT / ".venv/.tools/bin/node"
 NOWHERE = "http://127.0.0.1:9/webhooks"
 """Nothing listens there."""
 SECONDS = 120
@@ -116,9 +116,9 @@ async def test_the_walk_with_curl_succeeds() -> None:
 
 
 @pytest.mark.usefixtures("stack")
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 async def test_the_walk_with_javascript_succeeds() -> None:
-    status, printed = await run("node", "examples/orders.mjs")
+    assert NODE.exists(), "run `make setup-tests`"
+    status, printed = await run(str(NODE), "examples/orders.mjs")
     assert status == 0, printed
     course = r"placed \S+\norder\.created PENDING\n(.*\n)*\S+ CONFIRMED\n(settled.*\n)?422 items, totalAmount\n"
     assert re.fullmatch(course, printed), printed

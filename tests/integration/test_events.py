@@ -162,6 +162,46 @@ async def test_tail_filters_and_hides_tokens_and_an_export_that_fails_leaves_the
     assert out.stat().st_mode & 0o777 == 0o600
 
 
+async def test_odd_times_and_bodies_lose_no_event(clean_broker: str, tmp_path: Path) -> None:
+    await apply_topology(clean_broker, "7D")
+    deep = b'{"orderId": "o2", "metadata": ' + b'{"a":' * 300 + b"1" + b"}" * 301
+    deeper = b'{"orderId": "o3", "metadata": ' + b'{"a":' * 900 + b"1" + b"}" * 901
+    for body in (b'{"orderId": "o1"}', deep, deeper, b"no JSON"):
+        await publish(clean_broker, "order.created", body=body)
+    for since in ("0001-01-01", "1960-01-01", "1970-01-01"):
+        status, printed, errors = await run(clean_broker, "tail", "--json", "--since", since)
+        assert (status, len(json.loads(printed)["items"])) == (0, 4), errors
+    status, _, errors = await run(clean_broker, "tail", "--since", "999999w")
+    assert (status, "'999999w' is outside of the years 1 to 9999" in errors) == (2, True), errors
+    for format_ in ("jsonl", "parquet"):
+        out = tmp_path / format_
+        status, _, errors = await run(clean_broker, "export", "--format", format_, "--out", str(out))
+        assert (status, "exported 4 events" in errors) == (0, True), errors
+        assert "2 of them without the body" in errors
+        assert "(at offset 2, 3)" in errors
+    lines = [json.loads(line) for line in (tmp_path / "jsonl").read_text().splitlines()]
+    assert [line["orderId"] for line in lines] == ["o1", "o2", "o3", None]
+    assert lines[1]["data"] == json.loads(deep)
+    assert pq.read_table(tmp_path / "parquet").column("order_id").to_pylist() == ["o1", "o2", "o3", None]
+
+
+async def test_the_example_names_a_body_it_cannot_read_and_goes_on(clean_broker: str, tmp_path: Path) -> None:
+    await apply_topology(clean_broker, "7D")
+    for body in (b"no JSON", b"[]", b"\xff", b"[" * 100_000, b'{"orderId": "o1"}'):
+        await publish(clean_broker, "order.created", body=body)
+    example = await start_example(clean_broker, tmp_path / "place", stderr=asyncio.subprocess.PIPE)
+    try:
+        await eventually((tmp_path / "place").exists, within=60)
+        await eventually(lambda: (tmp_path / "place").read_text() == "4", within=60)
+    finally:
+        example.kill()
+        printed, errors = await example.communicate()
+    assert printed.decode() == "4 order.created o1\n"
+    assert errors.decode().splitlines() == [
+        f"skipped order.created at offset {offset}: its body is not a JSON object" for offset in range(4)
+    ]
+
+
 def shown(url: str) -> str:
     return url.replace("guest:guest@", "guest:***@")
 
@@ -230,13 +270,17 @@ async def test_the_example_continues_where_it_stopped(clean_broker: str, tmp_pat
 
 async def offsets_of_the_example(amqp_url: str, place: Path, until: int) -> list[int]:
     """Run the example until it has kept a place, then kill it; return the offsets that it has printed."""
-    script = str(ROOT / "examples" / "event_consumer.py")
-    example = await asyncio.create_subprocess_exec(
-        sys.executable, script, amqp_url, str(place), stdout=asyncio.subprocess.PIPE
-    )
+    example = await start_example(amqp_url, place)
     try:
         await eventually(lambda: place.exists() and int(place.read_text()) >= until, within=60)
     finally:
         example.kill()
         printed, _ = await example.communicate()
     return [int(line.split()[0]) for line in printed.splitlines()]
+
+
+async def start_example(amqp_url: str, place: Path, stderr: int | None = None) -> asyncio.subprocess.Process:
+    script = str(ROOT / "examples" / "event_consumer.py")
+    return await asyncio.create_subprocess_exec(
+        sys.executable, script, amqp_url, str(place), stdout=asyncio.subprocess.PIPE, stderr=stderr
+    )

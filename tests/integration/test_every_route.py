@@ -91,11 +91,13 @@ async def assert_manners(client: httpx.AsyncClient, api: Api) -> None:
 
     for method, template, operation in operations(api.document):
         url = api.url + re.sub(r"\{\w+\}", "x1", template)
-        content = b"{}" if "requestBody" in operation else None
+        content = None if method == "GET" else b"{}"
         assert await status(method, Host="evil.example") == 421, url
         assert await status(method, **{"Sec-Fetch-Site": "same-site"}) == 403, url
         if content:
-            assert await status(method, **{"Content-Type": "text/plain"}) == 415, url
+            form = {"Content-Type": "application/x-www-form-urlencoded"}
+            assert await status(method, **form) == 415, url
+        assert ("415" in operation["responses"]) == (content is not None), url
         if method == "GET":
             assert await status("HEAD") == await status("GET"), url
 
@@ -112,10 +114,16 @@ async def put_to_the_test(client: httpx.AsyncClient, api: Api) -> None:
         ) as answer:
             assert answer.status_code != 500, request
             described = request.documented[str(answer.status_code)]
+            assert required_headers(api.document, described) <= answer.headers.keys(), request
             media_type = answer.headers["content-type"].partition(";")[0]
             assert media_type in described["content"] or answer.status_code < 400, request
         sent += 1
     assert sent > len(EXTREMES)
+
+
+def required_headers(document: dict[str, Any], answer: dict[str, Any]) -> set[str]:
+    declared = document["components"]["headers"]
+    return {name.lower() for name in answer.get("headers", ()) if declared[name].get("required")}
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -50,7 +50,15 @@ async def test_every_repeated_post_gets_its_first_answer(app: FundsApp) -> None:
         first = await client.send(call, key)
         entries = await app.database["entries"].count_documents({})
         assert first.status in (200, 201), (call, first)
-        assert await client.send(call, key) == first
+        again = await client.send(call, key)
+        assert again == first
+        assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+        if first.status == 201:
+            assert again.headers["location"] == first.headers["location"]
+            (created,) = first.body.values()
+            found = await app.http.get(first.headers["location"])
+            (shown,) = found.json().values()
+            assert shown["_id"] == created["_id"]
         assert await app.database["entries"].count_documents({}) == entries
 
 
@@ -58,13 +66,14 @@ async def test_a_refusal_is_repeated_even_if_the_request_would_succeed_now(app: 
     client, key = app.client, new_id()
     retainer = await client.made(calls.open_retainer("c1", 0), "retainer")
     first = await client.send(calls.consume(retainer, 100), key)
-    assert first.status == 400
+    assert (first.status, "idempotent-replayed" in first.headers) == (400, False)
     await client.send(calls.replenish(retainer, 100))
     response = await app.http.post(
         f"/api/retainers/{retainer}/consume", json={"amount": 1}, headers={"Idempotency-Key": key}
     )
     assert Answer(response.status_code, response.json()).said == first.said
     assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["idempotent-replayed"] == "true"
     assert await client.retainer_balance(retainer) == 100
 
 
@@ -142,7 +151,8 @@ async def test_a_success_in_another_process_outranks_a_refusal(mongodb_url: str,
             await elsewhere.run(request, "test", granted)
             raise LedgerRefusalError("not enough")
 
-        assert await runner.run(request, "test", refused) == StoredResponse(200, {"granted": True})
-        assert await elsewhere.run(request, "test", refused) == StoredResponse(200, {"granted": True})
+        repeated = StoredResponse(200, {"granted": True}, replayed=True)
+        assert await runner.run(request, "test", refused) == repeated
+        assert await elsewhere.run(request, "test", refused) == repeated
         with pytest.raises(IdempotencyKeyReusedError):
             await runner.run(IdempotentRequest(request.key, "POST", "/y", {"amount": 1}), "test", granted)

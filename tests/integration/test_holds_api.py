@@ -99,6 +99,8 @@ async def test_a_key_makes_one_hold(shop: Shop) -> None:
     again = await send(shop, ANNA, "POST", "/holds", ONE, Idempotency_Key="k")
     assert (first.status_code, again.status_code) == (201, 200)
     assert again.json() == first.json()
+    assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+    assert (await send(shop, ANNA, "GET", first.headers["location"])).json() == first.json()
     other = await send(shop, ANNA, "POST", "/holds", ONE | {"ttlSeconds": 5}, Idempotency_Key="k")
     assert other.status_code == 422
     assert (await send(shop, RIVAL, "POST", "/holds", ONE, Idempotency_Key="k")).json() != first.json()

@@ -262,7 +262,12 @@ async def test_a_retry_is_the_next_run_and_forgets_the_failure(service: OrderSer
     assert (await service.get(order_id))["failureReason"] == "PROVISIONING BLOCKED: Wrong package assigned"
     failures = (await service.client.get("/orders/failures")).json()["items"]
     assert failures == [
-        {"status": "FAILED", "reason": "PROVISIONING BLOCKED: Wrong package assigned", "count": 1},
+        {
+            "count": 1,
+            "status": "FAILED",
+            "reason": "PROVISIONING BLOCKED: Wrong package assigned",
+            "code": "provisioning_failed",
+        }
     ]
 
 

@@ -52,7 +52,9 @@ async def confirmed(shop: Shop, token: str = "tok_ok", **changes: Any) -> str:
 
 async def ask(shop: Shop, order_id: str, body: Any, **headers: str) -> httpx.Response:
     client = shop._clients["order"]
-    return await client.post(f"/orders/{order_id}/refunds", json=body, headers=headers)
+    answer = await client.post(f"/orders/{order_id}/refunds", json=body, headers=headers)
+    assert answer.headers.get("location") == (f"/orders/{order_id}/refunds" if answer.status_code == 202 else None)
+    return answer
 
 
 async def refunds(shop: Shop, order_id: str) -> list[dict[str, Any]]:

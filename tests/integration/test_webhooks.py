@@ -53,6 +53,9 @@ class Shop:
         url = f"{self.stack.url('notification')}{path}"
         answer = await self.stack.client.request(method, url, json=body, headers=headers)
         assert answer.status_code == status, answer.text
+        if status in (201, 202):
+            location = f"{self.stack.url('notification')}{answer.headers['location']}"
+            assert (await self.stack.client.get(location, headers=headers)).status_code == 200, location
         return answer.json() if answer.content else None
 
     async def register(self, path: str, *, headers: Mapping[str, str] = CLIENT, **changes: Any) -> dict[str, Any]:

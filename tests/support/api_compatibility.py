@@ -94,10 +94,7 @@ class _Comparison:
             yield from self._answer(name, code, _resolved(self._before, answer), _resolved(self._after, other))
 
     def _answer(self, name: str, code: str, before: Document, after: Document) -> Found:
-        kept = {header.title() for header in after.get("headers", ())}
-        for header in before.get("headers", ()):
-            if header.title() not in kept:
-                yield f"{name} {code} has no header {header} any more"
+        yield from self._headers(f"{name} {code}", before.get("headers", {}), after.get("headers", {}))
         new = after.get("content", {})
         for media, content in before.get("content", {}).items():
             if media not in new:
@@ -105,6 +102,19 @@ class _Comparison:
             else:
                 found = new[media].get("schema", {})
                 yield from self._schema(f"{name} {code}", content.get("schema", {}), found, Way.ANSWER)
+
+    def _headers(self, name: str, before: Document, after: Document) -> Found:
+        kept = {header.title(): described for header, described in after.items()}
+        for header, described in before.items():
+            if header.title() not in kept:
+                yield f"{name} has no header {header} any more"
+                continue
+            old = _resolved(self._before, described, "headers")
+            new = _resolved(self._after, kept[header.title()], "headers")
+            if old.get("required") and not new.get("required"):
+                yield f"{name}: the header {header} may be absent now"
+            where = f"{name}: the header {header}"
+            yield from self._schema(where, old.get("schema", {}), new.get("schema", {}), Way.ANSWER)
 
     def _parameters(self, name: str, before: Document, after: Document) -> Found:
         old, new = ({_place(each): each for each in operation.get("parameters", ())} for operation in (before, after))
@@ -206,11 +216,11 @@ def _place(parameter: Document) -> tuple[str, str]:
     return parameter["in"], name.title() if parameter["in"] == "header" else name
 
 
-def _resolved(document: Document, answer: Document) -> Document:
-    """Return an answer of an operation, which may be named among the document's responses."""
-    if "$ref" not in answer:
-        return answer
-    found: Document = document["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+def _resolved(document: Document, described: Document, kind: str = "responses") -> Document:
+    """Return an answer, or a header of one, which may be named among the document's components."""
+    if "$ref" not in described:
+        return described
+    found: Document = document["components"][kind][described["$ref"].rpartition("/")[2]]
     return found
 
 

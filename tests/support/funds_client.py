@@ -4,6 +4,7 @@ A request is a value (`Call`), so a test can send it from any client, repeat it 
 the journal afterwards. Amounts are minor units here; the bodies have them as the JSON numbers of the contract.
 """
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -105,6 +106,7 @@ class Answer:
     status: int
     body: Document
     attempts: int = 1
+    headers: httpx.Headers = dataclasses.field(default_factory=httpx.Headers, compare=False)
 
     @property
     def succeeded(self) -> bool:
@@ -127,7 +129,7 @@ class Funds:
         """Send the request once. Raises the errors of httpx if there is no answer."""
         headers = {} if key is None else {"Idempotency-Key": key}
         response = await self._http.request(call.method, self._url() + call.path, json=call.body, headers=headers)
-        return Answer(response.status_code, response.json())
+        return Answer(response.status_code, response.json(), headers=response.headers)
 
     async def insist(self, call: Call, key: str, within: float) -> Answer:
         """Send the request until it is answered; after a lost connection or a 5xx, repeat it under the same key."""

@@ -8,7 +8,7 @@ from yarl import URL
 
 
 class Proxy:
-    """A TCP proxy before the server at a URL: it can stop carrying what the server says, cut connections, or be gone."""
+    """A TCP proxy before the server at a URL. It can hold what the server says, cut connections, or be gone."""
 
     def __init__(self, url: URL) -> None:
         self._server = url

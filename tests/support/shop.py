@@ -92,6 +92,9 @@ class Shop:
     async def ask(self, service: str, method: str, path: str, body: Any = None, **headers: str) -> Any:
         response = await self._clients[service].request(method, path, json=body, headers=headers)
         assert response.status_code in (200, 201, 202), response.text
+        if response.status_code != 200:
+            found = await self._clients[service].get(response.headers["location"], headers=headers)
+            assert found.status_code == 200, response.headers["location"]
         return response.json()
 
     async def place(self, traceparent: str | None = None, **changes: Any) -> str:

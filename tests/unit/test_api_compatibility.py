@@ -81,12 +81,17 @@ DOCUMENT: dict[str, Any] = {
         },
         "responses": {"Conflict": {"headers": {"Retry-After": {"schema": {"type": "integer"}}}, "content": {}}},
         "examples": {"conflict": {"value": {}}},
+        "headers": {"Location": {"required": True, "schema": {"type": "string", "enum": ["a", "b"]}}},
     },
 }
 
 
 def place(document: dict[str, Any]) -> Any:
     return document["paths"]["/orders"]["post"]
+
+
+def location(document: dict[str, Any]) -> Any:
+    return document["components"]["headers"]["Location"]
 
 
 def body(document: dict[str, Any]) -> Any:
@@ -142,6 +147,11 @@ BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
     "POST /orders 202.slot.from is gone": lambda d: schema(d, "Times")["properties"].clear(),
     "POST /orders 202.slot.from may be absent now": lambda d: schema(d, "Times")["required"].clear(),
     "POST /orders 202 has no header Location any more": lambda d: place(d)["responses"]["202"]["headers"].clear(),
+    "POST /orders 202: the header Location may be absent now": lambda d: location(d).pop("required"),
+    "POST /orders 202: the header Location may be integer now": lambda d: location(d).update(
+        schema={"type": ["string", "integer"], "enum": ["a", "b"]}
+    ),
+    "the value b of POST /orders 202: the header Location is gone": lambda d: location(d)["schema"]["enum"].pop(),
     "POST /orders 409 has no header Retry-After any more": lambda d: d["components"]["responses"]["Conflict"][
         "headers"
     ].clear(),
@@ -171,7 +181,7 @@ HARMLESS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a wider limit": lambda d: body(d)["properties"]["count"].update(minimum=0, maximum=1000),
     "a finer step": lambda d: body(d)["properties"]["amount"].update(multipleOf=0.001),
     "a header in another case, and a new one": lambda d: place(d)["responses"]["202"].update(
-        headers={"location": {}, "Retry-After": {}}
+        headers={"location": {"$ref": "#/components/headers/Location"}, "Retry-After": {}}
     ),
     "a field of one alternative more": lambda d: schema(d, "Card")["properties"].update(last4={"type": "string"}),
     "a permission that is not needed any more": lambda d: place(d).pop("x-permission"),

@@ -247,6 +247,7 @@ def test_a_search_uses_the_longest_word_first_and_never_a_hostile_pattern() -> N
         ("90s", NOW - timedelta(seconds=90)),
         ("2026-01-30", datetime(2026, 1, 30, tzinfo=UTC)),
         ("2026-01-30T10:00:00+02:00", datetime(2026, 1, 30, 8, tzinfo=UTC)),
+        ("0001-01-01", datetime(1, 1, 1, tzinfo=UTC)),
     ],
 )
 def test_a_time_is_a_date_a_time_or_an_age(text: str, moment: datetime) -> None:
@@ -256,6 +257,12 @@ def test_a_time_is_a_date_a_time_or_an_age(text: str, moment: datetime) -> None:
 @pytest.mark.parametrize("text", ["", "yesterday", "2 h", "-2h", "99999999d"])
 def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
+        read_time(text, NOW)
+
+
+@pytest.mark.parametrize("text", ["999999d", "999999w", "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_a_time_outside_of_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is outside of the years 1 to 9999"):
         read_time(text, NOW)
 
 

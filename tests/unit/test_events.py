@@ -1,7 +1,8 @@
 """One event of the stream, the selection of some, and the files that have them."""
 
 import io
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from operations.commands.events.options import build_selection
 from operations.events import files
 from operations.events.event import Event, Selection, read_event, summary
-from operations.events.files import ExportFormatError, opener, row_of
+from operations.events.files import ExportFormatError, line_of, opener, row_of
+from operations.events.stream import start_of
 from operations.stack.files import replaced_private
 from shared.settings import read_retention
 
@@ -33,6 +35,47 @@ def test_an_event_hides_tokens_and_keeps_what_finds_the_order() -> None:
         "messageId": "m1",
         "data": {"orderId": "o1", "payment": {"token": "•••", "method": "card"}, "userId": "u1"},
     }
+
+
+def nested(levels: int) -> bytes:
+    return b'{"orderId": "o1", "metadata": ' + b'{"a":' * levels + b"1" + b"}" * (levels + 1)
+
+
+@pytest.mark.parametrize("levels", [10, 300])
+def test_a_nested_body_is_exported_as_it_is(levels: int) -> None:
+    found = read_event(7, "order.created", AT, "m1", nested(levels))
+    assert json.loads(line_of(found))["data"] == json.loads(nested(levels))
+    assert json.loads(row_of(found)["data"]) == json.loads(nested(levels))
+    assert not found.is_unreadable
+
+
+@pytest.mark.parametrize("levels", [600, 1010])
+def test_a_body_nested_too_deeply_is_exported_as_length_and_hash_with_its_order(levels: int) -> None:
+    found = read_event(7, "order.created", AT, "m1", nested(levels))
+    assert found.is_unreadable
+    assert found.order_id == "o1"
+    assert Selection(order_id="o1").selects(found)
+    assert "SHA-256" in json.loads(line_of(found))["data"]
+    assert "SHA-256" in row_of(found)["data"]
+
+
+def test_an_order_id_of_digits_stays_and_a_card_number_does_not() -> None:
+    found = event(order_id="4006381333931", items=[{"productId": "4006381333931"}], reason="no 4242424242424242")
+    assert found.order_id == "4006381333931"
+    assert found.data["orderId"] == "4006381333931"
+    assert found.data["items"] == [{"productId": "4006381333931"}]
+    assert "4242" not in str(found.data)
+
+
+@pytest.mark.parametrize("since", ["0001-01-01", "1960-01-01", "1970-01-01"])
+def test_a_time_before_all_streams_begins_with_the_first_event(since: str) -> None:
+    assert start_of(build_selection(since, None, None, 0)) == 0
+
+
+def test_a_time_begins_a_little_earlier_and_an_offset_exactly_there() -> None:
+    assert start_of(Selection(since=AT)) == AT - timedelta(seconds=60)
+    assert start_of(Selection(since=AT, offset=3)) == 3
+    assert start_of(Selection()) == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"no JSON", b'"tok_secret"', b"1", b"null", b"[" * 100_000])

@@ -1,13 +1,23 @@
 """What is hidden of dead letters: at any depth, in bodies of any kind, and where an error quotes a body."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operations.dead_letters.masking import MASK, is_sensitive, mask_body, mask_letter, mask_text, mask_value
+from operations.dead_letters.masking import (
+    IDENTIFIERS,
+    MASK,
+    is_sensitive,
+    mask_body,
+    mask_letter,
+    mask_text,
+    mask_value,
+)
 
 SECRET = "Zq7-very-secret"
 json_values = st.recursive(
@@ -44,6 +54,52 @@ def test_what_people_need_stays() -> None:
     order = {"orderId": "o1", "userId": "u1", "payment": {"method": "card", "token": "tok_visa", "retainerId": "r1"}}
     masked = json.loads(mask_body(json.dumps(order).encode()))
     assert masked == {**order, "payment": {"method": "card", "token": MASK, "retainerId": "r1"}}
+
+
+EAN = "4006381333931"
+
+
+def test_an_identifier_of_digits_is_no_card_number() -> None:
+    order = {
+        **dict.fromkeys(("orderId", "userId", "ownerId", "refundId", "holdId"), EAN),
+        "items": [{"productId": EAN, "quantity": 1}],
+        "order": {"orderId": "1" * 19, "items": [{"product_id": EAN}]},
+    }
+    assert mask_value(order) == order
+    assert mask_body(json.dumps(order).encode()) == json.dumps(order).encode()
+
+
+def test_a_card_number_is_hidden_in_every_other_field() -> None:
+    card = "4242424242424242"
+    found = mask_value(
+        {
+            "reason": f"declined {card}",
+            "metadata": {"gift": card, card: 1},
+            "options": [card],
+            "customer": {"productId": card},
+            "productId": [card],
+            "orderId": "4242 4242 4242 4242",
+            "userId": f"ann {card}",
+            "ownerId": "tok_visa",
+        }
+    )
+    assert found == {
+        "reason": f"declined {MASK}",
+        "metadata": {"gift": MASK, MASK: 1},
+        "options": [MASK],
+        "customer": MASK,
+        "productId": [MASK],
+        "orderId": MASK,
+        "userId": f"ann {MASK}",
+        "ownerId": MASK,
+    }
+
+
+def test_every_identifier_of_the_messages_is_known() -> None:
+    samples = (Path(__file__).parents[1] / "samples" / "messages.json").read_text()
+    names = set(re.findall(r'"(\w+Id)":', samples))
+    assert {"orderId", "productId"} <= names
+    assert {name.lower() for name in names} <= IDENTIFIERS
 
 
 @pytest.mark.parametrize("text", ["tok_visa_4242", "4242 4242 4242 4242", "ann@example.com", "osk_12345678_abcdefgh"])

