@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 
 from shared import tls
+from shared.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("operations", "order_service", "inventory_service", "payment_service", "provisioning_service", "shared")
+PACKAGES = ("operations", "shared", *(service.package for service in SERVICES.values()))
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 LOCAL_MONGOD = ROOT / "operations" / "stack" / "mongod.py"
 """Starts a mongod on this machine, which has no TLS, and asks it alone."""
 
 
 def test_every_connection_to_rabbitmq_uses_our_certificates() -> None:
-    found = [path for path in SOURCES if re.search(r"\baio_pika\.connect(_robust)?\(", path.read_text())]
-    assert found == [ROOT / "shared" / "bus" / "amqp" / "connecting.py"]
+    assert not [path for path in SOURCES if re.search(r"\baio_pika\.connect(_robust)?\(", path.read_text())]
     made = [path for path in SOURCES if "aio_pika.Connection(" in path.read_text()]
+    assert len(made) >= 2
     assert all("amqp_context(" in path.read_text() for path in made)
 
 
