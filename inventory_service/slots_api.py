@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -35,7 +35,7 @@ from inventory_service.views import (
 )
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
-from shared.clock import Clock, utc_now
+from shared.clock import Clock, in_utc, utc_now
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
 from shared.group_commit import GroupCommit
@@ -77,14 +77,7 @@ OpeningTime = Annotated[str, AfterValidator(_opening_time)]
 ClosingTime = Annotated[str, AfterValidator(_closing_time)]
 
 
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be a time of the years 1 to 9999, in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
 Minutes = Annotated[int, Field(ge=0, le=DAY_MINUTES)]
 Capacity = Annotated[JsonMoney, Field(ge=0)]
 SlotId = Annotated[str, Path(pattern=f"^{SLOT_ID_PATTERN}$", description="`slot:<unix seconds of the start>`")]

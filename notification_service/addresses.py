@@ -41,6 +41,8 @@ _NOT_PUBLIC_V6 = tuple(
 )
 _NAT64 = IPv6Network("64:ff9b::/96")
 
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(?:\.{_LABEL})*\.?")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
@@ -56,6 +58,11 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     if address in _NAT64:
         return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
     return address in _UNICAST_V6 and not any(address in network for network in _NOT_PUBLIC_V6)
+
+
+def is_host_name(host: str) -> bool:
+    """Return whether a name could be looked up; underscores are in use, though hosts should have none."""
+    return _NAME.fullmatch(host) is not None
 
 
 def host_objection(host: str, *, allow_private: bool) -> str | None:

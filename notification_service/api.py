@@ -4,10 +4,10 @@ import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Path, Response
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from notification_service.deletion import Deletion
 from notification_service.deliveries import Deliveries
@@ -32,7 +32,7 @@ from notification_service.views import (
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal, Visible
-from shared.clock import Clock
+from shared.clock import Clock, in_utc
 from shared.contracts.base import Name, Text
 from shared.http import Body, ProblemError, conflict, invalid, json_response, located, new_router, not_found, shown_as
 from shared.openapi import documented
@@ -45,6 +45,7 @@ DeliveryPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description
 Patterns = Annotated[
     list[Annotated[str, AfterValidator(check_pattern)]],
     Field(min_length=1, max_length=MAX_PATTERNS, examples=[["order.*"]]),
+    AfterValidator(lambda patterns: list(dict.fromkeys(patterns))),
 ]
 Url = Annotated[str, Field(min_length=1, max_length=MAX_URL, examples=["https://shop.example/webhooks"])]
 
@@ -69,10 +70,22 @@ class EndpointChanges(Body):
     enabled: bool | None = None
 
 
+def _text_of_time(given: Any) -> Any:
+    if isinstance(given, str):
+        return given
+    # A number would be taken for the seconds of a clock.
+    raise ValueError("must be a time as in RFC 3339, such as 2026-01-31T09:30:00Z")
+
+
 class FailedSince(Body):
     """Which failed deliveries to attempt again: those of events recorded since this time."""
 
-    since: Annotated[AwareDatetime, Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC))]
+    since: Annotated[
+        AwareDatetime,
+        Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC)),
+        BeforeValidator(_text_of_time),
+        AfterValidator(in_utc),
+    ]
 
 
 class ApiDependencies(NamedTuple):
@@ -110,7 +123,7 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
         endpoint = Endpoint(
             id=endpoint_id,
             url=url,
-            events=tuple(dict.fromkeys(body.events)),
+            events=tuple(body.events),
             secrets=(Secret(_vault(api).seal(endpoint_id, secret), now),),
             created_at=now,
             updated_at=now,
@@ -187,7 +200,7 @@ def _add_secrets(router: APIRouter, api: ApiDependencies) -> None:
     @requires(Permission.WEBHOOKS_WRITE)
     async def send_test_event(webhook_id: WebhookPath, caller: Caller) -> Response:
         """Send the event `webhook.test`, whichever events the endpoint asked for; its delivery shows the outcome."""
-        endpoint = await _find_enabled(api, webhook_id, _writable(caller))
+        endpoint = await _find_sendable(api, webhook_id, _writable(caller))
         now = api.clock()
         delivery = delivery_of(trial_event(webhook_id, uuid.uuid4().hex, now), endpoint, now)
         await api.deliveries.insert([delivery])
@@ -236,7 +249,7 @@ def _add_redelivery(router: APIRouter, api: ApiDependencies) -> None:
     async def redeliver(webhook_id: WebhookPath, delivery_id: DeliveryPath, caller: Caller) -> Response:
         """Attempt a delivery again, now, whatever became of it; with the same `webhook-id`."""
         visible = _writable(caller)
-        await _find_enabled(api, webhook_id, visible)
+        await _find_sendable(api, webhook_id, visible)
         delivery = await api.deliveries.redeliver(webhook_id, delivery_id, visible, api.clock())
         if delivery is None:
             raise not_found(f"Delivery {delivery_id} to webhook {webhook_id}")
@@ -253,7 +266,7 @@ def _add_redelivery(router: APIRouter, api: ApiDependencies) -> None:
     async def redeliver_failed(webhook_id: WebhookPath, body: FailedSince, caller: Caller) -> Response:
         """Attempt all failed deliveries again that were recorded since a time."""
         visible = _writable(caller)
-        await _find_enabled(api, webhook_id, visible)
+        await _find_sendable(api, webhook_id, visible)
         number = await api.deliveries.redeliver_failed(webhook_id, body.since, visible, api.clock())
         api.on_due([webhook_id])
         headers = located("webhooks", webhook_id, "deliveries")
@@ -295,8 +308,10 @@ async def _find(api: ApiDependencies, webhook_id: str, visible: Visible) -> Endp
     return _found(webhook_id, await api.endpoints.find(webhook_id, visible))
 
 
-async def _find_enabled(api: ApiDependencies, webhook_id: str, visible: Visible) -> Endpoint:
+async def _find_sendable(api: ApiDependencies, webhook_id: str, visible: Visible) -> Endpoint:
+    """Return an endpoint to which deliveries are sent; without the key that signs them, nothing is."""
     endpoint = await _find(api, webhook_id, visible)
+    _vault(api)
     if not endpoint.enabled:
         raise conflict(f"Webhook {webhook_id} is disabled: enable it first")
     return endpoint

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
-from notification_service.addresses import host_objection
+from notification_service.addresses import host_objection, is_host_name
 from notification_service.events import Event, matches
 
 DISABLE_AFTER = timedelta(days=5)
@@ -94,7 +94,7 @@ def check_url(url: str, *, allow_private: bool) -> str:
         raise ValueError("is not a URL") from None
     if parts.scheme != "https" and not (allow_private and parts.scheme == "http"):
         raise ValueError("must begin with https://")
-    if not parts.hostname or port == 0:
+    if not parts.hostname or port == 0 or not ("[" in parts.netloc or is_host_name(parts.hostname)):
         raise ValueError("must name a host")
     if (objection := host_objection(parts.hostname, allow_private=allow_private)) is not None:
         raise ValueError(objection)

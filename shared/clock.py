@@ -12,6 +12,14 @@ def utc_now() -> datetime:
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
+def in_utc(moment: datetime) -> datetime:
+    """Return the same moment in UTC. Raises ValueError, for people, for one beyond the years that can be stored."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time of the years 1 to 9999, in UTC") from None
+
+
 def to_rfc3339(moment: datetime) -> str:
     """Format a time as `2026-01-31T09:30:00.250Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

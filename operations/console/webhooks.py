@@ -17,6 +17,7 @@ from operations.console.upstream import Services, Unavailable, attempt, path
 from operations.reading.webhook_figures import read_figures
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
+from shared.clock import in_utc
 from shared.http import not_found
 
 ENDPOINTS = 20
@@ -204,4 +205,4 @@ def _with_times(item: Mapping[str, Any]) -> dict[str, Any]:
 def _in_utc(text: str) -> datetime:
     """Parse a time; one without a zone is in UTC, like all times of the console. Raises ValueError."""
     at = datetime.fromisoformat(text.strip())
-    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    return in_utc(at) if at.tzinfo else at.replace(tzinfo=UTC)

@@ -370,9 +370,46 @@ async def test_what_cannot_be_registered_is_refused_with_the_field(shop: Shop) -
         ({"url": url, "events": ["order.lost"]}, "events[0]"),
         ({"url": url, "events": ["stock.*"]}, "events[0]"),
         ({"url": url, "events": ["*"], "ownerId": "x"}, "ownerId"),
+        ({"url": "https://shop..example", "events": ["*"]}, "url"),
     ):
         refused = await shop.ask("POST", "/webhooks", body, 422)
         assert [error["field"] for error in refused["errors"]] == [field]
+
+
+async def test_an_event_that_is_asked_for_twice_is_kept_once(shop: Shop, path: str) -> None:
+    twice = ["order.failed", "order.*", "order.failed"]
+    endpoint = await shop.register(path, events=twice)
+    assert endpoint["events"] == ["order.failed", "order.*"]
+    changed = await shop.ask("PATCH", f"/webhooks/{endpoint['id']}", {"events": twice})
+    assert changed["events"] == ["order.failed", "order.*"]
+
+
+@pytest.mark.parametrize(
+    "since", ["9999-12-31T23:59:59-12:00", "1999-12-31T00:00:00Z", "2026-01-31T09:30:00", 1_700_000_000, None]
+)
+async def test_what_failed_is_not_sent_again_since_a_time_that_is_none(shop: Shop, path: str, since: Any) -> None:
+    endpoint = await shop.register(path)
+    refused = await shop.ask("POST", f"/webhooks/{endpoint['id']}/redeliver", {"since": since}, 422)
+    assert [error["field"] for error in refused["errors"]] == ["since"]
+
+
+async def test_nothing_is_promised_without_the_key_that_signs_it(shop: Shop, path: str) -> None:
+    endpoint = await shop.register(path)
+    one = f"/webhooks/{endpoint['id']}"
+    keyless = await shop.stack.launch("notification", webhook_key="")
+    await shop.stack.ready(keyless)
+    requests: Sequence[tuple[str, Any]] = (
+        ("/webhooks", {"url": f"{shop.receiver.url}{path}", "events": ["*"]}),
+        (f"{one}/rotate", None),
+        (f"{one}/test", None),
+        (f"{one}/redeliver", {"since": "2026-01-01T00:00:00Z"}),
+        (f"{one}/deliveries/evt_1/redeliver", None),
+    )
+    for route, body in requests:
+        answer = await shop.stack.client.post(f"{keyless.url}{route}", json=body, headers=CLIENT)
+        assert answer.status_code == 503, route
+        assert "ORDERSAGA_WEBHOOK_KEY" in answer.json()["detail"]
+    await shop.stack.kill(keyless)
 
 
 async def test_requests_at_the_same_moment_never_register_more_than_an_owner_may_have(shop: Shop, path: str) -> None:

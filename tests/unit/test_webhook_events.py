@@ -178,7 +178,14 @@ def test_rotations_do_not_pile_up_secrets() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://shop.example/hooks?shop=1", "https://shop.example:8443", "https://[2606::1]/"]
+    "url",
+    [
+        "https://shop.example/hooks?shop=1",
+        "https://shop.example:8443",
+        "https://[2606::1]/",
+        "https://a_b.xn--shp-hoa.example./",
+        f"https://{'a' * 63}.example/",
+    ],
 )
 def test_urls_of_receivers_are_allowed(url: str) -> None:
     assert check_url(url, allow_private=False) == url
@@ -195,6 +202,19 @@ def test_urls_of_receivers_are_allowed(url: str) -> None:
         "https://user@shop.example/",
         "https://user:password@shop.example/",
         "https://shop.example/#part",
+        "https://.",
+        "https://shop..example/",
+        "https://-shop.example/",
+        f"https://{'a' * 64}.example/",
+        f"https://{'a.' * 127}example/",
+        "https://<shop>/",
+        "https://shop.example|/",
+        "https://shop.example\\@8.8.8.8/",
+        "https://8.8.8.8\\.shop.example/",
+        "https://127.0.0.1%00.shop.example/",
+        "https://%31%32%37.0.0.1/",
+        "https://shop.example:443@8.8.8.8/",
+        "https://[shop.example]/",
         "https://shop.example:0/",
         "https://shop.example:99999/",
         "https://shop.example/a b",
