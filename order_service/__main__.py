@@ -17,12 +17,15 @@ from order_service.refund_requests import RefundRequests
 from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
 from order_service.sweeper import Sweeper
-from order_service.waiting import WaitingRequests
+from order_service.waiting import BOOKED, WaitingRequests
 from shared.admission import Admission, OtherServer
 from shared.clock import utc_now
 from shared.errors import StartError
 from shared.service import Connections, Parts, run
 from shared.services import ORDER
+
+MAX_BOOKINGS = 2000
+"""Calls of gRPC that wait for the slots of their orders: as many as the server takes."""
 
 
 def assemble(settings: OrderSettings, connections: Connections) -> Parts:
@@ -49,16 +52,19 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     refunds = RefundRequests(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     # At most half of the connections, so that waiting requests leave room for others.
     waiting = WaitingRequests(orders, limit=settings.max_connections // 2)
+    bookings = WaitingRequests(orders, BOOKED, limit=MAX_BOOKINGS)
     followers = Followers(orders)
     sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
-        handlers=handlers(orders, timeouts, utc_now, waiting),
+        handlers=handlers(orders, timeouts, utc_now, (waiting, bookings)),
         router=create_router(orders, placement, actions, refunds, waiting, followers),
         collections=SCHEMA,
-        background=(sweeper.run, outbox.note_published, waiting.run),
-        stopping=(waiting.stop, followers.stop),
+        background=(sweeper.run, outbox.note_published, waiting.run, bookings.run),
+        stopping=(waiting.stop, bookings.stop, followers.stop),
         drain=(placement.drain, outbox.drain),
-        other_server=grpc_server(settings, orders, placement, actions, followers) if settings.grpc_port else None,
+        other_server=grpc_server(settings, orders, placement, actions, followers, bookings)
+        if settings.grpc_port
+        else None,
     )
 
 
@@ -68,6 +74,7 @@ def grpc_server(
     placement: OrderPlacement,
     actions: OrderActions,
     followers: Followers,
+    bookings: WaitingRequests,
 ) -> Callable[[Admission], OtherServer]:
     """Return what makes the gRPC server. Raises StartError if the extra is not installed."""
     try:
@@ -77,7 +84,8 @@ def grpc_server(
         raise StartError(
             f"ORDERSAGA_GRPC_PORT={settings.grpc_port} needs the optional extra: pip install 'ordersaga[grpc]'"
         ) from None
-    return lambda admission: GrpcServer(settings, admission, OrderMethods(orders, placement, actions, followers))
+    methods = OrderMethods(orders, placement, actions, followers, bookings)
+    return lambda admission: GrpcServer(settings, admission, methods)
 
 
 def main() -> None:

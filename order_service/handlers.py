@@ -26,9 +26,9 @@ class AnswerHandlers:
     """The order service's handler of answers."""
 
     def __init__(
-        self, orders: Orders, timeouts: Timeouts, clock: Clock, waiting: WaitingRequests | None = None
+        self, orders: Orders, timeouts: Timeouts, clock: Clock, waiting: Sequence[WaitingRequests] = ()
     ) -> None:
-        """`waiting` are the requests of this process that wait for the orders to become final."""
+        """`waiting` are the requests of this process that wait for the orders."""
         self._waiting = waiting
         self._orders = orders
         self._timeouts = timeouts
@@ -43,8 +43,8 @@ class AnswerHandlers:
                 count_changes(changes)
                 for change in changes:
                     tracing.note(change.after.order_id, change.after.status)
-                if self._waiting is not None:
-                    self._waiting.announce(change.after for change in changes)
+                for requests in self._waiting:
+                    requests.announce(change.after for change in changes)
                 return messages
         raise TransientError(f"other workers changed the orders of {len(answers)} answers first, {ATTEMPTS} times")
 
@@ -68,6 +68,6 @@ class AnswerHandlers:
         return changes, messages
 
 
-def handlers(orders: Orders, timeouts: Timeouts, clock: Clock, waiting: WaitingRequests) -> Handlers:
+def handlers(orders: Orders, timeouts: Timeouts, clock: Clock, waiting: Sequence[WaitingRequests]) -> Handlers:
     """Return the handler of each answer: the same for all, so that the answers of a join can meet in one batch."""
     return dict.fromkeys(SAGA.answer_types, AnswerHandlers(orders, timeouts, clock, waiting).advance_orders)

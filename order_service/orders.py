@@ -230,11 +230,11 @@ class Orders:
         cursor = self._collection.find(query, _OF_SAGA).hint("_id_")
         return [from_document(document) async for document in cursor]
 
-    async def booked(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return the whole documents of those orders that have a slot, or have ended without one, by id."""
+    async def booked(self, ids: Sequence[str]) -> list[Order]:
+        """Return those of the orders that have a slot, or have ended without one, without their histories."""
         done = [{"slot": {"$exists": True}}, {"status": {"$in": [Status.CANCELLED, Status.FAILED]}}]
-        cursor = self._collection.find({"_id": {"$in": list(ids)}, "$or": done})
-        return {document["_id"]: document async for document in cursor}
+        cursor = self._collection.find({"_id": {"$in": ids}, "$or": done}, _OF_SAGA).hint("_id_")
+        return [from_document(document) async for document in cursor]
 
     async def page(
         self,

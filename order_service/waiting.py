@@ -1,11 +1,11 @@
-"""Lets requests wait for their orders to become final: one future for each order that is waited for.
+"""Lets requests wait until their orders have got somewhere: one future for each order that is waited for.
 
-The handler of answers completes the futures of the orders that it carries to their end. Orders that another process
-ends are found by one read for all that are waited for, so a waiting request costs no reads of its own.
+The handler of answers completes the futures of the orders that it carries there. Orders that another process carries
+are found by one read for all that are waited for, so a waiting request costs no reads of its own.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Gauge
 from pymongo.errors import PyMongoError
 
-from order_service.order import Order
+from order_service.order import Order, Status
 from order_service.orders import Orders, from_document
 from order_service.saga import is_final
 from shared.background import run_periodically
@@ -26,15 +26,34 @@ READ_AT_ONCE = 500
 """Most orders of one read; of more, each read takes the next ones."""
 
 _log = structlog.get_logger(__name__)
-_requests = Gauge("order_requests_waiting", "Requests that wait for their order to become final (Prefer: wait)")
+_requests = Gauge(
+    "order_requests_waiting", "Requests that wait for their order (Prefer: wait), and calls of gRPC for its slot"
+)
 
 
 Gone = Callable[[], Coroutine[Any, Any, object]]
 """Returns once the client of a request is gone."""
 
 
+class Goal(NamedTuple):
+    """What is waited for."""
+
+    is_reached: Callable[[Order], bool]
+    reached: Callable[[Orders, Sequence[str]], Awaitable[Sequence[Order]]]
+    """Reads those of the orders that may have reached it."""
+
+
+def is_booked(order: Order) -> bool:
+    """Return whether the order has its slot, or will never have one."""
+    return order.slot is not None or order.status in (Status.CANCELLED, Status.FAILED)
+
+
+FINAL = Goal(is_final, lambda orders, ids: orders.ended(ids))
+BOOKED = Goal(is_booked, lambda orders, ids: orders.booked(ids))
+
+
 class Outcome(NamedTuple):
-    """The document of an order that is final, None if it is not; whether the request has waited as it asked to."""
+    """The document of an order that is there, None if it is not; whether the request has waited as it asked to."""
 
     final: Document | None
     waited: bool
@@ -44,7 +63,7 @@ NOT_WAITED = Outcome(None, waited=False)
 
 
 class _Awaited:
-    """An order that is waited for: the future is True once it is final, False if the process stops."""
+    """An order that is waited for: the future is True once it is there, False if the process stops."""
 
     def __init__(self) -> None:
         self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -54,26 +73,27 @@ class _Awaited:
 class WaitingRequests:
     """The requests of this process that wait, at most `limit`."""
 
-    def __init__(self, orders: Orders, *, limit: int) -> None:
+    def __init__(self, orders: Orders, goal: Goal = FINAL, *, limit: int) -> None:
         self._orders = orders
+        self._goal = goal
         self._limit = limit
         self._awaited: dict[str, _Awaited] = {}
         self._count = 0
-        self._stopping = False
+        self.is_stopping = False
         self._reads: GroupCommit[str, Document | None] = GroupCommit(self._read_documents, limit=READ_AT_ONCE)
 
-    async def wait(self, placed: Order | Document, seconds: float, gone: Gone) -> Outcome:
-        """Wait until an order is final: for the seconds, or until the client is `gone` or the process stops.
+    async def wait(self, placed: Order | Document, seconds: float, gone: Gone | None = None) -> Outcome:
+        """Wait until an order is there: for the seconds, or until the client is `gone` or the process stops.
 
         Nothing is awaited before the order is waited for, so its end cannot be missed between its insertion and here.
         """
         if not isinstance(placed, Order):
-            if is_final(from_document(placed)):
+            if self._goal.is_reached(from_document(placed)):
                 return Outcome(placed, waited=True)
             order_id: str = placed["_id"]
         else:
             order_id = placed.order_id
-        if self._stopping or self._count >= self._limit:
+        if self.is_stopping or self._count >= self._limit:
             return NOT_WAITED
         done = await self._end_of(order_id, seconds, gone)
         if not done:
@@ -81,14 +101,15 @@ class WaitingRequests:
         return await self._final(order_id)
 
     def announce(self, orders: Iterable[Order]) -> None:
-        """Answer the requests that wait for those of the orders that are final."""
+        """Answer the requests that wait for those of the orders that are there."""
         for order in orders:
-            if (awaited := self._awaited.get(order.order_id)) and is_final(order) and not awaited.future.done():
+            awaited = self._awaited.get(order.order_id)
+            if awaited and self._goal.is_reached(order) and not awaited.future.done():
                 awaited.future.set_result(True)
 
     def stop(self) -> None:
         """Let all requests go, and let none wait from now on: the process stops."""
-        self._stopping = True
+        self.is_stopping = True
         for awaited in self._awaited.values():
             if not awaited.future.done():
                 awaited.future.set_result(False)
@@ -103,31 +124,32 @@ class WaitingRequests:
         for order_id in ids:
             self._awaited[order_id] = self._awaited.pop(order_id)
         if ids:
-            self.announce(await self._orders.ended(ids))
+            self.announce(await self._goal.reached(self._orders, ids))
 
-    async def _end_of(self, order_id: str, seconds: float, gone: Gone) -> bool | None:
+    async def _end_of(self, order_id: str, seconds: float, gone: Gone | None) -> bool | None:
         """Return the result of the order's future; None if the time is over, False if the client is gone."""
         awaited = self._awaited.setdefault(order_id, _Awaited())
         awaited.requests += 1
         self._count += 1
-        _requests.set(self._count)
-        leaving = asyncio.create_task(gone())
+        _requests.inc()
+        leaving = asyncio.create_task(gone()) if gone is not None else None
         try:
-            either: set[asyncio.Future[Any]] = {awaited.future, leaving}
+            either: set[asyncio.Future[Any]] = {awaited.future, leaving} if leaving else {awaited.future}
             await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if awaited.future.done():
                 return awaited.future.result()
-            return False if leaving.done() else None
+            return False if leaving and leaving.done() else None
         finally:
-            leaving.cancel()
+            if leaving:
+                leaving.cancel()
             self._count -= 1
-            _requests.set(self._count)
+            _requests.dec()
             awaited.requests -= 1
             if not awaited.requests:
                 del self._awaited[order_id]
 
     async def _final(self, order_id: str) -> Outcome:
-        """Read an order that is final; while the database is away, the order is still accepted."""
+        """Read an order that is there; while the database is away, the order is still accepted."""
         try:
             return Outcome(await self._reads.submit(order_id), waited=True)
         except PyMongoError as error:

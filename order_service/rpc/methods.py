@@ -1,20 +1,16 @@
 """The methods of OrderService; each declares the permission that it needs, like a route."""
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
 from order_service.events import CancelRequested
 from order_service.following import Followers
 from order_service.order_actions import OrderActions
 from order_service.orders import NewRecord, Orders
 from order_service.placement import OrderPlacement
-from order_service.rpc.bookings import Bookings
 from order_service.rpc.calls import Call
 from order_service.rpc.failures import NOT_BOOKED_YET, STOPPING, CallFailedError
 from order_service.rpc.generated import orders_pb2 as pb
 from order_service.rpc.messages import event_message, new_order, order_message
 from order_service.views import sees_personal, show, show_entry, show_new
+from order_service.waiting import WaitingRequests
 from shared import problems
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
@@ -26,23 +22,23 @@ MAX_BOOKING_SECONDS = 30.0
 """The longest wait for a booking; a client's deadline may end it earlier."""
 MAX_REASON = 1000
 
-Result = TypeVar("Result")
-
 
 class OrderMethods:
     """The work of each method, on an admitted call."""
 
-    def __init__(self, orders: Orders, placement: OrderPlacement, actions: OrderActions, followers: Followers) -> None:
+    def __init__(
+        self,
+        orders: Orders,
+        placement: OrderPlacement,
+        actions: OrderActions,
+        followers: Followers,
+        bookings: WaitingRequests,
+    ) -> None:
         self._orders = orders
         self._placement = placement
         self._actions = actions
-        self._bookings = Bookings(orders)
+        self._bookings = bookings
         self._followers = followers
-        self._stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        """End the calls that wait: their clients repeat them elsewhere."""
-        self._stopping.set()
 
     @requires(Permission.ORDERS_PLACE)
     async def create_order(self, request: pb.CreateOrderRequest, call: Call) -> pb.Order:
@@ -53,7 +49,7 @@ class OrderMethods:
         if new.delivery is None or new.delivery.slot is None:
             shown = show_new(placed) if isinstance(placed, NewRecord) else show(placed, personal=True)
             return order_message(shown)
-        return order_message(show(await self._booked(order_id), personal=True))
+        return order_message(show(await self._booked(order_id, placed), personal=True))
 
     @requires(Permission.ORDERS_READ)
     async def get_order(self, request: pb.GetOrderRequest, call: Call) -> pb.Order:
@@ -93,29 +89,18 @@ class OrderMethods:
             raise not_found(f"Order {order_id}")
         return document
 
-    async def _booked(self, order_id: str) -> Document:
+    async def _booked(self, order_id: str, placed: NewRecord | Document) -> Document:
         """Return the order once its slot is booked, or it has ended without one.
 
         Raises CallFailedError if no slot has room, or that is not known in time.
         """
-        try:
-            async with asyncio.timeout(MAX_BOOKING_SECONDS):
-                document = await self._until_stopped(self._bookings.wait(order_id))
-        except TimeoutError:
+        stored = placed.order if isinstance(placed, NewRecord) else placed
+        document = (await self._bookings.wait(stored, MAX_BOOKING_SECONDS)).final
+        if document is None and self._bookings.is_stopping:
+            raise CallFailedError(STOPPING, STOPPING.example)
+        if document is None:
             detail = f"Order {order_id} is accepted, but its slot is not booked yet; repeat the call with the same key"
-            raise CallFailedError(NOT_BOOKED_YET, detail, orderId=order_id) from None
+            raise CallFailedError(NOT_BOOKED_YET, detail, orderId=order_id)
         if document.get("failureCode") == FailureCode.SLOT_FULL:
             raise CallFailedError(problems.SLOTS_FULL, document["failureReason"], orderId=order_id)
         return document
-
-    async def _until_stopped(self, wait: Coroutine[Any, Any, Result]) -> Result:
-        """Return what is waited for; raises CallFailedError when the service stops."""
-        waiting, stopping = asyncio.ensure_future(wait), asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                return waiting.result()
-        finally:
-            waiting.cancel()
-            stopping.cancel()
-        raise CallFailedError(STOPPING, STOPPING.example)

@@ -86,9 +86,8 @@ class GrpcServer:
         _log.info("listening", protocol="grpc", host=host, port=port, tls=credentials is not None)
 
     async def stop(self, within: float) -> None:
-        """Take no more calls, end those that wait, and give the others this many seconds to finish."""
+        """Take no more calls, and give those in progress this many seconds to finish; what waits has been ended."""
         self._stopping = True
-        self._methods.stop()
         if self._server is not None:
             await self._server.stop(within)
         await self._calls.drain()

@@ -1,6 +1,7 @@
 """Clients of the gRPC service that open many calls, send nothing, or send what no library would."""
 
 import asyncio
+import gzip
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,12 +12,13 @@ from grpc_health.v1 import health_pb2
 
 from order_service.rpc import calls, server
 from order_service.rpc.generated import orders_pb2 as pb
+from shared.access.authenticator import Authenticator
 from shared.access.permissions import Role
 from tests.support.access import KEYS
 from tests.support.builders import connected
 from tests.support.eventually import eventually
-from tests.support.grpc_servers import GrpcService, metadata, refusal, refused, run_grpc_service
-from tests.support.raw_grpc import raw_client
+from tests.support.grpc_servers import GrpcService, metadata, new_order, refusal, refused, run_grpc_service
+from tests.support.raw_grpc import DATA, END_STREAM, raw_client
 
 CREATE, GET = "/ordersaga.v1.OrderService/CreateOrder", "/ordersaga.v1.OrderService/GetOrder"
 WATCH, CHECK = "/ordersaga.v1.OrderService/WatchOrder", "/grpc.health.v1.Health/Check"
@@ -68,7 +70,7 @@ async def test_a_caller_who_is_not_known_is_told_before_sending_anything(service
 async def test_a_call_without_a_message_ends(service: GrpcService, monkeypatch: pytest.MonkeyPatch) -> None:
     async with raw_client(service.port) as client, asyncio.timeout(WITHIN):
         call = await client.open(GET, RAW_CLIENT)
-        await client.send(0, 1, call)
+        await client.send(DATA, END_STREAM, call)
         assert status(await client.end_of(call)) is StatusCode.INVALID_ARGUMENT
     monkeypatch.setattr(calls, "MESSAGE_SECONDS", 0.1)
     async with raw_client(service.port) as client, asyncio.timeout(WITHIN):
@@ -156,6 +158,34 @@ async def test_odd_metadata_is_refused_or_ignored(
         await client.message(call, b"")  # an order without anything
         assert status(await client.end_of(call)) is code
     assert await is_serving(service)
+
+
+async def test_a_deadline_that_is_past_ends_the_call(service: GrpcService) -> None:
+    async with raw_client(service.port) as client, asyncio.timeout(WITHIN):
+        call = await client.open(CREATE, {**RAW_CLIENT, b"grpc-timeout": b"1n"})
+        await client.message(call, b"")
+        assert status(await client.end_of(call)) is StatusCode.DEADLINE_EXCEEDED
+    assert await is_serving(service)
+
+
+@pytest.mark.parametrize("path", [CREATE, CHECK])
+async def test_a_message_that_is_large_once_unpacked_is_refused(service: GrpcService, path: str) -> None:
+    packed = gzip.compress(b"\0" * 10_000_000)
+    async with raw_client(service.port) as client, asyncio.timeout(WITHIN):
+        call = await client.open(path, {**RAW_CLIENT, b"grpc-encoding": b"gzip"})
+        await client.message(call, packed, compressed=True)
+        assert status(await client.end_of(call)) is StatusCode.RESOURCE_EXHAUSTED
+    assert await is_serving(service)
+
+
+async def test_without_authentication_everybody_is_served(database: Any) -> None:
+    async with run_grpc_service(database, authenticator=Authenticator(None)) as service:
+        placed = await service.orders.CreateOrder(new_order())
+        found = await service.orders.GetOrder(pb.GetOrderRequest(order_id=placed.order_id))
+        assert found == placed
+        # Not a page of another site, all the same.
+        end = await refusal(service.orders.GetOrder(NO_ORDER, metadata=(("origin", "https://evil.example"),)))
+        assert end.code is StatusCode.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize(("length", "code"), [(20_000, "UNAUTHENTICATED"), (40_000, "RESOURCE_EXHAUSTED")])

@@ -10,7 +10,7 @@ import pytest
 
 from order_service.order import HistoryEntry, Order, Status
 from order_service.orders import COLLECTION, Change, NewRecord, Orders
-from order_service.waiting import READ_AT_ONCE, Outcome, WaitingRequests
+from order_service.waiting import BOOKED, READ_AT_ONCE, Outcome, WaitingRequests
 from shared.database import Document
 from tests.support.builders import an_order, connected, order_body
 from tests.support.eventually import eventually
@@ -220,6 +220,26 @@ async def test_a_thousand_requests_share_their_reads(orders: CountedOrders) -> N
     assert not (await waiting.wait(placed[1], 60, _stays)).waited, "none waits after the stop"
     await waiting.read()
     assert orders.reads == 2, "none waits"
+
+
+async def test_a_slot_that_another_process_books_is_found(orders: CountedOrders) -> None:
+    booked, refused, open_ = (an_order() for _ in range(3))
+    await orders.insert([NewRecord(order) for order in (booked, refused, open_)])
+    waiting = WaitingRequests(orders, BOOKED, limit=10)
+    requests = [asyncio.create_task(waiting.wait(order, 60)) for order in (booked, refused, open_)]
+    await asyncio.sleep(0)
+    with_slot = an_order(order_id=booked.order_id, slot="slot:1893456000", now=booked.created_at)
+    assert await orders.apply([Change(booked, with_slot, ())])
+    await _end(orders, [refused])
+    await waiting.read()
+    documents = [outcome.final for outcome in await asyncio.gather(*requests[:2])]
+    assert [document and (document["status"], document.get("slot")) for document in documents] == [
+        ("PENDING", "slot:1893456000"),
+        ("CANCELLED", None),
+    ]
+    assert not requests[2].done()
+    waiting.stop()
+    assert await requests[2] == Outcome(None, waited=False)
 
 
 async def test_an_order_that_is_final_but_for_its_capture_is_waited_for(orders: CountedOrders) -> None:

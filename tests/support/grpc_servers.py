@@ -53,6 +53,7 @@ async def run_grpc_service(database: Database, **settings: Any) -> AsyncIterator
     """Serve the orders of this database."""
     ports = PortClaims()
     port = settings.pop("grpc_port", None) or ports.claim_free()
+    authenticator = settings.pop("authenticator", None) or key_authenticator()
     rate, failures = (parse_limit(given) if (given := settings.pop(n, None)) else None for n in ("rate", "failures"))
     configured = OrderSettings(grpc_port=port, **settings)
     parts = order_service.assemble(
@@ -65,7 +66,7 @@ async def run_grpc_service(database: Database, **settings: Any) -> AsyncIterator
         return service.down
 
     admission = Admission(
-        key_authenticator(),
+        authenticator,
         RequestLimits(rate, failures),
         AuditLog(database),
         lambda: service.reason_to_refuse,

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
 ACK = END_STREAM = 1
 END_HEADERS = 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-REFUSED_STREAM, CANCEL = 7, 8
+CANCEL = 8
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class RawClient:
         await self.send(HEADERS, END_HEADERS, stream, block)
         return stream
 
-    async def message(self, stream: int, message: bytes, *, flags: int = END_STREAM) -> None:
-        """Send the message of a call."""
-        await self.send(DATA, flags, stream, struct.pack(">BI", 0, len(message)) + message)
+    async def message(self, stream: int, message: bytes, *, compressed: bool = False) -> None:
+        """Send the message of a call, in one frame: it has at most 16 KiB."""
+        await self.send(DATA, END_STREAM, stream, struct.pack(">BI", compressed, len(message)) + message)
 
     async def reset(self, stream: int) -> None:
         """Give a call up."""

@@ -23,7 +23,7 @@ def test_without_its_extra_the_start_ends_with_one_line(monkeypatch: pytest.Monk
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(StartError) as raised:
-        grpc_server(OrderSettings(grpc_port=3018), *[None] * 4)  # type: ignore[arg-type]
+        grpc_server(OrderSettings(grpc_port=3018), *[None] * 5)  # type: ignore[arg-type]
     assert str(raised.value) == "ORDERSAGA_GRPC_PORT=3018 needs the optional extra: pip install 'ordersaga[grpc]'"
 
 
