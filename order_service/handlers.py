@@ -37,7 +37,10 @@ class AnswerHandlers:
     async def advance_orders(self, answers: Sequence[OrderMessage]) -> Sequence[Message]:
         """Advance the orders that the answers belong to; raises PoisonError if one of them does not exist."""
         for _ in range(ATTEMPTS):
-            orders = await self._orders.load({answer.order_id for answer in answers})
+            ids = {answer.order_id for answer in answers}
+            orders = await self._orders.load(ids)
+            # After an election, the new primary may not know yet that a majority has an order.
+            orders |= await self._orders.load_latest(ids - orders.keys())
             changes, messages = self._decide(orders, answers)
             if await self._orders.apply(changes):
                 count_changes(changes)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
+from pymongo.read_concern import ReadConcern
 
 from order_service.failures import GENERAL
 from order_service.order import FINAL, HistoryEntry, Order, Refund, RefundLine, RefundStatus, Status
@@ -156,6 +157,15 @@ class Orders:
         """Return the orders that exist and are visible, by id, without their histories."""
         cursor = self._collection.find({"_id": {"$in": list(ids)}, **visible}, _OF_SAGA)
         return {document["_id"]: from_document(document) async for document in cursor}
+
+    async def load_latest(self, ids: Iterable[str]) -> dict[str, Order]:
+        """Return the orders that exist, also those that a new primary does not show to other reads yet.
+
+        Each is a round of the primary to the majority: for orders that `load` does not find.
+        """
+        latest = self._collection.with_options(read_concern=ReadConcern("linearizable"))
+        found = [await latest.find_one({"_id": order_id}, _OF_SAGA) for order_id in ids]
+        return {document["_id"]: from_document(document) for document in found if document is not None}
 
     async def apply(self, changes: Sequence[Change]) -> bool:
         """Store the changes; return False if any of the orders had changed meanwhile (the others are stored)."""
