@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, Field
 from pydantic.alias_generators import to_camel
 
 from inventory_service.reservations import Reservations
@@ -53,6 +53,7 @@ from shared.paging import (
     write_cursor,
 )
 from shared.problems import NOT_FOUND, SLOT_STATE, SLOTS_FULL
+from shared.validation import Moment
 
 MAX_HORIZON = 1000
 MAX_LEAD_MINUTES = 7 * DAY_MINUTES
@@ -77,14 +78,6 @@ OpeningTime = Annotated[str, AfterValidator(_opening_time)]
 ClosingTime = Annotated[str, AfterValidator(_closing_time)]
 
 
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be a time of the years 1 to 9999, in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Minutes = Annotated[int, Field(ge=0, le=DAY_MINUTES)]
 Capacity = Annotated[JsonMoney, Field(ge=0)]
 SlotId = Annotated[str, Path(pattern=f"^{SLOT_ID_PATTERN}$", description="`slot:<unix seconds of the start>`")]

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Path, Response
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from notification_service.deliveries import Deliveries
 from notification_service.delivery import Delivery, Status
@@ -36,6 +36,7 @@ from shared.contracts.base import Name, Text
 from shared.http import Body, ProblemError, conflict, invalid, json_response, located, new_router, not_found, shown_as
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Key, Limit, after_id, after_time, page_response, time_key
+from shared.validation import refuse_number
 
 MAX_PATTERNS = 20
 
@@ -71,7 +72,9 @@ class EndpointChanges(Body):
 class FailedSince(Body):
     """Which failed deliveries to attempt again: those of events recorded since this time."""
 
-    since: Annotated[AwareDatetime, Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC))]
+    since: Annotated[
+        AwareDatetime, BeforeValidator(refuse_number), Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC))
+    ]
 
 
 class ApiDependencies(NamedTuple):
