@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, Field
 from pydantic.alias_generators import to_camel
 
 from inventory_service.reservations import Reservations
@@ -35,7 +35,7 @@ from inventory_service.views import (
 )
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
-from shared.clock import Clock, in_utc, utc_now
+from shared.clock import Clock, utc_now
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
 from shared.group_commit import GroupCommit
@@ -53,6 +53,7 @@ from shared.paging import (
     write_cursor,
 )
 from shared.problems import NOT_FOUND, SLOT_STATE, SLOTS_FULL
+from shared.validation import Moment
 
 MAX_HORIZON = 1000
 MAX_LEAD_MINUTES = 7 * DAY_MINUTES
@@ -77,7 +78,6 @@ OpeningTime = Annotated[str, AfterValidator(_opening_time)]
 ClosingTime = Annotated[str, AfterValidator(_closing_time)]
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
 Minutes = Annotated[int, Field(ge=0, le=DAY_MINUTES)]
 Capacity = Annotated[JsonMoney, Field(ge=0)]
 SlotId = Annotated[str, Path(pattern=f"^{SLOT_ID_PATTERN}$", description="`slot:<unix seconds of the start>`")]

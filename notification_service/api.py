@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Path, Response
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
@@ -37,6 +37,7 @@ from shared.contracts.base import Name, Text
 from shared.http import Body, ProblemError, conflict, invalid, json_response, located, new_router, not_found, shown_as
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Key, Limit, after_id, after_time, page_response, time_key
+from shared.validation import refuse_number
 
 MAX_PATTERNS = 20
 
@@ -70,20 +71,13 @@ class EndpointChanges(Body):
     enabled: bool | None = None
 
 
-def _text_of_time(given: Any) -> Any:
-    if isinstance(given, str):
-        return given
-    # A number would be taken for the seconds of a clock.
-    raise ValueError("must be a time as in RFC 3339, such as 2026-01-31T09:30:00Z")
-
-
 class FailedSince(Body):
     """Which failed deliveries to attempt again: those of events recorded since this time."""
 
     since: Annotated[
         AwareDatetime,
         Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC)),
-        BeforeValidator(_text_of_time),
+        BeforeValidator(refuse_number),
         AfterValidator(in_utc),
     ]
 

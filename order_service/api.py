@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
-from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime
 
 from order_service.event_stream import EventStream
 from order_service.events import CancelRequested, DeliveryNoted, RefundRequested, RetryRequested
@@ -65,6 +63,7 @@ from shared.problems import (
     SLOTS_FULL,
     TOO_MANY_STREAMS,
 )
+from shared.validation import Moment
 
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
 Included = Annotated[Literal["items"] | None, Query(description="`items`: show each order's items as well")]
@@ -73,11 +72,12 @@ FailureReason = Annotated[
     str | None, Query(alias="failureReason", max_length=1000, description="The whole text, as orders show it")
 ]
 CreatedFrom = Annotated[
-    AwareDatetime | None, Query(alias="createdFrom", description="Orders of this time or later, with its time zone")
+    Moment | None, Query(alias="createdFrom", description="Orders of this time or later, with its time zone")
 ]
-CreatedTo = Annotated[AwareDatetime | None, Query(alias="createdTo", description="Orders before this time")]
+CreatedTo = Annotated[Moment | None, Query(alias="createdTo", description="Orders before this time")]
 Sort = Annotated[
-    Literal["-createdAt", "createdAt"], Query(description="Newest first, or oldest first; cursors belong to one order")
+    Literal["-createdAt", "createdAt"],
+    Query(description="Newest first, or oldest first; a cursor is for one of the two"),
 ]
 OrderNumber = Annotated[str | None, Query(alias="orderNumber", max_length=40, examples=["7ZK4-M2QX"])]
 IdempotencyKey = Annotated[
@@ -97,6 +97,10 @@ Preference = Annotated[
         "`Preference-Applied` says that the answer has waited",
         examples=["wait=10"],
     ),
+]
+
+LastEventId = Annotated[
+    int, Header(ge=0, le=10**6, description="The last `id` that was received: the stream goes on after it")
 ]
 
 RefundKey = Annotated[
@@ -261,8 +265,8 @@ def _add_reads(router: APIRouter, orders: Orders, followers: Followers) -> None:
             settled=settled,
             ids=_ids_of(number) if number is not None else None,
             failure_reason=failure_reason,
-            created_from=_in_utc("createdFrom", created_from),
-            created_to=_in_utc("createdTo", created_to),
+            created_from=created_from,
+            created_to=created_to,
         )
         page = await orders.page(
             wanted,
@@ -296,10 +300,8 @@ def _add_reads(router: APIRouter, orders: Orders, followers: Followers) -> None:
 
     @router.get("/orders/{order_id}/events", response_class=StreamingResponse, responses=_STREAM_RESPONSES)
     @requires(Permission.ORDERS_READ)
-    async def follow_order(
-        order_id: OrderIdParameter, caller: Caller, last_event_id: Annotated[int, Header(ge=0, le=10**6)] = 0
-    ) -> Response:
-        """Server-sent events: one per line of the order's history, then `settled`; 204 once there are no more."""
+    async def follow_order(order_id: OrderIdParameter, caller: Caller, last_event_id: LastEventId = 0) -> Response:
+        """Follow an order by server-sent events: one per line of its history, then `settled`; 204 once all are sent."""
         return EventStream(followers, order_id, last_event_id, caller.visible(Permission.ORDERS_READ))
 
 
@@ -412,11 +414,3 @@ def _ids_of(number: str) -> tuple[str, str]:
         return ids_of(number)
     except ValueError as error:
         raise invalid(("orderNumber", str(error))) from None
-
-
-def _in_utc(name: str, moment: datetime | None) -> datetime | None:
-    """Return a time of a query; raises the 422 problem for one that no time in UTC equals."""
-    try:
-        return moment.astimezone(UTC) if moment is not None else None
-    except OverflowError:
-        raise invalid((name, "is out of range")) from None

@@ -487,6 +487,9 @@ async def _answer_invalid(_request: Request, error: Exception) -> Response:
     return problem_response(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors[:100])
 
 
+MAX_METHOD = 20
+"""The most characters of a method that are repeated in an answer."""
+
 _KINDS = {HTTPStatus.BAD_REQUEST: problems.MALFORMED_JSON, HTTPStatus.NOT_FOUND: problems.UNKNOWN_PATH}
 """The types of the framework's own errors, where they differ from those of our routes."""
 
@@ -501,10 +504,11 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)  # noqa: S101
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers) if error.headers else {}
+    detail = _DETAILS.get(status, str(error.detail))
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_allowed_methods(request))
-    kind = _KINDS.get(status)
-    return problem_response(status, _DETAILS.get(status, str(error.detail)), kind=kind, headers=headers)
+        headers["Allow"] = allowed = ", ".join(_allowed_methods(request))
+        detail = f"The method is {request.method[:MAX_METHOD]}, allowed are {allowed}"
+    return problem_response(status, detail, kind=_KINDS.get(status), headers=headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:

@@ -75,7 +75,7 @@ _HEADERS = {
     ),
     "WWW-Authenticate": ("How to authenticate (RFC 6750)", {"type": "string", "examples": ["Bearer"]}),
 }
-_OPTIONAL = frozenset({"Preference-Applied", "Idempotent-Replayed"})
+_OPTIONAL = frozenset({"Preference-Applied", "Idempotent-Replayed", "Retry-After"})
 """The headers that not every answer has which declares them."""
 
 _OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}

@@ -2,16 +2,29 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+from shared.clock import in_utc
 
 MAX_NAME = 100
 """The most characters of a name that is repeated in an answer: clients may send names of any length."""
 
 _PLACES = ("body", "query", "path", "header")
 _WITHOUT_CONTROLS = re.compile(r"\^\[\^\\x00-\S*\]\{(\d+),(\d+)\}\$")
+_NUMBER = re.compile(r"\s*[+-]?[0-9]*\.?[0-9]+\s*")
+_PATTERNS = {
+    r"^[A-Za-z0-9_-]{1,64}$": "must have 1 to 64 letters, digits, hyphens and underscores",
+    r"^[A-Za-z0-9_.:-]{1,64}$": "must have 1 to 64 letters, digits and characters of ._:-",
+    r"^[A-Z]{3}$": "must be the code of a currency in capitals, such as USD",
+    r"^slot:(0|[1-9][0-9]{0,11})$": "must be the id of a slot, such as slot:1893456000",
+    r"^(auto|slot:(0|[1-9][0-9]{0,11}))$": "must be auto, or the id of a slot such as slot:1893456000",
+    r"^[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+$": "must be an e-mail address",
+    r"^[0-9+()./ -]{1,40}$": "must have 1 to 40 digits, spaces and characters of +()./-",
+}
 _OTHERWISE = "is not valid"
 _OF_FIELD: Final = "wrong_field"
 _WORDS = {
@@ -72,6 +85,17 @@ def wrong_field(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError(_OF_FIELD, "{field}: {message}", {"field": field, "message": message})
 
 
+def refuse_number(given: object) -> object:
+    """Refuse a number as a time: the validator takes it for seconds since 1970, so that the year 2026 is in 1970."""
+    if isinstance(given, int | float) or (isinstance(given, str) and _NUMBER.fullmatch(given)):
+        raise PydanticKnownError("datetime_parsing", {"error": "it is a number"})
+    return given
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(refuse_number), AfterValidator(in_utc)]
+"""A time of a request with its zone, in UTC."""
+
+
 def explained(problem: Mapping[str, Any]) -> tuple[str, str]:
     """Return the field that an error of the validator is about, and what is wrong with it."""
     inner = (str(problem["ctx"]["field"]),) if problem["type"] == _OF_FIELD else ()
@@ -125,7 +149,7 @@ def without_consequences(problems: Sequence[Any]) -> list[Any]:
 def _of_pattern(pattern: str) -> str:
     if found := _WITHOUT_CONTROLS.fullmatch(pattern):
         return f"must have {found[1]} to {found[2]} characters, and no control characters"
-    return f"must match the pattern {pattern}"
+    return _PATTERNS.get(pattern, f"must match the pattern {pattern}")
 
 
 def _singular(words: str) -> str:

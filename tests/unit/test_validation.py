@@ -1,14 +1,16 @@
 """What is wrong with a field: in our own words, for every error that the validator knows, with the field that it is."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import pytest
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core._pydantic_core import list_all_errors
 
 from shared.contracts.base import Name
 from shared.http import Body
-from shared.validation import explained, field_name, message_of, wrong_field
+from shared.validation import Moment, explained, field_name, message_of, wrong_field
+from tests.support.api_compatibility import current
 
 FOREIGN = ("Input should", "Value error", "String should", "Extra inputs", "Field required", "validation")
 
@@ -58,6 +60,38 @@ def test_the_field_that_is_wrong_is_named(body: object, field: str, message: str
     with pytest.raises(ValidationError) as raised:
         Whole.model_validate(body)
     assert [explained(dict(error)) for error in raised.value.errors()] == [(field, message)]
+
+
+def test_every_pattern_of_a_request_is_told_in_words() -> None:
+    found: set[str] = set()
+
+    def collect(part: Any) -> None:
+        if isinstance(part, dict):
+            found.update([part["pattern"]] if isinstance(part.get("pattern"), str) else [])
+            found.update(part.get("patternProperties", ()))
+            for each in part.values():
+                collect(each)
+        elif isinstance(part, list):
+            for each in part:
+                collect(each)
+
+    collect([document for name, document in current().items() if name not in ("asyncapi", "simulator")])
+    assert len(found) > 5
+    for pattern in found:
+        message = message_of({"type": "string_pattern_mismatch", "loc": (), "ctx": {"pattern": pattern}})
+        assert "pattern" not in message, pattern
+
+
+@pytest.mark.parametrize("text", ["2026", "1700000000", " -1.5 ", 2026, 1.5])
+def test_a_number_is_no_time(text: object) -> None:
+    with pytest.raises(ValidationError) as raised:
+        TypeAdapter(Moment).validate_python(text)
+    assert message_of(dict(raised.value.errors()[0])) == "must be a time as in RFC 3339, such as 2026-11-29T12:00:00Z"
+
+
+def test_a_time_is_read_in_utc() -> None:
+    moment = TypeAdapter(Moment).validate_python("2026-11-29T12:00:00+02:00")
+    assert (moment, moment.tzinfo) == (datetime(2026, 11, 29, 10, tzinfo=UTC), UTC)
 
 
 @pytest.mark.parametrize(
