@@ -1,5 +1,7 @@
 """The console's pages about webhooks, over the API of the notification service and a real database."""
 
+import html
+import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
@@ -13,7 +15,7 @@ from notification_service.endpoint import GONE, Endpoint, Secret
 from notification_service.endpoints import Endpoints
 from notification_service.schema import SCHEMA
 from operations.actions import list_actions
-from operations.console import ConsoleDependencies
+from operations.console import ConsoleDependencies, webhooks
 from shared import schema
 from shared.access.permissions import Role
 from shared.clock import utc_now
@@ -129,6 +131,20 @@ async def test_a_webhook_lists_its_deliveries_by_status(pages: httpx.AsyncClient
     assert "&lt;script&gt;" in delivery
     await text_of(pages, "/webhooks/wh_none", 404)
     await text_of(pages, f"/webhooks/{WORKING}/deliveries/evt_none", 404)
+
+
+async def test_the_pages_of_a_list_keep_its_status(pages: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "DELIVERIES", 1)
+
+    async def events(path: str) -> list[str]:
+        """The deliveries of the page and of those after it, page by page."""
+        text = await text_of(pages, path)
+        found = re.findall(r"/deliveries/(evt_\w+)", text)
+        following = re.search(r'href="([^"]+)" rel="next"', text)
+        return found + (await events(html.unescape(following[1])) if following else [])
+
+    assert await events(f"/webhooks/{WORKING}?status=FAILED") == ["evt_refused", "evt_old"]
+    assert len(await events(f"/webhooks/{WORKING}")) == 5
 
 
 async def test_one_delivery_or_all_that_failed_are_sent_again_for_a_reason(
