@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -40,8 +41,8 @@ REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.Se
 
 MAX_STREAMS = 500
 """The most calls in progress on one connection; clients queue more than that."""
-MAX_RPCS = MAX_CALLS + 1000
-"""The most calls with those that are not admitted yet, or need no credential: only a flood of them gets there."""
+MAX_CHECKS = 10
+"""The most health checks in progress on one connection. A client that does not take the answer keeps them open."""
 MAX_WAITING_CHECKS = 100
 """The most health checks that have time to send their message."""
 HURRIED_SECONDS = 0.2
@@ -64,12 +65,15 @@ class GrpcServer:
         self._calls = Calls(admission)
         self._reflections = Places()
         self._checks = Places()
+        self._unanswered: Counter[str] = Counter()
         self._stopping = False
         self._server: aio.Server | None = None
 
     async def start(self) -> None:
         """Listen on the HTTP host and the port of the settings. Raises StartError if that is not possible."""
-        self._server = server = aio.server(options=_options(self._settings), maximum_concurrent_rpcs=MAX_RPCS)
+        # Above what clients may have in progress, so that strangers cannot keep callers out.
+        most = 2 * MAX_CALLS + MAX_CHECKS * self._settings.max_connections
+        self._server = server = aio.server(options=_options(self._settings), maximum_concurrent_rpcs=most)
         server.add_generic_rpc_handlers(tuple(self._handlers()))
         host, port = self._settings.http_host, self._settings.grpc_port
         address, credentials = f"{f'[{host}]' if ':' in host else host}:{port}", _credentials(self._settings)
@@ -129,6 +133,10 @@ class GrpcServer:
 
     async def _check_health(self, _: Any, context: Context) -> Any:
         """Answer whether the service works. Who keeps us waiting has little time if many do."""
+        self._count_check(context)
+        if self._unanswered[context.peer()] > MAX_CHECKS:
+            code = CODES[HTTPStatus.TOO_MANY_REQUESTS]
+            await context.abort(code, f"The connection has {MAX_CHECKS} checks in progress already")
         with self._checks.one() as waiting:
             within = MESSAGE_SECONDS if waiting <= MAX_WAITING_CHECKS else HURRIED_SECONDS
             try:
@@ -141,6 +149,17 @@ class GrpcServer:
         serving = not self._stopping and not await self._unready()
         states = health_pb2.HealthCheckResponse
         return states(status=states.SERVING if serving else states.NOT_SERVING)
+
+    def _count_check(self, context: Context) -> None:
+        """Count a check of a connection until its answer has been taken."""
+        connection = context.peer()
+        self._unanswered[connection] += 1
+        context.add_done_callback(lambda _: self._forget_check(connection))  # type: ignore[arg-type]  # wrong stub
+
+    def _forget_check(self, connection: str) -> None:
+        self._unanswered[connection] -= 1
+        if not self._unanswered[connection]:
+            del self._unanswered[connection]
 
     def _bounded(self, reflect: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
         """Bound what callers who are not known may keep open."""

@@ -11,6 +11,7 @@ ACK = END_STREAM = 1
 END_HEADERS = 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CANCEL = 8
+INITIAL_WINDOW_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ def _text(value: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def raw_client(port: int) -> AsyncIterator[RawClient]:
-    """Connect."""
+async def raw_client(port: int, window: int = 65_535) -> AsyncIterator[RawClient]:
+    """Connect; the client takes this many bytes of each answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         client = RawClient(reader, writer)
         writer.write(PREFACE)
-        await client.send(SETTINGS, 0, 0)
+        await client.send(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window))
         yield client
     finally:
         writer.close()
