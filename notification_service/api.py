@@ -73,7 +73,7 @@ class FailedSince(Body):
     """Which failed deliveries to attempt again: those of events recorded since this time."""
 
     since: Annotated[
-        AwareDatetime, BeforeValidator(refuse_number), Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC))
+        AwareDatetime, Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC)), BeforeValidator(refuse_number)
     ]
 
 
