@@ -73,12 +73,21 @@ _HEADERS = {
         "The key and the body were used before: nothing was done again",
         {"type": "string", "const": "true"},
     ),
+    "RateLimit": (
+        "How many requests are left and for how many seconds, if requests are limited",
+        {"type": "string", "examples": ['"principal";r=599;t=60']},
+    ),
+    "RateLimit-Policy": (
+        "How many requests are allowed in how many seconds, if requests are limited",
+        {"type": "string", "examples": ['"principal";q=600;w=60']},
+    ),
     "WWW-Authenticate": ("How to authenticate (RFC 6750)", {"type": "string", "examples": ["Bearer"]}),
 }
-_OPTIONAL = frozenset({"Preference-Applied", "Idempotent-Replayed", "Retry-After"})
+_OF_LIMITS = ("RateLimit", "RateLimit-Policy")
+_OPTIONAL = frozenset({"Preference-Applied", "Idempotent-Replayed", "Retry-After", *_OF_LIMITS})
 """The headers that not every answer has which declares them."""
 
-_OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After", *_OF_LIMITS), 503: ("Retry-After",)}
 _EVERYWHERE = (problems.UNKNOWN_HOST, problems.FORBIDDEN, problems.INTERNAL_ERROR, problems.UNAVAILABLE)
 _OF_CALLERS = (
     *(problems.CREDENTIAL_MISSING, problems.CREDENTIAL_INVALID, problems.PERMISSION_MISSING, problems.RATE_LIMITED),
@@ -187,6 +196,7 @@ def _complete(method: str, operation: dict[str, Any], examples: Examples, shared
         _add_example(answer.get("content", {}), examples, of_request=False)
         names = [REQUEST_ID_HEADER, *(["Location"] if code in ("201", "202") else [])]
         names += ["Idempotent-Replayed"] if _has_key(operation) else []
+        names += _OF_LIMITS if _needs_caller(operation) else []
         answer.setdefault("headers", {}).update(_header_references(names))
         if answer.get("description") == "Successful Response":
             answer["description"] = HTTPStatus(int(code)).phrase

@@ -27,8 +27,10 @@ from ordersaga_client import (
     Status,
 )
 from shared.access.permissions import Role
+from shared.services import ORDER
 from tests.support.access import KEYS
 from tests.support.eventually import eventually
+from tests.support.generated_clients import generated
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import Servers, delete_topology, drop_databases
 
@@ -122,6 +124,25 @@ async def test_the_walk_with_javascript_succeeds() -> None:
     assert status == 0, printed
     course = r"placed \S+\norder\.created PENDING\n(.*\n)*\S+ CONFIRMED\n(settled.*\n)?422 items, totalAmount\n"
     assert re.fullmatch(course, printed), printed
+
+
+async def test_a_generated_client_places_an_order_waits_for_it_and_lists_it(stack: Stack, tmp_path: Path) -> None:
+    with generated(ORDER.name, tmp_path) as module:
+        place, list_ = module("api.orders.place_order"), module("api.orders.list_orders")
+        body = module("models.new_order").NewOrder.from_dict(
+            {
+                "userId": "generated",
+                "items": [{"productId": "p1", "quantity": 1, "price": 9.95}],
+                "totalAmount": 9.95,
+                "payment": {"token": "tok_ok"},
+            }
+        )
+        client = module("").AuthenticatedClient(base_url=stack.url("order"), token=os.environ["ORDERSAGA_API_KEY"])
+        async with client:
+            placed = await place.asyncio_detailed(client=client, body=body, idempotency_key="g1", prefer="wait=30")
+            assert (placed.status_code, placed.parsed.status) == (200, "CONFIRMED")
+            page = await list_.asyncio(client=client, user_id="generated", status=[placed.parsed.status])
+            assert [order.order_id for order in page.items] == [placed.parsed.order_id]
 
 
 async def test_an_order_for_which_no_slot_has_room_is_an_error_with_the_order(stack: Stack) -> None:

@@ -1,12 +1,8 @@
 """A client that a public generator makes of the published document works against the real service."""
 
-import importlib
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
+import compileall
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,27 +10,19 @@ import pytest
 from shared.access.permissions import Role
 from shared.services import ORDER
 from tests.support.access import KEYS, key_authenticator
-from tests.support.api_samples import ROOT, document_path, wired
+from tests.support.api_compatibility import current
+from tests.support.api_samples import wired
 from tests.support.builders import connected, order_body
 from tests.support.consoles import serve
+from tests.support.generated_clients import generate, generated
 
-GENERATOR = ROOT / ".venv/.tools/bin/openapi-python-client"
-NAME = "generated_order_client"
+Modules = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    assert GENERATOR.exists(), "run `make setup-tests`"
-    folder = tmp_path_factory.mktemp("generated")
-    (folder / "config.yml").write_text("post_hooks: []\n")
-    command: list[str | Path] = [GENERATOR, "generate", "--meta", "none", "--path", ROOT / document_path(ORDER.name)]
-    command += ["--output-path", folder / NAME, "--config", folder / "config.yml"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "WARNING" not in run.stdout + run.stderr, run.stdout + run.stderr
-    sys.path.insert(0, str(folder))
-    yield importlib.import_module(NAME)
-    sys.path.remove(str(folder))
+def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modules]:
+    with generated(ORDER.name, tmp_path_factory.mktemp("generated")) as modules:
+        yield modules
 
 
 @pytest.fixture
@@ -46,14 +34,16 @@ async def url(mongodb_url: str, database_prefix: str) -> AsyncIterator[str]:
         yield served
 
 
-def module(name: str) -> Any:
-    return importlib.import_module(f"{NAME}.{name}")
+@pytest.mark.parametrize("name", [name for name in current() if name not in (ORDER.name, "asyncapi")])
+def test_every_other_document_makes_a_client_too(name: str, tmp_path: Path) -> None:
+    package = generate(name, tmp_path)
+    assert compileall.compile_dir(tmp_path / package, quiet=1)
 
 
-async def test_it_places_reads_and_lists_orders_and_understands_problems(generated: ModuleType, url: str) -> None:
+async def test_it_places_reads_and_lists_orders_and_understands_problems(module: Modules, url: str) -> None:
     new, problem = module("models.new_order").NewOrder, module("models.problem").Problem
     place, get, list_ = (module(f"api.orders.{name}") for name in ("place_order", "get_order", "list_orders"))
-    async with generated.AuthenticatedClient(base_url=url, token=KEYS[Role.ADMIN]) as client:
+    async with module("").AuthenticatedClient(base_url=url, token=KEYS[Role.ADMIN]) as client:
         body = new.from_dict(order_body())
         placed = await place.asyncio(client=client, body=body, idempotency_key="k1")
         again = await place.asyncio(client=client, body=body, idempotency_key="k1")
@@ -73,8 +63,8 @@ async def test_it_places_reads_and_lists_orders_and_understands_problems(generat
         assert missing.type_ == "/problems/not-found"
 
 
-async def test_it_needs_a_key(generated: ModuleType, url: str) -> None:
+async def test_it_needs_a_key(module: Modules, url: str) -> None:
     get = module("api.orders.get_order")
-    async with generated.Client(base_url=url) as client:
+    async with module("").Client(base_url=url) as client:
         answer = await get.asyncio("none", client=client)
     assert answer.type_ == "/problems/credential-missing"

@@ -85,6 +85,8 @@ def test_headers_are_declared_where_they_are_sent(operation: Operation) -> None:
         assert declared <= operation.document["components"]["headers"].keys()
         assert ("Idempotent-Replayed" in declared) == (has_key and code < 400)
         assert ("Location" in declared) == (code in (201, 202))
+        limited = code == 429 or (code < 400 and {"bearer": []} in operation.described["security"])
+        assert ({"RateLimit", "RateLimit-Policy"} <= declared) == limited
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
