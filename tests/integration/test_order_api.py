@@ -323,6 +323,24 @@ async def test_orders_are_listed_in_pages(stack: Stack, unique_id: str) -> None:
     assert_problem(await stack.client.get(url, params={"status": "LOST"}), 422)
 
 
+@pytest.mark.parametrize("sort", ["-createdAt", "createdAt"])
+async def test_a_list_stays_whole_while_orders_are_placed(stack: Stack, unique_id: str, sort: str) -> None:
+    placed = [await stack.place(userId=unique_id) for _ in range(7)]
+    later: list[str] = []
+    asked: dict[str, Any] = {"userId": unique_id, "limit": 3, "sort": sort}
+    seen: list[str] = []
+    for number in range(3):  # as many pages as the first orders need
+        page = (await stack.client.get(f"{stack.url('order')}/orders", params=asked)).json()
+        seen += [order["orderId"] for order in page["items"]]
+        asked["cursor"] = page["nextCursor"]
+        if number < 2:
+            later.append(await stack.place(userId=unique_id))
+    if sort == "createdAt":
+        assert seen == [*placed, *later]
+    else:
+        assert seen == placed[::-1], "what is placed meanwhile comes before the first page"
+
+
 async def test_a_list_has_no_histories_and_items_only_if_asked_for(stack: Stack, unique_id: str) -> None:
     order = await stack.order(await stack.place(userId=unique_id))
     url = f"{stack.url('order')}/orders"
