@@ -53,12 +53,15 @@ async def check_broker(
 
     `services` names those that are meant to run.
     """
-    async for finding in check_nodes(url):
+    nodes = [finding async for finding in check_nodes(url)]
+    for finding in nodes:
         yield finding
     try:
         connection = await connect(url, TIMEOUT_SECONDS)
-    except (OSError, TimeoutError, AMQPError):
-        return  # each node is reported already
+    except (OSError, TimeoutError, AMQPError) as error:
+        if any(finding.outcome != "wrong" for finding in nodes):
+            yield wrong("RabbitMQ", f"has stopped answering: {brief(error)}", "run ordersaga doctor again")
+        return
     async with connection:
         yield await check_exchanges(connection)
         yield await check_queues(connection)

@@ -64,6 +64,11 @@ async def test_a_name_that_is_unknown_is_left_to_the_connection_to_report(names:
     assert sorted(await one_round(nodes)) == ["a:5672 (10.0.0.1)", "b:5673"]
 
 
+async def test_a_name_that_cannot_be_one_is_left_to_the_connection_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert str(await Nodes(f"amqp://{'a' * 64}/").next()) == f"{'a' * 64}:5672"
+
+
 async def test_only_one_of_several_addresses_has_to_answer_soon() -> None:
     assert (await Nodes(A).next()).connect_seconds is None
     assert (await Nodes(f"{A},{B}").next()).connect_seconds == nodes_module.CONNECT_SECONDS

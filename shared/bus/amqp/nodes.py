@@ -88,5 +88,5 @@ class Nodes:
     async def _addresses(self, url: str) -> list[str | None]:
         try:
             return [*await resolve(URL(url).host or "")] or [None]
-        except OSError:
+        except (OSError, UnicodeError):
             return [None]
