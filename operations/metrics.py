@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
@@ -17,6 +17,7 @@ from prometheus_client import Counter, Gauge
 from pymongo import AsyncMongoClient
 
 from operations.dead_letters.status import DEAD, OPEN
+from operations.reading.broker import QueueLevel, queue_level
 from operations.reading.charges import AUTHORIZED
 from operations.reading.participant_records import PARTICIPANT_RECORDS
 from order_service.participants import PAYMENT
@@ -250,13 +251,6 @@ def _age(since: datetime | None, now: datetime) -> float:
     return max(0.0, (now - since).total_seconds()) if since is not None else 0.0
 
 
-class QueueLevel(NamedTuple):
-    """The counts of a queue."""
-
-    messages: int
-    consumers: int
-
-
 class _Queues:
     """The queues of the topology, over one connection that is reopened when it is lost."""
 
@@ -268,7 +262,7 @@ class _Queues:
     async def observe(self) -> None:
         try:
             connection = await self._connected()
-            levels = {queue.name: await _level(connection, queue.name) for queue in queues()}
+            levels = {queue.name: await queue_level(connection, queue.name) for queue in queues()}
         except BaseException as error:
             await self.close()
             if _is_transient(error):
@@ -303,14 +297,3 @@ def _is_transient(error: BaseException) -> bool:
     """Return True if the broker is away, False if it refuses the user."""
     refused = isinstance(error, aiormq.exceptions.AuthenticationError)
     return isinstance(error, aiormq.exceptions.AMQPConnectionError | OSError) and not refused
-
-
-async def _level(connection: AbstractConnection, queue: str) -> QueueLevel | None:
-    """Return the counts of a queue, None if it does not exist: then the broker closes the channel."""
-    channel = await connection.channel()
-    try:
-        declared = (await channel.declare_queue(queue, passive=True)).declaration_result
-    except aiormq.exceptions.ChannelNotFoundEntity:
-        return None
-    await channel.close()
-    return QueueLevel(declared.message_count or 0, declared.consumer_count or 0)

@@ -7,7 +7,7 @@ import asyncio
 import re
 import subprocess
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import aio_pika
 import aio_pika.abc
@@ -17,6 +17,7 @@ from yarl import URL
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import OLDEST_RABBITMQ
+from operations.reading.broker import QueueLevel, queue_level
 from operations.reading.reachability import amqp_missing, brief
 from shared import topology
 from shared.broker_rights import EVENT_READER, RIGHTS, Rights
@@ -177,14 +178,7 @@ async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     return ok("queues", f"all {len(topology.queues())} exist as declared")
 
 
-class Level(NamedTuple):
-    """The messages that wait in a queue, and its consumers."""
-
-    messages: int
-    consumers: int
-
-
-def check_consumers(levels: Mapping[str, Level], services: Collection[str]) -> Finding:
+def check_consumers(levels: Mapping[str, QueueLevel], services: Collection[str]) -> Finding:
     """Check that every queue has a consumer: the exchange fills it whether or not its service runs.
 
     It is in order if no service runs at all, or if those that do not run are not meant to and nothing waits for them.
@@ -206,21 +200,17 @@ def check_consumers(levels: Mapping[str, Level], services: Collection[str]) -> F
     return wrong(subject, detail, fix) if expected or any(waiting.values()) else note(subject, detail, fix)
 
 
-async def _levels(connection: aio_pika.abc.AbstractConnection) -> dict[str, Level]:
+async def _levels(connection: aio_pika.abc.AbstractConnection) -> dict[str, QueueLevel]:
     """Read the levels of the queues that exist."""
-    found = {queue: await _declared(connection, queue) for queue in CONSUMERS}
-    return {
-        queue: Level(declared.message_count or 0, declared.consumer_count or 0)
-        for queue, declared in found.items()
-        if declared is not None
-    }
+    found = {queue: await queue_level(connection, queue) for queue in CONSUMERS}
+    return {queue: level for queue, level in found.items() if level is not None}
 
 
 async def check_event_stream(connection: aio_pika.abc.AbstractConnection, retention: str) -> Finding:
     """Check that the stream of events exists and keeps them for as long as the setting says."""
     subject = "event stream"
     if not retention:
-        left = await _exists(connection, topology.EVENTS)
+        left = await queue_level(connection, topology.EVENTS) is not None
         return note(subject, "off: what it has expires no more, docs/event-stream.md" if left else "off")
     match await _queue_problem(connection, topology.event_stream(retention)):
         case None:
@@ -233,27 +223,12 @@ async def check_event_stream(connection: aio_pika.abc.AbstractConnection, retent
 
 async def check_former_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     """Check that no retry queue of an earlier release exists."""
-    left = [name for name in topology.FORMER_RETRY_QUEUES if await _exists(connection, name)]
+    left = [name for name in topology.FORMER_RETRY_QUEUES if await queue_level(connection, name) is not None]
     if not left:
         return ok("former retry queues", "none")
     # Over AMQP the queue looks empty: only rabbitmqctl counts messages that wait to be forwarded.
     fix = "delete them when no process of an earlier release runs and `rabbitmqctl list_queues name messages` shows 0"
     return note("former retry queues", f"{', '.join(left)} of an earlier release", fix)
-
-
-async def _exists(connection: aio_pika.abc.AbstractConnection, queue: str) -> bool:
-    return await _declared(connection, queue) is not None
-
-
-async def _declared(connection: aio_pika.abc.AbstractConnection, queue: str) -> Any:
-    """Return what the broker says of a queue, None if there is no such queue."""
-    channel = await connection.channel()  # the broker closes the channel if there is no such queue
-    try:
-        declared = await channel.declare_queue(queue, passive=True)
-    except ChannelNotFoundEntity:
-        return None
-    await channel.close()
-    return declared.declaration_result
 
 
 async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: topology.Queue) -> str | None:

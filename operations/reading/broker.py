@@ -1,7 +1,8 @@
-"""Counts the messages on the broker."""
+"""Counts the messages and consumers on the broker."""
 
 import contextlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
@@ -17,6 +18,13 @@ RETRY_QUEUES = (*(name for inbox in INBOXES for name in retry_queues(inbox)), *F
 EVERY_QUEUE = (*INBOXES, *RETRY_QUEUES, DEAD_LETTERS)
 
 
+class QueueLevel(NamedTuple):
+    """The ready messages of a queue, and its consumers."""
+
+    messages: int
+    consumers: int
+
+
 async def count_messages(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> dict[str, int | None]:
     """Count the ready messages of these queues, by default of all; None for a queue that does not exist.
 
@@ -26,21 +34,25 @@ async def count_messages(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> d
     try:
         connection = await connect(amqp_url, CONNECT_SECONDS)
         async with connection:
-            counts = {name: await _count(connection, name) for name in names}
+            levels = {name: await queue_level(connection, name) for name in names}
     except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
         raise UnreachableError(
             f"RabbitMQ does not answer: {type(error).__name__}: {plain_reason(str(error))}"
         ) from error
-    return {name: count for name, count in counts.items() if count is not None or name not in FORMER_RETRY_QUEUES}
+    return {
+        name: None if level is None else level.messages
+        for name, level in levels.items()
+        if level is not None or name not in FORMER_RETRY_QUEUES
+    }
 
 
-async def _count(connection: AbstractConnection, queue: str) -> int | None:
+async def queue_level(connection: AbstractConnection, queue: str) -> QueueLevel | None:
+    """Return the level of a queue, None if it does not exist; errors of aio-pika pass through."""
     channel = await connection.channel()
     try:
-        declared = await channel.declare_queue(queue, passive=True)
+        declared = (await channel.declare_queue(queue, passive=True)).declaration_result
     except aiormq.exceptions.ChannelNotFoundEntity:  # the broker has closed the channel
         return None
-    count = declared.declaration_result.message_count
     with contextlib.suppress(aiormq.exceptions.ChannelInvalidStateError):
         await channel.close()
-    return count
+    return QueueLevel(declared.message_count or 0, declared.consumer_count or 0)

@@ -11,7 +11,6 @@ from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, Se
 
 from operations.doctor.broker import (
     CONSUMERS,
-    Level,
     check_bindings,
     check_broker,
     check_consumers,
@@ -22,6 +21,7 @@ from operations.doctor.broker import (
 from operations.doctor.database import check_database
 from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
+from operations.reading.broker import QueueLevel
 from operations.stack.database_schemas import schema_of
 from operations.stack.mongod import find_mongod
 from operations.stack.ports import PortClaims
@@ -269,12 +269,12 @@ async def test_an_inbox_without_its_service_is_named_with_what_waits_in_it(clean
 def test_a_service_that_is_not_meant_to_run_is_missed_once_messages_wait_for_it(
     waiting: int, services: set[str], outcome: str
 ) -> None:
-    levels = dict.fromkeys(CONSUMERS, Level(0, 1)) | {topology.NOTIFICATION_INBOX: Level(waiting, 0)}
+    levels = dict.fromkeys(CONSUMERS, QueueLevel(0, 1)) | {topology.NOTIFICATION_INBOX: QueueLevel(waiting, 0)}
     assert check_consumers(levels, services).outcome == outcome
 
 
 def test_every_service_is_named_once_when_none_runs() -> None:
-    finding = check_consumers(dict.fromkeys(CONSUMERS, Level(3, 0)), SERVICES)
+    finding = check_consumers(dict.fromkeys(CONSUMERS, QueueLevel(3, 0)), SERVICES)
     assert finding.outcome == "note"
     assert finding.detail.startswith("no service runs: none for order.inbox (3 waiting)")
     assert [finding.fix.count(f"python -m {service.package}") for service in SERVICES.values()] == [1] * len(SERVICES)
