@@ -40,7 +40,8 @@ class AnswerHandlers:
             ids = {answer.order_id for answer in answers}
             orders = await self._orders.load(ids)
             # After an election, the new primary may not know yet that a majority has an order.
-            orders |= await self._orders.load_latest(ids - orders.keys())
+            if missing := ids - orders.keys():
+                orders |= await self._orders.load_latest(missing)
             changes, messages = self._decide(orders, answers)
             if await self._orders.apply(changes):
                 count_changes(changes)
