@@ -14,6 +14,7 @@ from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
 from order_service.placement import OrderPlacement
 from order_service.refund_requests import RefundRequests
+from order_service.rpc import MAX_CALLS
 from order_service.schema import SCHEMA
 from order_service.settings import OrderSettings
 from order_service.sweeper import Sweeper
@@ -23,9 +24,6 @@ from shared.clock import utc_now
 from shared.errors import StartError
 from shared.service import Connections, Parts, run
 from shared.services import ORDER
-
-MAX_BOOKINGS = 2000
-"""Calls of gRPC that wait for the slots of their orders: as many as the server takes."""
 
 
 def assemble(settings: OrderSettings, connections: Connections) -> Parts:
@@ -52,15 +50,16 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     refunds = RefundRequests(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     # At most half of the connections, so that waiting requests leave room for others.
     waiting = WaitingRequests(orders, limit=settings.max_connections // 2)
-    bookings = WaitingRequests(orders, BOOKED, limit=MAX_BOOKINGS)
+    bookings = WaitingRequests(orders, BOOKED, limit=MAX_CALLS)
+    everyone = (waiting, bookings) if settings.grpc_port else (waiting,)
     followers = Followers(orders)
     sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
-        handlers=handlers(orders, timeouts, utc_now, (waiting, bookings)),
+        handlers=handlers(orders, timeouts, utc_now, everyone),
         router=create_router(orders, placement, actions, refunds, waiting, followers),
         collections=SCHEMA,
-        background=(sweeper.run, outbox.note_published, waiting.run, bookings.run),
-        stopping=(waiting.stop, bookings.stop, followers.stop),
+        background=(sweeper.run, outbox.note_published, *(requests.run for requests in everyone)),
+        stopping=(*(requests.stop for requests in everyone), followers.stop),
         drain=(placement.drain, outbox.drain),
         other_server=grpc_server(settings, orders, placement, actions, followers, bookings)
         if settings.grpc_port

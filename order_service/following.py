@@ -11,6 +11,7 @@ from pymongo.errors import PyMongoError
 
 from order_service.orders import Orders
 from shared.access.principal import Visible
+from shared.admission import Places
 from shared.database import Document, is_transient
 from shared.http import ProblemError, not_found
 from shared.problems import TOO_MANY_STREAMS
@@ -39,7 +40,7 @@ class Followers:
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
-        self._count = 0
+        self._places = Places()
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -49,16 +50,13 @@ class Followers:
     @contextmanager
     def place(self) -> Iterator[None]:
         """Count a client for as long as the context lasts; raises the 429 problem if there are too many already."""
-        if self._count >= MAX_FOLLOWERS:
-            detail = f"{MAX_FOLLOWERS} clients follow orders already; request the order itself, or try again"
-            raise ProblemError(
-                HTTPStatus.TOO_MANY_REQUESTS, detail, kind=TOO_MANY_STREAMS, headers={"Retry-After": "5"}
-            )
-        self._count += 1
-        try:
+        with self._places.one() as taken:
+            if taken > MAX_FOLLOWERS:
+                detail = f"{MAX_FOLLOWERS} clients follow orders already; request the order itself, or try again"
+                raise ProblemError(
+                    HTTPStatus.TOO_MANY_REQUESTS, detail, kind=TOO_MANY_STREAMS, headers={"Retry-After": "5"}
+                )
             yield
-        finally:
-            self._count -= 1
 
     async def document(self, order_id: str, visible: Visible) -> Document:
         """Return an order that a client wants to follow. Raises the 404 problem."""

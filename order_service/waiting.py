@@ -1,7 +1,7 @@
-"""Lets requests wait until their orders have got somewhere: one future for each order that is waited for.
+"""Lets requests wait until their orders reach a goal: one future for each order that is waited for.
 
-The handler of answers completes the futures of the orders that it carries there. Orders that another process carries
-are found by one read for all that are waited for, so a waiting request costs no reads of its own.
+The handler of answers completes the futures of the orders that reach it in this process. The others are found by one
+read for all that are waited for, so a waiting request costs no reads of its own.
 """
 
 import asyncio
@@ -35,6 +35,11 @@ Gone = Callable[[], Coroutine[Any, Any, object]]
 """Returns once the client of a request is gone."""
 
 
+async def _stays() -> None:
+    """Never return: a call of gRPC is cancelled when its client goes away."""
+    await asyncio.Event().wait()
+
+
 class Goal(NamedTuple):
     """What is waited for."""
 
@@ -53,7 +58,7 @@ BOOKED = Goal(is_booked, lambda orders, ids: orders.booked(ids))
 
 
 class Outcome(NamedTuple):
-    """The document of an order that is there, None if it is not; whether the request has waited as it asked to."""
+    """The document of an order that has reached the goal, else None; whether the request has waited as it asked to."""
 
     final: Document | None
     waited: bool
@@ -63,7 +68,7 @@ NOT_WAITED = Outcome(None, waited=False)
 
 
 class _Awaited:
-    """An order that is waited for: the future is True once it is there, False if the process stops."""
+    """An order that is waited for: the future is True once it has reached the goal, False if the process stops."""
 
     def __init__(self) -> None:
         self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -82,8 +87,8 @@ class WaitingRequests:
         self.is_stopping = False
         self._reads: GroupCommit[str, Document | None] = GroupCommit(self._read_documents, limit=READ_AT_ONCE)
 
-    async def wait(self, placed: Order | Document, seconds: float, gone: Gone | None = None) -> Outcome:
-        """Wait until an order is there: for the seconds, or until the client is `gone` or the process stops.
+    async def wait(self, placed: Order | Document, seconds: float, gone: Gone = _stays) -> Outcome:
+        """Wait until an order reaches the goal: for the seconds, or until the client is `gone` or the process stops.
 
         Nothing is awaited before the order is waited for, so its end cannot be missed between its insertion and here.
         """
@@ -101,7 +106,7 @@ class WaitingRequests:
         return await self._final(order_id)
 
     def announce(self, orders: Iterable[Order]) -> None:
-        """Answer the requests that wait for those of the orders that are there."""
+        """Answer the requests that wait for those of the orders that have reached the goal."""
         for order in orders:
             awaited = self._awaited.get(order.order_id)
             if awaited and self._goal.is_reached(order) and not awaited.future.done():
@@ -126,22 +131,21 @@ class WaitingRequests:
         if ids:
             self.announce(await self._goal.reached(self._orders, ids))
 
-    async def _end_of(self, order_id: str, seconds: float, gone: Gone | None) -> bool | None:
+    async def _end_of(self, order_id: str, seconds: float, gone: Gone) -> bool | None:
         """Return the result of the order's future; None if the time is over, False if the client is gone."""
         awaited = self._awaited.setdefault(order_id, _Awaited())
         awaited.requests += 1
         self._count += 1
         _requests.inc()
-        leaving = asyncio.create_task(gone()) if gone is not None else None
+        leaving = asyncio.create_task(gone())
         try:
-            either: set[asyncio.Future[Any]] = {awaited.future, leaving} if leaving else {awaited.future}
+            either: set[asyncio.Future[Any]] = {awaited.future, leaving}
             await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if awaited.future.done():
                 return awaited.future.result()
-            return False if leaving and leaving.done() else None
+            return False if leaving.done() else None
         finally:
-            if leaving:
-                leaving.cancel()
+            leaving.cancel()
             self._count -= 1
             _requests.dec()
             awaited.requests -= 1
@@ -149,7 +153,7 @@ class WaitingRequests:
                 del self._awaited[order_id]
 
     async def _final(self, order_id: str) -> Outcome:
-        """Read an order that is there; while the database is away, the order is still accepted."""
+        """Read an order that has reached the goal; while the database is away, the order is still accepted."""
         try:
             return Outcome(await self._reads.submit(order_id), waited=True)
         except PyMongoError as error:

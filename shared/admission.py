@@ -1,6 +1,7 @@
-"""What a server besides the one of HTTP shares with it: callers, limits and the audit log."""
+"""What decides whether a request is served, whatever protocol it arrives by: callers, limits, places, audit log."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,22 @@ class Admission:
     """Returns the reason why no request can be served now, or None."""
     unready: Callable[[], Awaitable[dict[str, str]]]
     """Returns the reason why each failing part is down, by name; empty if the service is ready."""
+
+
+class Places:
+    """Counts what is in progress, for a limit that its user decides."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[int]:
+        """Take a place for as long as the context lasts; yields how many are taken with it."""
+        self._taken += 1
+        try:
+            yield self._taken
+        finally:
+            self._taken -= 1
 
 
 class OtherServer(Protocol):

@@ -23,21 +23,20 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 from structlog.contextvars import bind_contextvars
 
+from order_service.rpc import MAX_CALLS
 from order_service.rpc.failures import TOO_MANY_CALLS, Failure, failure_of
 from shared import problems, tracing
 from shared.access.errors import AuthenticationError
 from shared.access.middleware import permission_of
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
-from shared.admission import Admission
+from shared.admission import Admission, Places
 from shared.audit_log import AuditLog
 from shared.errors import TransientError
 from shared.guard import objection_to_site
 from shared.http import ProblemError, invalid, require_permission
 from shared.request_id import REQUEST_ID_HEADER, identify
 
-MAX_CALLS = 2000
-"""The most admitted calls in progress, of all clients."""
 MESSAGE_SECONDS = 10.0
 """How long a client may take to send the message of a call."""
 IDEMPOTENCY_KEY = "idempotency-key"
@@ -95,7 +94,7 @@ class Call:
         await self.context.write(message)
 
     async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do work that goes on if the client gives up: what is stored must be published and recorded too."""
+        """Do work that continues if the client gives up: what is stored must be published and recorded too."""
         return await self.calls.finish(self.decision.of(work), self.scope["path"])
 
     async def is_known(self) -> bool:
@@ -112,7 +111,7 @@ class Call:
 
 
 class Decision:
-    """What is decided about a call, which the audit log hears once."""
+    """What is decided about a call. It is recorded in the audit log once."""
 
     def __init__(self, audit: AuditLog, scope: Scope, permission: Permission | None) -> None:
         self._audit = audit
@@ -136,22 +135,6 @@ class Decision:
             raise
         await self.record(HTTPStatus.OK)
         return result
-
-
-class Places:
-    """Counts what is in progress."""
-
-    def __init__(self) -> None:
-        self._taken = 0
-
-    @contextmanager
-    def one(self) -> Iterator[int]:
-        """Take a place for as long as the context lasts; yields how many are taken with it."""
-        self._taken += 1
-        try:
-            yield self._taken
-        finally:
-            self._taken -= 1
 
 
 class Calls:
@@ -208,7 +191,7 @@ class Calls:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda task: _note_failed(task, path))  # nobody else hears of it
+            task.add_done_callback(lambda task: _note_failed(task, path))  # nobody else sees its error
             raise
 
     async def drain(self) -> None:

@@ -13,6 +13,7 @@ from grpc import StatusCode
 from pydantic import ValidationError
 from pymongo.errors import PyMongoError
 
+from order_service.rpc import MAX_CALLS
 from order_service.rpc.messages import field_path
 from shared import problems
 from shared.access.errors import AuthenticationError, CredentialMissingError, TooManyRequestsError
@@ -43,7 +44,7 @@ TOO_MANY_CALLS = ProblemType(
     HTTPStatus.TOO_MANY_REQUESTS,
     "Too many calls are in progress",
     "Nothing was done. Repeat the call a moment later.",
-    "2000 calls are in progress already; try again",
+    f"{MAX_CALLS} calls are in progress already; try again",
 )
 """Three cases that HTTP does not have."""
 

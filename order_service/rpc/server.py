@@ -15,21 +15,13 @@ from grpc import aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from order_service.rpc.calls import (
-    MAX_CALLS,
-    MESSAGE_SECONDS,
-    Calls,
-    Context,
-    Method,
-    Places,
-    message_of,
-    noted_failure,
-)
+from order_service.rpc import MAX_CALLS
+from order_service.rpc.calls import MESSAGE_SECONDS, Calls, Context, Method, message_of, noted_failure
 from order_service.rpc.failures import CODES
 from order_service.rpc.generated import orders_pb2 as pb
 from order_service.rpc.methods import OrderMethods
 from order_service.settings import OrderSettings
-from shared.admission import Admission
+from shared.admission import Admission, Places
 from shared.errors import StartError
 from shared.http import MAX_BODY_BYTES, ProblemError
 from shared.watched_files import WatchedFiles
