@@ -74,6 +74,7 @@ class EndpointChanges(Body):
 class FailedSince(Body):
     """Which failed deliveries to attempt again: those of events recorded since this time."""
 
+    # Not `Moment` with a bound: behind its validators, the bound would be explained in terms of Python.
     since: Annotated[
         AwareDatetime,
         Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC)),

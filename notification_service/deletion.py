@@ -4,8 +4,8 @@ The request marks the endpoint, which does not exist for anybody from then on, a
 claimed a delivery any more: nothing is sent after the answer. A claim and the mark cannot miss one another: a worker
 claims first and then looks whether the endpoint exists, the request marks first and then looks for claims.
 
-What one portion does not delete, every process goes on with, from the mark alone; so it does not matter where one is
-killed. A delivery that is recorded too late is deleted by the worker that finds it due.
+Every process continues with what a portion has left, from the mark alone, so it does not matter where one is killed.
+A delivery that is recorded too late is deleted by the worker that finds it due.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Deletion:
     failpoint: Failpoint
 
     async def run(self) -> None:
-        """Go on with what is left until cancelled."""
+        """Continue with what is left until cancelled."""
         await run_periodically(self.continue_all, every=CONTINUED_EVERY_SECONDS, name="deleting webhooks")
 
     async def settle(self, endpoint_id: str) -> None:

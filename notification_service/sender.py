@@ -2,8 +2,8 @@
 
 A name is resolved once for each connection, all its addresses are checked, and the connection is made to one of those:
 a second look-up could answer differently. The certificate is that of the name. Redirects are not followed.
-It uses aiohttp, whose connections are made to the addresses that its resolver returns. httpx lets nobody choose the
-address, and over httpcore, the part of it that does, a delivery takes four times the CPU time.
+It uses aiohttp, whose connections are made to the addresses that its resolver returns. With httpx
+nobody can choose them, and over httpcore, its part in which one can, a delivery takes four times the CPU time.
 """
 
 import asyncio
@@ -138,9 +138,7 @@ class Sender:
                 return f"No answer within {self._timeout:g} s"
             case aiohttp.ClientConnectorDNSError() | socket.gaierror() | UnicodeError() | aiohttp.InvalidURL():
                 return "The name of the host was not found"
-            case aiohttp.ClientConnectorCertificateError(certificate_error=cause):
-                return f"The TLS handshake failed: {getattr(cause, 'reason', None) or cause}"
-            case aiohttp.ClientConnectorSSLError(os_error=cause):
+            case aiohttp.ClientSSLError(__cause__=cause):
                 return f"The TLS handshake failed: {getattr(cause, 'reason', None) or cause}"
             case aiohttp.ClientConnectorError():
                 return "The connection was refused, or the host cannot be reached"

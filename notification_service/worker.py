@@ -130,15 +130,10 @@ class EndpointWorker:
         """Whether the endpoint is recorded as failing; None before the first look."""
         self._one_at_a_time = False
         """Whether the last attempt failed or was slow."""
-        self._may_be_due = True
+        self.may_be_due = True
         """Whether something may be due that is not claimed."""
         self._stopping = False
         self._changed = asyncio.Event()
-
-    @property
-    def may_be_due(self) -> bool:
-        """Return whether something may be due that is not claimed."""
-        return self._may_be_due
 
     @property
     def is_busy(self) -> bool:
@@ -151,7 +146,7 @@ class EndpointWorker:
 
     def wake(self) -> None:
         """Look for what is due."""
-        self._may_be_due = True
+        self.may_be_due = True
         self._changed.set()
 
     def stop(self) -> None:
@@ -168,12 +163,12 @@ class EndpointWorker:
                 try:
                     await self._claim_some()
                 except Exception as error:  # noqa: BLE001 - logged; what is claimed comes due again
-                    self._may_be_due = True
+                    self.may_be_due = True
                     errors.failed(error, webhook_id=self._endpoint_id)
                     await asyncio.sleep(jitter(_RETRY_SECONDS))
                     continue
                 errors.succeeded()
-                if not self._running and not self._may_be_due:
+                if not self._running and not self.may_be_due:
                     return
                 await self._changed.wait()
             if self._running:
@@ -183,8 +178,8 @@ class EndpointWorker:
 
     async def _claim_some(self) -> None:
         """Claim what is due while there is room for it, and start attempts."""
-        while self._may_be_due and self._has_room() and not self._stopping:
-            self._may_be_due = False
+        while self.may_be_due and self._has_room() and not self._stopping:
+            self.may_be_due = False
             self._claimed.extend(await self._claim())
             self._start()
 
@@ -222,7 +217,7 @@ class EndpointWorker:
         lease = self._d.limits.lease
         deliveries = await self._d.deliveries.claim(endpoint.id, now, lease, number)
         if len(deliveries) == number:
-            self._may_be_due = True
+            self.may_be_due = True
         self._d.failpoint(WEBHOOK_CLAIMED)
         # Only now: the request that deletes an endpoint waits for the claims that it finds (see deletion.py).
         if deliveries and await self._d.endpoints.is_deleted(endpoint.id):
@@ -240,7 +235,7 @@ class EndpointWorker:
             async with self._d.attempts:
                 if self._d.clock() + self._d.limits.timeout > claimed.until:
                     await self._d.deliveries.release([claimed.delivery], self._d.clock())
-                    self._may_be_due = True
+                    self.may_be_due = True
                     return
                 with metrics.IN_FLIGHT.track_inprogress():
                     attempt = await self._send(claimed)
@@ -295,7 +290,7 @@ class EndpointWorker:
             _log.warning("a webhook was disabled", webhook_id=endpoint.id, reason=reason)
         # The next look fails them.
         claimed, self._claimed = self._claimed, deque()
-        self._may_be_due = True
+        self.may_be_due = True
         await self._d.deliveries.release((each.delivery for each in claimed), self._d.clock())
 
     def _ended(self, task: "asyncio.Task[None]") -> None:

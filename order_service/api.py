@@ -100,7 +100,7 @@ Preference = Annotated[
 ]
 
 LastEventId = Annotated[
-    int, Header(ge=0, le=10**6, description="The last `id` that was received: the stream goes on after it")
+    int, Header(ge=0, le=10**6, description="The last `id` that was received: the stream continues after it")
 ]
 
 RefundKey = Annotated[

@@ -62,7 +62,7 @@ _HEADERS = {
     REQUEST_ID_HEADER: ("The id of the request, as in the log", {"type": "string", "examples": ["7f3a9c0e5d2b4816"]}),
     "Retry-After": ("Seconds to wait before the next attempt", {"type": "integer", "examples": [1]}),
     "Location": (
-        "The path of what was created, or of what shows how the request goes on",
+        "The path of what was created, or of what shows the progress of the request",
         {"type": "string", "examples": ["/orders/5f0c2b1e9d"]},
     ),
     "Preference-Applied": (

@@ -73,7 +73,8 @@ class _Written:
         for event in events:
             if event.is_unreadable:
                 self.unreadable += 1
-                self.offsets.extend([event.offset] if len(self.offsets) < OFFSETS_SHOWN else [])
+                if len(self.offsets) < OFFSETS_SHOWN:
+                    self.offsets.append(event.offset)
 
 
 def _about_unreadable(written: _Written) -> str:
