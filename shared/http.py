@@ -40,7 +40,13 @@ from shared.access.middleware import Authenticated, Caller, People, Refusal, cal
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.audit_log import Audited, AuditLog
-from shared.errors import BusUnavailableError, DatabaseUnavailableError, OrdersagaError, TransientError
+from shared.errors import (
+    BusUnavailableError,
+    DatabaseUnavailableError,
+    NewerReleaseError,
+    OrdersagaError,
+    TransientError,
+)
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
 from shared.openapi import JSON, PROBLEM_JSON, SECURITY_SCHEME, completed, documented, operation_id, words_of
 from shared.problem_pages import create_problem_pages
@@ -335,6 +341,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(TransientError, _answer_unavailable)
+    app.add_exception_handler(NewerReleaseError, _answer_newer)
     app.add_exception_handler(PyMongoError, _answer_database_error)
     app.add_exception_handler(Exception, _answer_fault)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
@@ -546,6 +553,12 @@ _AWAY = (
     (DatabaseUnavailableError, problems.DATABASE_UNAVAILABLE),
     (BusUnavailableError, problems.BROKER_UNAVAILABLE),
 )
+
+
+async def _answer_newer(_request: Request, error: Exception) -> Response:
+    """Answer that another process must do it, which is likely to get the same request next time."""
+    kind, headers = problems.UNAVAILABLE, {"Retry-After": "1"}
+    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; try again", kind=kind, headers=headers)
 
 
 async def _answer_database_error(request: Request, error: Exception) -> Response:

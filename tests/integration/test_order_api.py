@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from order_service.saga import SAGA_VERSION
 from shared.access.permissions import Role
 from shared.paging import write_cursor
 from tests.support.access import KEYS, bearer
-from tests.support.builders import order_body
+from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import delete_topology
@@ -367,6 +368,22 @@ async def test_cancelling_is_answered_with_the_cancelled_order(stack: Stack) -> 
     failures = (await stack.client.get(f"{stack.url('order')}/orders/failures")).json()
     assert any(row["reason"] == "changed my mind" and row["count"] >= 1 for row in failures["items"])
     assert_problem(await stack.client.post(f"{url}/cancel", json={"reason": 7}), 422)
+
+
+async def test_a_request_about_an_order_of_a_newer_saga_is_for_a_newer_process(stack: Stack) -> None:
+    order_id = await stack.place()
+    async with connected(stack.mongodb_url, f"{stack.database_prefix}_orders") as database:
+        document = await database["orders"].find_one_and_update({"_id": order_id}, {"$inc": {"sagaVersion": 1}})
+    assert document is not None
+    assert document["sagaVersion"] == SAGA_VERSION
+    response = await stack.client.post(f"{stack.url('order')}/orders/{order_id}/cancel")
+    problem = assert_problem(response, 503)
+    assert problem["detail"] == (
+        f"order {order_id} began under version {SAGA_VERSION + 1} of the saga, this process knows {SAGA_VERSION}; "
+        "try again"
+    )
+    assert response.headers["retry-after"] == "1"
+    assert (await stack.order(order_id))["status"] == "PENDING"
 
 
 async def test_health_readiness_metrics_and_description(stack: Stack) -> None:
