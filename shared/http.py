@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -13,7 +12,7 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
@@ -51,6 +50,7 @@ from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, obj
 from shared.openapi import JSON, PROBLEM_JSON, SECURITY_SCHEME, completed, documented, operation_id, words_of
 from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
+from shared.release import VERSION
 from shared.request_id import REQUEST_ID_HEADER, Identified, current_request_id
 from shared.validation import explained, without_consequences
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
@@ -85,6 +85,8 @@ _RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in _HEADERS
 _log = structlog.get_logger(__name__)
 # They would add a timestamp to every series; process_start_time_seconds has it once.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+_build_info = Gauge("ordersaga_build_info", "Always 1; the label is the release that the process runs", ["version"])
+_build_info.labels(VERSION).set(1)
 _requests = Counter("http_requests_total", "HTTP requests", ["method", "route", "status"])
 _duration = Histogram("http_request_duration_seconds", "Time to answer an HTTP request", ["method", "route"])
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -329,7 +331,7 @@ def create_app(
     app = _Application(
         title=title,
         description=description,
-        version=version("ordersaga"),
+        version=VERSION,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -378,13 +380,21 @@ class Health(View):
     status: Literal["ok", "ready"]
 
 
+class Alive(Health):
+    """The process is up, and runs this release."""
+
+    model_config = shown_as({"status": "ok", "version": VERSION})
+
+    version: str
+
+
 def _health_routes(readiness: Readiness) -> APIRouter:
     router = new_router("health")
 
-    @router.get("/healthz", response_model=Health)
+    @router.get("/healthz", response_model=Alive)
     async def get_health() -> Response:
-        """Whether the process is up."""
-        return json_response({"status": "ok"})
+        """Whether the process is up, and which release it runs."""
+        return json_response({"status": "ok", "version": VERSION})
 
     @router.get("/readyz", response_model=Health, responses=documented(problems.NOT_READY))
     async def get_readiness() -> Response:
