@@ -121,6 +121,10 @@ test-events: setup-tests  ## Read the events of 10,000 orders from any offset, o
 test-webhooks: setup-tests  ## Send 1000 events to receivers of every kind, and kill the service twenty times meanwhile
 	@WEBHOOK_EVENTS=1000 $(BIN)/pytest tests/faults/test_webhook_kills.py -o log_cli=true -o log_cli_level=INFO
 
+.PHONY: test-upgrade
+test-upgrade: setup-tests  ## Run the last release beside this one, in either order and back, and rolling restarts, in their long forms
+	@ORDERSAGA_TEST_SEEDS=200 $(BIN)/pytest tests/end_to_end/test_upgrade.py tests/end_to_end/test_rolling_restart.py -rs
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack
