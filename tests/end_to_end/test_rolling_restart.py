@@ -12,7 +12,7 @@ from operations.reading.broker import count_messages
 from shared import topology
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
-from tests.support.order_load import PRODUCT, Balancer, Load, all_settled, new_client, steady_orders
+from tests.support.order_load import PRODUCT, Balancer, Load, all_settled, new_client, served, steady_orders
 from tests.support.processes import Process, Stack, run_stack
 from tests.support.seeds import IS_LONG_FORM
 
@@ -54,8 +54,8 @@ async def test_a_draining_process_is_not_ready_and_serves_until_a_second_signal(
     process.process.terminate()
     await not_ready(stack, process)
 
-    for number in range(2):  # the second one needs a new connection
-        answer = await client.post(f"{process.url}/orders", json=order_body(), headers={"Idempotency-Key": f"{number}"})
+    for _ in range(2):  # the second one needs a new connection
+        answer = await served(lambda: client.post(f"{process.url}/orders", json=order_body()))
         assert (answer.status_code, answer.headers["connection"]) == (202, "close")
     assert process.alive
     process.process.send_signal(signal.SIGTERM)

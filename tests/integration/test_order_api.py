@@ -12,6 +12,7 @@ import pytest
 from order_service.saga import SAGA_VERSION
 from shared.access.permissions import Role
 from shared.paging import write_cursor
+from shared.release import VERSION
 from tests.support.access import KEYS, bearer
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
@@ -388,7 +389,7 @@ async def test_a_request_about_an_order_of_a_newer_saga_is_for_a_newer_process(s
 
 async def test_health_readiness_metrics_and_description(stack: Stack) -> None:
     url = stack.url("order")
-    assert (await stack.client.get(f"{url}/healthz")).status_code == 200
+    assert (await stack.client.get(f"{url}/healthz")).json() == {"status": "ok", "version": VERSION}
 
     async def ready() -> Any:
         return (await stack.client.get(f"{url}/readyz")).json() == {"status": "ready"}
@@ -396,5 +397,6 @@ async def test_health_readiness_metrics_and_description(stack: Stack) -> None:
     await eventually(ready, 60, "the service to be ready")  # it is not while MongoDB takes two seconds to answer
     metrics = (await stack.client.get(f"{url}/metrics")).text
     assert 'http_requests_total{method="GET",route="/healthz",status="200"}' in metrics
+    assert f'ordersaga_build_info{{version="{VERSION}"}} 1.0' in metrics
     assert "/orders/{order_id}" in (await stack.client.get(f"{url}/openapi.json")).json()["paths"]
     assert (await stack.client.get(f"{url}/docs")).status_code == 200

@@ -16,6 +16,7 @@ from shared.release import VERSION
 from shared.schema import prepare
 from shared.services import SERVICES
 from tests.support.builders import an_order, connected
+from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
 
 
@@ -38,6 +39,10 @@ def reasons(report: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def versions(report: dict[str, Any]) -> dict[str, str | None]:
+    return {process["name"]: process["version"] for process in report["processes"]}
+
+
 async def insert(stack: Stack, **changes: Any) -> None:
     async with connected(stack.mongodb_url, f"{stack.database_prefix}_orders") as database:
         await Orders(database["orders"]).insert([NewRecord(an_order(**changes))])
@@ -48,17 +53,20 @@ async def test_what_this_release_knows_can_be_carried_on(stack: Stack) -> None:
     await insert(stack, settled=True, saga_version=SAGA_VERSION + 1)
     async with await aio_pika.connect(stack.amqp_url) as connection, connection.channel() as channel:
         await channel.default_exchange.publish(aio_pika.Message(b"{}"), topology.ORDER_INBOX)
-    (process,) = await stack.start("provisioning")
+    await stack.start("provisioning")
 
-    report = await stack.check("upgrade", "check")
+    async def with_the_version() -> dict[str, Any] | None:
+        found = await stack.check("upgrade", "check")
+        return found if versions(found)["provisioning"] is not None else None  # it had 3 s to answer
 
+    report = await eventually(with_the_version, 120, "the process to say its version in time")
+
+    assert report is not None
     assert reasons(report) == {}
     assert (report["version"], report["sagaVersions"]) == (VERSION, [SAGA_VERSION])
     assert report["orders"] == [{"sagaVersion": 1, "status": "PENDING", "number": 1}]
     assert report["queues"] == [{"name": topology.ORDER_INBOX, "messages": 1}]
-    assert {found["name"]: found["version"] for found in report["processes"]} == {
-        name: VERSION if name == process.service else None for name in SERVICES
-    }
+    assert versions(report) == {name: VERSION if name == "provisioning" else None for name in SERVICES}
 
 
 async def test_what_only_another_release_knows_is_named_with_what_to_do(stack: Stack) -> None:
