@@ -125,6 +125,10 @@ test-webhooks: setup-tests  ## Send 1000 events to receivers of every kind, and 
 test-recovery: setup-tests  ## Lose the broker in the middle of 5,000 orders of all kinds, recover, and check the books
 	@RECOVERY_ORDERS=5000 $(BIN)/pytest tests/faults/test_broker_loss.py
 
+.PHONY: test-upgrade
+test-upgrade: setup-tests  ## Run the last release beside this one, in either order and back, and rolling restarts, in their long forms
+	@ORDERSAGA_TEST_SEEDS=200 $(BIN)/pytest tests/end_to_end/test_upgrade.py tests/end_to_end/test_rolling_restart.py -rs
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
@@ -56,6 +57,9 @@ COMMANDS = {
         "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."
     ),
     "database": Entry("operations.commands.database", "database", "Create the users of a MongoDB with their rights."),
+    "upgrade": Entry(
+        "operations.commands.upgrade", "upgrade", "Check what is in flight before an upgrade or rollback."
+    ),
     "doctor": Entry("operations.commands.doctor", "doctor", "Check the prerequisites and a running stack."),
 }
 
@@ -77,7 +81,20 @@ def build_application(words: Sequence[str]) -> typer.Typer:
     return application
 
 
-def _log_to_stderr(context: typer.Context) -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from shared.release import VERSION  # only here: it reads the metadata of the installed package
+
+        typer.echo(f"ordersaga {VERSION}")
+        raise typer.Exit
+
+
+def _log_to_stderr(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Keep log lines out of the output, and print errors only: a command reports its own result."""
     context.with_resource(logs_to_stderr(logging.ERROR))
 

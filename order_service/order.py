@@ -88,6 +88,7 @@ class Order:
     `due_at` is the end of the status's time, or the time at which unpublished messages are published again;
     `resend_at` is the time at which unanswered commands are sent again.
     `version` counts the stored states, so that an update applies only to the state it was decided on.
+    `saga_version` is the version of the saga that it began under; see SAGA_VERSION in saga.py.
     `owner_id` is None for orders that were placed without authentication, or before it existed.
     """
 
@@ -133,3 +134,4 @@ class Order:
     prices_required: bool = False
     refunds: tuple[Refund, ...] = ()
     hold_id: str | None = None
+    saga_version: int = 1

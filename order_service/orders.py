@@ -15,6 +15,7 @@ from order_service.order import FINAL, HistoryEntry, Order, Refund, RefundLine, 
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import ERASED_AT, PERSONAL, UNREAD
 from order_service.refunds import refunded_amount
+from order_service.saga import SAGA_VERSION
 from shared import database
 from shared.access.principal import EVERYTHING, Visible
 from shared.contracts.failures import FailureCode
@@ -22,6 +23,7 @@ from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
 from shared.database import Collection, Document
+from shared.errors import NewerOrderError
 from shared.schema import CollectionSchema
 
 COLLECTION = "orders"
@@ -70,6 +72,9 @@ MAX_HISTORY = 500
 
 _OF_SAGA = {"history": False, **UNREAD}
 """The projection of what the saga needs."""
+
+_KNOWN = {"sagaVersion": {"$not": {"$gt": SAGA_VERSION}}}
+"""The condition of orders that this process can decide about: the others are left to newer processes."""
 
 _FINAL = [status.value for status in FINAL]
 
@@ -154,7 +159,10 @@ class Orders:
         return set()
 
     async def load(self, ids: Iterable[str], visible: Visible = EVERYTHING) -> dict[str, Order]:
-        """Return the orders that exist and are visible, by id, without their histories."""
+        """Return the orders that exist and are visible, by id, without their histories.
+
+        Raises NewerOrderError if one of them began under a newer saga.
+        """
         cursor = self._collection.find({"_id": {"$in": list(ids)}, **visible}, _OF_SAGA)
         return {document["_id"]: from_document(document) async for document in cursor}
 
@@ -221,6 +229,7 @@ class Orders:
             "unpublished": {"$exists": False},
             "resendAt": {"$exists": False},
             "$nor": [_HELD_FOR_A_DECISION],
+            **_KNOWN,
         }
         result = await self._collection.update_many(unscheduled, {"$set": {"resendAt": now}})
         return result.modified_count
@@ -235,7 +244,7 @@ class Orders:
 
     async def ended(self, ids: Sequence[str]) -> list[Order]:
         """Return those of the orders that are in a final status, without their histories."""
-        query = {"_id": {"$in": ids}, "status": {"$in": _FINAL}}
+        query = {"_id": {"$in": ids}, "status": {"$in": _FINAL}, **_KNOWN}
         # By id: an index of statuses has nearly every order under these.
         cursor = self._collection.find(query, _OF_SAGA).hint("_id_")
         return [from_document(document) async for document in cursor]
@@ -243,7 +252,7 @@ class Orders:
     async def booked(self, ids: Sequence[str]) -> list[Order]:
         """Return those of the orders that have a slot, or have ended without one, without their histories."""
         done = [{"slot": {"$exists": True}}, {"status": {"$in": [Status.CANCELLED, Status.FAILED]}}]
-        cursor = self._collection.find({"_id": {"$in": ids}, "$or": done}, _OF_SAGA).hint("_id_")
+        cursor = self._collection.find({"_id": {"$in": ids}, "$or": done, **_KNOWN}, _OF_SAGA).hint("_id_")
         return [from_document(document) async for document in cursor]
 
     async def page(
@@ -286,7 +295,7 @@ class Orders:
         return found[0]["createdAt"] if found else None
 
     async def _until(self, field: str, now: datetime, limit: int) -> list[Order]:
-        cursor = self._collection.find({field: {"$lte": now}}, _OF_SAGA).sort(field).limit(limit)
+        cursor = self._collection.find({field: {"$lte": now}, **_KNOWN}, _OF_SAGA).sort(field).limit(limit)
         return [from_document(document) async for document in cursor]
 
     async def count_failures(
@@ -372,6 +381,7 @@ def _new_document(record: NewRecord) -> Document:
         "traceparent": order.traceparent,
         "pricesRequired": order.prices_required or None,
         "holdId": order.hold_id,
+        "sagaVersion": order.saga_version,
         **_changing_fields(order),
         "history": [_entry(first)],
     }
@@ -468,7 +478,15 @@ def _refund(document: Document) -> Refund:
 
 
 def from_document(document: Document) -> Order:
-    """Return the order of a document, which is trusted and not validated again."""
+    """Return the order of a document, which is trusted and not validated again.
+
+    Raises NewerOrderError if it began under a newer saga: it may be in a status that only a newer process knows.
+    """
+    saga_version = document.get("sagaVersion", 1)  # no version was stored before there was a second one to come
+    if saga_version > SAGA_VERSION:
+        raise NewerOrderError(
+            f"order {document['_id']} began under version {saga_version} of the saga, this process knows {SAGA_VERSION}"
+        )
     spec, server = document.get("provisioning"), document.get("server")
     states = {participant.field: document[participant.stored_field] for participant in PARTICIPANTS}
     return Order(
@@ -517,4 +535,5 @@ def from_document(document: Document) -> Order:
         prices_required=document.get("pricesRequired", False),
         refunds=tuple(_refund(refund) for refund in document.get("refunds", ())),
         hold_id=document.get("holdId"),
+        saga_version=saga_version,
     )

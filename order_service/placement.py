@@ -12,6 +12,7 @@ from order_service.order import Order
 from order_service.orders import NewRecord, Orders
 from order_service.outbox import Outbox
 from order_service.particulars import documents_of
+from order_service.saga import SAGA_VERSION
 from shared import tracing
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal
@@ -111,6 +112,7 @@ class OrderPlacement:
             updated_at=now,
             deadline=now + self._timeouts.saga_timeout,
             traceparent=tracing.here(order_id),
+            saga_version=SAGA_VERSION,
         )
         return after_intent(order, now, self._timeouts)
 

@@ -73,6 +73,17 @@ from shared.contracts import (
 )
 from shared.contracts.failures import FailureCode
 
+SAGA_VERSION = 1
+"""The version of the saga that new orders begin under, stored with each.
+
+Raise it when a process of the release before would decide wrongly about an order of this one: for a new status or
+participant, or when an event comes to mean something else in a status. A new optional field, or a message that can
+also stay unanswered for a while, needs no new version. A process leaves the orders of newer versions to newer processes
+(`orders.from_document`); it must know those of all versions from OLDEST_SAGA_VERSION on.
+"""
+OLDEST_SAGA_VERSION = 1
+"""The oldest version whose orders this release carries on. Raise it when rules for older ones are removed."""
+
 MAX_RUNS = 20
 """Most runs of the provisioning of one order: each adds to its history and to its job."""
 

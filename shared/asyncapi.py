@@ -6,7 +6,6 @@ It derives from shared.contracts, shared.topology and shared.broker_rights. The 
 
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -15,6 +14,7 @@ from shared.broker_rights import VIRTUAL_HOST, sent_by
 from shared.contracts import ALL_MESSAGES, DeadLetterHandled, Message
 from shared.examples import Examples
 from shared.openapi import words_of
+from shared.release import VERSION
 from shared.services import SERVICES, Service
 from shared.topology import EXCHANGE, INBOXES
 
@@ -47,7 +47,7 @@ def asyncapi() -> dict[str, Any]:
         "asyncapi": "3.0.0",
         "info": {
             "title": "ordersaga",
-            "version": version("ordersaga"),
+            "version": VERSION,
             "description": _DESCRIPTION,
             "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },

@@ -13,7 +13,10 @@
     │   ├── ContentionError                    a transaction lost against others too often
     │   └── UnknownCommitError                 it is unknown whether a transaction was committed
     ├── PoisonError                        never succeeds: the message is dead-lettered at once, with this reason
-    ├── UnknownTypeError                   a newer release may know the type: retried, on the slowest level
+    ├── NewerReleaseError                  a newer release can do it, which this process may be upgraded to: waits
+    │   ├── UnknownTypeError                   the type of a message is not known
+    │   ├── UnknownValueError                  a value is none of those that are known
+    │   └── NewerOrderError                    the order began under a newer saga
     ├── AuthenticationError                a request does not say who calls, or not in a way to be believed: 401
     │   └── CredentialMissingError             it has no credential at all
     ├── TooManyRequestsError               a caller has sent more requests than its limit allows: 429
@@ -108,8 +111,20 @@ class PoisonError(OrdersagaError):
     """A message that can never be handled: not JSON, the wrong shape, an order that does not exist."""
 
 
-class UnknownTypeError(OrdersagaError):
+class NewerReleaseError(OrdersagaError):
+    """Only a newer release can do it, which others may run already. A message waits for it, HTTP answers 503."""
+
+
+class UnknownTypeError(NewerReleaseError):
     """A message of a type that this release does not know: its sender may have been upgraded first."""
+
+
+class UnknownValueError(NewerReleaseError):
+    """A message with a value, such as a status, that this release does not know."""
+
+
+class NewerOrderError(NewerReleaseError):
+    """An order that began under a newer version of the saga, so that this process cannot decide about it."""
 
 
 class StartError(OrdersagaError):

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -13,7 +12,7 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
@@ -40,11 +39,18 @@ from shared.access.middleware import Authenticated, Caller, People, Refusal, cal
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.audit_log import Audited, AuditLog
-from shared.errors import BusUnavailableError, DatabaseUnavailableError, OrdersagaError, TransientError
+from shared.errors import (
+    BusUnavailableError,
+    DatabaseUnavailableError,
+    NewerReleaseError,
+    OrdersagaError,
+    TransientError,
+)
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
 from shared.openapi import JSON, PROBLEM_JSON, SECURITY_SCHEME, completed, documented, operation_id, words_of
 from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
+from shared.release import VERSION
 from shared.request_id import REQUEST_ID_HEADER, Identified, current_request_id
 from shared.validation import explained, without_consequences
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
@@ -79,6 +85,8 @@ _RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in _HEADERS
 _log = structlog.get_logger(__name__)
 # They would add a timestamp to every series; process_start_time_seconds has it once.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+_build_info = Gauge("ordersaga_build_info", "Always 1; the label is the release that the process runs", ["version"])
+_build_info.labels(VERSION).set(1)
 _requests = Counter("http_requests_total", "HTTP requests", ["method", "route", "status"])
 _duration = Histogram("http_request_duration_seconds", "Time to answer an HTTP request", ["method", "route"])
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -323,7 +331,7 @@ def create_app(
     app = _Application(
         title=title,
         description=description,
-        version=version("ordersaga"),
+        version=VERSION,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -335,6 +343,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(TransientError, _answer_unavailable)
+    app.add_exception_handler(NewerReleaseError, _answer_newer)
     app.add_exception_handler(PyMongoError, _answer_database_error)
     app.add_exception_handler(Exception, _answer_fault)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
@@ -371,13 +380,21 @@ class Health(View):
     status: Literal["ok", "ready"]
 
 
+class Alive(Health):
+    """The process is up, and runs this release."""
+
+    model_config = shown_as({"status": "ok", "version": VERSION})
+
+    version: str
+
+
 def _health_routes(readiness: Readiness) -> APIRouter:
     router = new_router("health")
 
-    @router.get("/healthz", response_model=Health)
+    @router.get("/healthz", response_model=Alive)
     async def get_health() -> Response:
-        """Whether the process is up."""
-        return json_response({"status": "ok"})
+        """Whether the process is up, and which release it runs."""
+        return json_response({"status": "ok", "version": VERSION})
 
     @router.get("/readyz", response_model=Health, responses=documented(problems.NOT_READY))
     async def get_readiness() -> Response:
@@ -546,6 +563,12 @@ _AWAY = (
     (DatabaseUnavailableError, problems.DATABASE_UNAVAILABLE),
     (BusUnavailableError, problems.BROKER_UNAVAILABLE),
 )
+
+
+async def _answer_newer(_request: Request, error: Exception) -> Response:
+    """Answer that another process must do it, which is likely to get the same request next time."""
+    kind, headers = problems.UNAVAILABLE, {"Retry-After": "1"}
+    return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; try again", kind=kind, headers=headers)
 
 
 async def _answer_database_error(request: Request, error: Exception) -> Response:

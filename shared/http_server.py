@@ -1,12 +1,12 @@
 """The HTTP server of every process: uvicorn with limited connections. Its owner starts and stops it."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.http_protocol import BoundedProtocol, Limits, OpenConnections
 from shared.http_tls import TlsConnection, TlsContext
@@ -22,6 +22,24 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
+
+
+class ClosesConnections:
+    """Closes each connection with its next answer once `stopping`, so that clients open their next one elsewhere."""
+
+    def __init__(self, app: ASGIApp, stopping: Callable[[], bool]) -> None:
+        self._app = app
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._stopping():
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, send_and_close)
 
 
 def http_server(

@@ -31,7 +31,7 @@ from shared.event_loop import watch_event_loop
 from shared.failpoints import Failpoint, kill_at
 from shared.http import create_app
 from shared.http_protocol import Limits
-from shared.http_server import HttpServer, connection_limit, http_server
+from shared.http_server import ClosesConnections, HttpServer, connection_limit, http_server
 from shared.http_tls import TlsContext
 from shared.observability import configure_logging
 from shared.readiness import HealthCheck, Readiness
@@ -130,7 +130,10 @@ class _RunningService:
             translate_error=database.translate_error,
         )
         CONSUMER_UP.labels(service.inbox).set_function(lambda: self._consumer.unhealthy_reason is None)
+        self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
         health_checks = {
+            "process": self._stopping_reason,
             "rabbitmq": self._broker_unhealthy_reason,
             "consumer": self._consumer_unhealthy_reason,
             **self._parts.health_checks,
@@ -140,7 +143,6 @@ class _RunningService:
         self._readiness = Readiness(service.name, self._database, health_checks)
         self._collections_ready = False
         self._prepared = False
-        self._stopping = asyncio.Event()
         self._other = self._parts.other_server(self._admission()) if self._parts.other_server else None
 
     def _admission(self) -> Admission:
@@ -148,7 +150,7 @@ class _RunningService:
 
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop_or_hurry)
         http = self._http_server()
         listener = self._listen()
         if self._other is not None:
@@ -159,6 +161,8 @@ class _RunningService:
         stopping = asyncio.create_task(self._stopping.wait(), name="stop")
         try:
             await asyncio.wait({serving, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                await self._drain(serving, working)
         finally:
             checking.cancel()
             await self._shut_down(http, serving, working)
@@ -167,6 +171,22 @@ class _RunningService:
                 task.result()
         if not self._stopping.is_set():
             raise StartError("the HTTP server ended unexpectedly")
+
+    def _stop_or_hurry(self) -> None:
+        (self._hurried if self._stopping.is_set() else self._stopping).set()
+
+    def _stopping_reason(self) -> str | None:
+        return "it is stopping" if self._stopping.is_set() else None
+
+    async def _drain(self, *running: "asyncio.Task[None]") -> None:
+        """Serve on for a while without being ready, so that balancers choose others first; a second signal ends it."""
+        if not self._settings.drain_seconds:
+            return
+        _log.info("draining", seconds=self._settings.drain_seconds)
+        hurried = asyncio.create_task(self._hurried.wait(), name="hurry")
+        either = {*running, hurried}
+        await asyncio.wait(either, timeout=self._settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
 
     async def _close_database(self) -> None:
         await database.close(self._mongo)
@@ -186,7 +206,8 @@ class _RunningService:
         )
         app.include_router(self._parts.router)
         limits = Limits(connections=connection_limit(self._settings.max_connections))
-        return http_server(app, limits, grace_seconds=int(GRACE_SECONDS), tls=self._tls)
+        served = ClosesConnections(app, self._stopping.is_set)
+        return http_server(served, limits, grace_seconds=int(GRACE_SECONDS), tls=self._tls)
 
     def _listen(self) -> socket.socket:
         host, port = self._settings.http_host, self._settings.http_port or self._service.port

@@ -21,7 +21,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from uuid import uuid4
 
@@ -51,6 +50,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.bus import Delivery, Envelope
 from shared.bus.reading import type_name
 from shared.contracts import BY_ROUTING_KEY
+from shared.release import VERSION
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 ORDER_ID = "ordersaga.order.id"
@@ -71,7 +71,7 @@ def open_tracing(service: str) -> "OpenTelemetryTracing":
         {
             "service.namespace": "ordersaga",
             "service.name": service,
-            "service.version": _version(),
+            "service.version": VERSION,
             "service.instance.id": str(uuid4()),
         }
     )
@@ -81,19 +81,12 @@ def open_tracing(service: str) -> "OpenTelemetryTracing":
     return OpenTelemetryTracing(provider)
 
 
-def _version() -> str:
-    try:
-        return version("ordersaga")
-    except PackageNotFoundError:  # run from the sources
-        return "0"
-
-
 class OpenTelemetryTracing:
     """The implementation of shared.tracing.Tracing, which documents the methods."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
-        self._tracer = provider.get_tracer("ordersaga", _version(), SCHEMA_URL)
+        self._tracer = provider.get_tracer("ordersaga", VERSION, SCHEMA_URL)
 
     def traced(self, app: ASGIApp) -> ASGIApp:
         return _TracedHttp(app, self._tracer)

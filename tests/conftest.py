@@ -53,6 +53,7 @@ SLOW_FILES = (
     "end_to_end/test_up_native.py",
     "faults/test_outages.py",
     "faults/test_broker_alarms.py",
+    "end_to_end/test_upgrade.py",
     "end_to_end/test_demo.py",
     "faults/test_kill.py",
     "faults/test_provisioning_kills.py",

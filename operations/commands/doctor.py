@@ -85,7 +85,7 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
 
 
 def _broker_findings(layout: Layout, state: State, stack: Stack, services: list[str]) -> AsyncIterator[Finding]:
-    return check_broker(stack.amqp_url, _control(layout, state, stack), stack.events_retention, services)
+    return check_broker(stack.amqp_url, control_of(layout, state, stack), stack.events_retention, services)
 
 
 def _simulator_url(state: State) -> str | None:
@@ -107,7 +107,7 @@ async def _check_processes(layout: Layout) -> list[Finding]:
     ]
 
 
-def _control(layout: Layout, state: State, stack: Stack) -> Control | None:
+def control_of(layout: Layout, state: State, stack: Stack) -> Control | None:
     """Return rabbitmqctl for the node of this stack if `up` runs it."""
     runs_it = state.running and any(process.name == "rabbitmq" for process in state.processes)
     if not runs_it or stack.amqp_url != state.amqp_url:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -62,27 +63,38 @@ class ServiceProgram:
 
 def probe_readiness(url: str) -> str | None:
     """Request /readyz of a service; return None if it is ready, else the reason in one line. Never raises."""
-    parts = urlsplit(url)
-    headers = {}
-    if parts.username is not None:  # the credentials of a proxy in front of the service
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    connection: http.client.HTTPConnection | None = None
     try:
-        connection = _connection(parts)
-        connection.request("GET", f"{parts.path.rstrip('/')}/readyz", headers=headers)
-        answer = connection.getresponse()
-        body = answer.read(4096)
+        status, body = _get(url, "/readyz")
     except ssl.SSLError as error:
         return f"{hide_credentials(url)}: {plain_reason(str(error))}"
     except (OSError, http.client.HTTPException) as error:
         return f"nothing answers on {hide_credentials(url)} yet ({type(error).__name__})"
     except StartError as error:
         return str(error)
-    finally:
-        if connection is not None:
-            connection.close()
-    return None if answer.status == http.client.OK else f"/readyz answers {answer.status}: {_one_line(body)}"
+    return None if status == http.client.OK else f"/readyz answers {status}: {_one_line(body)}"
+
+
+def read_version(url: str) -> str | None:
+    """Return the version that a service runs; None if it does not answer, or not with its version. Never raises."""
+    try:
+        _, body = _get(url, "/healthz")
+        version = json.loads(body)["version"]
+    except (OSError, http.client.HTTPException, StartError, ValueError, KeyError, TypeError):
+        return None
+    return version if isinstance(version, str) else None
+
+
+def _get(url: str, path: str) -> tuple[int, bytes]:
+    """Return the status and the beginning of the body of an answer."""
+    parts = urlsplit(url)
+    headers = {}
+    if parts.username is not None:  # the credentials of a proxy in front of the service
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    with contextlib.closing(_connection(parts)) as connection:
+        connection.request("GET", f"{parts.path.rstrip('/')}{path}", headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(4096)
 
 
 def _connection(url: SplitResult) -> http.client.HTTPConnection:

@@ -18,7 +18,7 @@ from order_service.rpc.messages import field_path
 from shared import problems
 from shared.access.errors import AuthenticationError, CredentialMissingError, TooManyRequestsError
 from shared.database import is_transient, translate_error
-from shared.errors import TransientError
+from shared.errors import NewerReleaseError, TransientError
 from shared.http import ProblemError, kind_of_outage
 from shared.problems import ProblemType
 from shared.validation import explained, without_consequences
@@ -136,6 +136,8 @@ def failure_of(error: Exception) -> Failure | None:
             return Failure(problems.INVALID_REQUEST, "The message is not one of this method")
         case TransientError():
             return Failure(kind_of_outage(error), error.for_clients or str(error), retry_after=1)
+        case NewerReleaseError():
+            return Failure(problems.UNAVAILABLE, str(error), retry_after=1)
         case PyMongoError() if is_transient(error):
             return failure_of(translate_error(error))
         case _:

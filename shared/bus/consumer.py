@@ -12,8 +12,7 @@ process is killed anywhere in between, the batch is redelivered and the idempote
     PoisonError, a single message      it becomes a dead letter
     anything else, a single message    it is retried on the next level of the retry ladder, in the end dead-lettered
 
-A message of an unknown type is retried on the slowest level each time: its sender may have been upgraded before this
-process.
+A message that only a newer release can read or handle waits for an upgrade of this process, see `failures.next_level`.
 """
 
 import logging
@@ -29,7 +28,7 @@ from structlog.contextvars import bound_contextvars
 from shared import topology, tracing
 from shared.bus import Bus, Delivery, Envelope, Handler, Handlers
 from shared.bus.batch_loop import BatchAbandonedError, BatchLoop
-from shared.bus.failures import after_failure, dead_letter, failed_attempts, returned_from, traceback_text
+from shared.bus.failures import after_failure, dead_letter, failed_attempts, next_level, returned_from, traceback_text
 from shared.bus.metrics import (
     DEAD_LETTERED,
     HANDLED_MESSAGES,
@@ -44,7 +43,7 @@ from shared.bus.publisher import Publisher, envelope
 from shared.bus.reading import read, type_name
 from shared.bus.replays import handled_notice
 from shared.contracts import Message
-from shared.errors import PoisonError, UnknownTypeError
+from shared.errors import NewerReleaseError, PoisonError
 from shared.failpoints import ACKNOWLEDGED, HANDLED, PUBLISHED, Failpoint, nothing_fails
 
 log = structlog.get_logger()
@@ -127,7 +126,7 @@ class Consumer(BatchLoop):
                 message = read(delivery, self._handlers)
             except PoisonError as error:
                 self._give_up(delivery, error, outcome)
-            except UnknownTypeError as error:
+            except NewerReleaseError as error:
                 self._fail(delivery, error, outcome)
             else:
                 outcome.batch.about(delivery, message.correlation_id)
@@ -180,7 +179,7 @@ class Consumer(BatchLoop):
                 log.debug("message handled", **self._name(taken.delivery))
 
     def _fail(self, delivery: Delivery, error: Exception, outcome: _Outcome) -> None:
-        if isinstance(error, PoisonError) or failed_attempts(delivery.headers) >= len(self._ladder):
+        if next_level(delivery, error, self._ladder) is None:
             self._give_up(delivery, error, outcome)
             return
         delivery = outcome.batch.failed(delivery, error)

@@ -13,7 +13,7 @@ from uuid import uuid4
 from shared import topology
 from shared.bus import Delivery, Envelope
 from shared.bus.reading import type_name
-from shared.errors import UnknownTypeError
+from shared.errors import NewerOrderError, NewerReleaseError, PoisonError
 
 ATTEMPTS = "x-attempts"
 FIRST_FAILED_AT = "x-first-failed-at"
@@ -35,6 +35,9 @@ _MAX_HEADER_BYTES = 64 * 1024
 _MAX_OWN_TEXT = 4 * 1024
 _MAX_TRACEBACK = 16 * 1024
 
+NEWER_ORDER_ATTEMPTS = 30
+"""Attempts on a message whose order only a newer process can decide about: with the usual ladder, almost an hour."""
+
 BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 """The broker sets these; on a republished message they would describe the history of another one."""
 
@@ -53,20 +56,40 @@ def returned_from(delivery: Delivery, ladder: Sequence[topology.RetryDelay]) -> 
     return next((name for name in topology.retry_queues(delivery.queue, tuple(ladder)) if name == named), None)
 
 
+def next_level(
+    delivery: Delivery, error: Exception, ladder: Sequence[topology.RetryDelay]
+) -> topology.RetryDelay | None:
+    """Return the level on which a message waits for its next attempt; None if it becomes a dead letter.
+
+    What a newer release may know waits on the slowest level each time, for an upgrade of this process. A message whose
+    order began under a newer saga climbs the ladder, as a newer process may be the next to take it, and stays on the
+    slowest level for up to NEWER_ORDER_ATTEMPTS.
+    """
+    attempts = failed_attempts(delivery.headers)
+    match error:
+        case PoisonError():
+            return None
+        case NewerOrderError():
+            return ladder[min(attempts, len(ladder) - 1)] if attempts < NEWER_ORDER_ATTEMPTS else None
+        case _ if attempts >= len(ladder):
+            return None
+        case NewerReleaseError():
+            return ladder[-1]
+        case _:
+            return ladder[attempts]
+
+
 def after_failure(
     delivery: Delivery, error: Exception, now: datetime, ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER
 ) -> Envelope:
-    """Return the next retry of a message that failed unexpectedly, or its dead letter after the last level.
-
-    A message of an unknown type waits on the slowest level each time, for an upgrade of this process.
-    """
-    attempts = failed_attempts(delivery.headers)
-    if attempts >= len(ladder):
+    """Return the next retry of a message that failed, or its dead letter if there is none, see `next_level`."""
+    delay = next_level(delivery, error, ladder)
+    if delay is None:
         return dead_letter(delivery, error, now)
-    level = ladder[-1 if isinstance(error, UnknownTypeError) else attempts].queue_of(delivery.queue)
+    level = delay.queue_of(delivery.queue)
     headers = {name: value for name, value in delivery.headers.items() if not name.startswith(BROKERS_OWN)}
     own = {
-        ATTEMPTS: attempts + 1,
+        ATTEMPTS: failed_attempts(delivery.headers) + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
         ROUTING_KEY: _short(type_name(delivery)),
         RETRY_LEVEL: level,

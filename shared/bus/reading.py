@@ -9,7 +9,7 @@ from shared import topology
 from shared.broker_rights import may_send_by_name
 from shared.bus import Delivery
 from shared.contracts import BY_ROUTING_KEY, Message
-from shared.errors import PoisonError, UnknownTypeError
+from shared.errors import PoisonError, UnknownTypeError, UnknownValueError
 
 MAX_BODY_BYTES = 256 * 1024
 """The largest valid order needs less than a quarter of this; a larger body is rejected without being parsed."""
@@ -36,8 +36,8 @@ def read(delivery: Delivery, handled: Container[type[Message]]) -> Message:
 
     Raises PoisonError with a short reason if its type contradicts its routing key, is missing or not in `handled`, if
     its sender may not send to an inbox by its name, or if its body is too large, not JSON or not in the contract's
-    shape. Raises UnknownTypeError if its type has no
-    contract.
+    shape. Raises UnknownTypeError if its type has no contract, and UnknownValueError if nothing is wrong but words that
+    the contract does not list, such as a new status: a newer sender may know more of both.
     """
     type_ = type_name(delivery)
     if delivery.exchange == "" and not may_send_by_name(delivery.user_id):
@@ -57,7 +57,16 @@ def read(delivery: Delivery, handled: Container[type[Message]]) -> Message:
     try:
         return contract.model_validate_json(delivery.body)
     except ValidationError as error:
-        raise PoisonError(f"not a valid {contract.routing_key}: {_explain(error)}") from None
+        kind = UnknownValueError if _knows_fewer_words(error) else PoisonError
+        raise kind(f"not a valid {contract.routing_key}: {_explain(error)}") from None
+
+
+def _knows_fewer_words(error: ValidationError) -> bool:
+    """Return whether each problem is a word that is not one of those which a field may have."""
+    problems = error.errors(include_url=False, include_context=False)
+    return all(
+        problem["type"] in ("literal_error", "enum") and isinstance(problem["input"], str) for problem in problems
+    )
 
 
 def _explain(error: ValidationError) -> str:

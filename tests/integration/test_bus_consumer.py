@@ -20,7 +20,13 @@ from shared.contracts import (
     ReleaseStock,
     StockReleased,
 )
-from shared.errors import BusUnavailableError, DatabaseUnavailableError, PoisonError, TransientError
+from shared.errors import (
+    BusUnavailableError,
+    DatabaseUnavailableError,
+    NewerOrderError,
+    PoisonError,
+    TransientError,
+)
 from shared.failpoints import ACKNOWLEDGED, HANDLED, PUBLISHED, SimulatedCrashError
 from tests.support.buses import SHORT_LADDER, Harness, open_harness, raw
 from tests.support.eventually import eventually
@@ -275,6 +281,45 @@ async def test_a_message_of_an_unknown_type_is_a_dead_letter_after_its_last_retr
     (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
     assert (dead.headers["x-error-type"], dead.headers["x-attempts"]) == ("UnknownTypeError", 1 + len(SHORT_LADDER))
     assert dead.headers["x-error-message"] == "unknown message type 'no.such'"
+
+
+async def test_a_message_with_an_unknown_word_waits_and_is_a_dead_letter_after_its_last_retry(
+    harness: Harness, running: Running
+) -> None:
+    await running.consumer({OrderCreated: Refunds()})
+    order = b'{"orderId":"o1","userId":"u1","items":[{"productId":"p","quantity":1,"price":1}],"totalAmount":1%s}'
+    await harness.send_raw(raw(order % b',"payment":{"method":"crypto"}', INBOX, type="order.created"))
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+    assert (dead.headers["x-error-type"], dead.headers["x-attempts"]) == ("UnknownValueError", 1 + len(SHORT_LADDER))
+    assert "payment.method: Input should be 'card' or 'retainer' (got 'crypto')" in dead.headers["x-error-message"]
+
+
+async def test_fields_that_are_not_known_are_ignored(harness: Harness, running: Running) -> None:
+    handler = Refunds()
+    await running.consumer(handler)
+    await harness.send_raw(
+        raw(b'{"orderId":"o1","reason":"","method":{"of":"tomorrow"}}', INBOX, type="payment.refund")
+    )
+    assert await answered(harness, 1) == ["o1"]
+
+
+async def test_a_message_of_a_newer_order_waits_longer_than_the_ladder_and_alone(
+    harness: Harness, running: Running
+) -> None:
+    attempts = 2 * len(SHORT_LADDER)
+
+    def newer(messages: Sequence[RefundPayment]) -> Exception | None:
+        tries = sum(call == ["newer"] for call in handler.calls)
+        return NewerOrderError("newer") if "newer" in ids(messages) and tries < attempts else None
+
+    def ids(messages: Sequence[RefundPayment]) -> list[str]:
+        return [message.order_id for message in messages]
+
+    handler = Refunds(newer)
+    await running.consumer(handler)
+    await send(harness, refunds("o1", "newer", "o2"))
+    assert sorted(await answered(harness, 3)) == ["newer", "o1", "o2"]
+    await harness.take_from(topology.DEAD_LETTERS, 0)
 
 
 async def test_a_type_that_contradicts_the_routing_key_makes_a_dead_letter_that_names_both(

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from order_service.saga import SAGA_VERSION
 from shared.access.permissions import Role
 from shared.paging import write_cursor
+from shared.release import VERSION
 from tests.support.access import KEYS, bearer
-from tests.support.builders import order_body
+from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import delete_topology
@@ -369,9 +371,25 @@ async def test_cancelling_is_answered_with_the_cancelled_order(stack: Stack) -> 
     assert_problem(await stack.client.post(f"{url}/cancel", json={"reason": 7}), 422)
 
 
+async def test_a_request_about_an_order_of_a_newer_saga_is_for_a_newer_process(stack: Stack) -> None:
+    order_id = await stack.place()
+    async with connected(stack.mongodb_url, f"{stack.database_prefix}_orders") as database:
+        document = await database["orders"].find_one_and_update({"_id": order_id}, {"$inc": {"sagaVersion": 1}})
+    assert document is not None
+    assert document["sagaVersion"] == SAGA_VERSION
+    response = await stack.client.post(f"{stack.url('order')}/orders/{order_id}/cancel")
+    problem = assert_problem(response, 503)
+    assert problem["detail"] == (
+        f"order {order_id} began under version {SAGA_VERSION + 1} of the saga, this process knows {SAGA_VERSION}; "
+        "try again"
+    )
+    assert response.headers["retry-after"] == "1"
+    assert (await stack.order(order_id))["status"] == "PENDING"
+
+
 async def test_health_readiness_metrics_and_description(stack: Stack) -> None:
     url = stack.url("order")
-    assert (await stack.client.get(f"{url}/healthz")).status_code == 200
+    assert (await stack.client.get(f"{url}/healthz")).json() == {"status": "ok", "version": VERSION}
 
     async def ready() -> Any:
         return (await stack.client.get(f"{url}/readyz")).json() == {"status": "ready"}
@@ -379,5 +397,6 @@ async def test_health_readiness_metrics_and_description(stack: Stack) -> None:
     await eventually(ready, 60, "the service to be ready")  # it is not while MongoDB takes two seconds to answer
     metrics = (await stack.client.get(f"{url}/metrics")).text
     assert 'http_requests_total{method="GET",route="/healthz",status="200"}' in metrics
+    assert f'ordersaga_build_info{{version="{VERSION}"}} 1.0' in metrics
     assert "/orders/{order_id}" in (await stack.client.get(f"{url}/openapi.json")).json()["paths"]
     assert (await stack.client.get(f"{url}/docs")).status_code == 200

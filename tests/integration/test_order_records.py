@@ -24,13 +24,13 @@ from order_service.orders import (
     _beyond,
     _query,
 )
-from order_service.saga import SAGA
+from order_service.saga import SAGA, SAGA_VERSION
 from order_service.schema import SCHEMA
 from shared import contracts as c
 from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.provisioning import Server
-from shared.errors import PoisonError
+from shared.errors import NewerOrderError, PoisonError
 from shared.schema import prepare
 from tests.support.builders import TIMEOUTS, an_order, connected
 
@@ -384,6 +384,30 @@ async def test_answers_of_many_orders_spread_over_workers_with_repetitions(
         assert {final[order.order_id].status for order in confirmed} == {Status.CONFIRMED}
         assert {final[order.order_id].status for order in refused} == {Status.CANCELLED}
         assert all(final[order.order_id].settled for order in confirmed + refused)
+
+
+async def test_orders_of_a_newer_saga_are_left_to_newer_processes(orders: Orders) -> None:
+    now = utc_now()
+    waiting = {"due_at": now, "resend_at": now}
+    newer, known = an_order(saga_version=SAGA_VERSION + 1, **waiting), an_order(saga_version=SAGA_VERSION, **waiting)
+    unscheduled = an_order(saga_version=SAGA_VERSION + 1)
+    await insert(orders, newer, known, unscheduled)
+    handlers = AnswerHandlers(orders, TIMEOUTS, utc_now)
+    with pytest.raises(NewerOrderError, match=rf"version {SAGA_VERSION + 1} of the saga, this process knows"):
+        await handlers.advance_orders([c.StockReserved(order_id=newer.order_id)])
+    assert [order.order_id for order in await orders.due(now, 10)] == [known.order_id]
+    assert [order.order_id for order in await orders.to_resend(now, 10)] == [known.order_id]
+    assert await orders.adopt(now + timedelta(seconds=1)) == 0
+    document = await orders.document(newer.order_id)
+    assert document is not None
+    assert (document["sagaVersion"], document["version"], document["stockStatus"]) == (SAGA_VERSION + 1, 0, "PENDING")
+
+
+async def test_an_order_of_a_release_that_stored_no_version_is_of_the_first(orders: Orders) -> None:
+    order = an_order()
+    await insert(orders, order)
+    await orders._collection.update_one({"_id": order.order_id}, {"$unset": {"sagaVersion": ""}})
+    assert (await stored(orders, order)).saga_version == 1
 
 
 async def test_an_answer_for_an_unknown_order_is_poison(orders: Orders) -> None:

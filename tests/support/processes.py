@@ -5,21 +5,24 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from operations.stack.ports import PortClaims
 from shared.services import SERVICES
-from tests.support import warm_processes
+from tests.support import last_release, warm_processes
 from tests.support.access import ADMIN, keys_file
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
+from tests.support.last_release import ReleasedProcess
 from tests.support.warm_processes import WarmProcess
 
 SAGA_SERVICES = ("order", "inventory", "payment")
+NOTHING_LISTENS = "http://127.0.0.1:1"
 KEEP_SECONDS = 2.0
 """For idle connections: the services close theirs after 5 s, and a request must not meet that."""
 
@@ -30,7 +33,7 @@ class Process:
 
     service: str
     url: str
-    process: WarmProcess
+    process: WarmProcess | ReleasedProcess
     output: list[str] = field(default_factory=list)
 
     async def read_output(self) -> None:
@@ -64,12 +67,19 @@ class Stack:
 
     async def start(self, *services: str, **settings: object) -> list[Process]:
         """Start one process of each service named, and wait until they are ready."""
-        started = [await self.launch(service, **settings) for service in services or SAGA_SERVICES]
+        return await self.start_release(None, *services, **settings)
+
+    async def start_release(self, tree: Path | None, *services: str, **settings: object) -> list[Process]:
+        """Start processes of the release that was extracted to the tree, or of the working tree if there is none."""
+        started = [await self._launch(tree, service, settings) for service in services or SAGA_SERVICES]
         await asyncio.gather(*(self.ready(process) for process in started))
         return started
 
     async def launch(self, service: str, **settings: object) -> Process:
         """Start one process without waiting for it; settings by their names without the prefix."""
+        return await self._launch(None, service, settings)
+
+    async def _launch(self, tree: Path | None, service: str, settings: Mapping[str, object]) -> Process:
         port = self._ports.claim_free()
         values = {
             "mongodb_url": self.mongodb_url,
@@ -85,7 +95,11 @@ class Stack:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
         environment |= {f"ORDERSAGA_{name.upper()}": str(value) for name, value in values.items()}
         module = SERVICES[service].package
-        process = await warm_processes.start(module, environment=environment)
+        process = (
+            await warm_processes.start(module, environment=environment)
+            if tree is None
+            else await last_release.start(tree, module, environment)
+        )
         started = Process(service, f"http://127.0.0.1:{port}", process)
         self._processes.append(started)
         reader = asyncio.create_task(started.read_output())
@@ -135,13 +149,15 @@ class Stack:
 
     @property
     def command_environment(self) -> dict[str, str]:
-        """The environment of a command that acts on these databases and this broker."""
+        """The environment of a command that acts on these databases, this broker and the living processes."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-        return environment | {
+        environment |= {
             "ORDERSAGA_MONGODB_URL": self.mongodb_url,
             "ORDERSAGA_AMQP_URL": self.amqp_url,
             "ORDERSAGA_DATABASE_PREFIX": self.database_prefix,
         }
+        environment |= {process.url_variable: NOTHING_LISTENS for process in SERVICES.values()}
+        return environment | {SERVICES[p.service].url_variable: p.url for p in reversed(self._processes) if p.alive}
 
     async def command(self, *words: str) -> dict[str, Any]:
         """Return the document that `ordersaga <words> --json` prints."""
@@ -150,6 +166,7 @@ class Stack:
         )
         assert status in (0, 1), errors
         report: dict[str, Any] = json.loads(output)
+        assert report["ok"] is (status == 0)
         return report
 
     async def audit(self) -> dict[str, Any]:

@@ -9,8 +9,16 @@ import pytest
 from shared import topology
 from shared.bus import Delivery
 from shared.bus.amqp.frames import write_headers
-from shared.bus.failures import after_failure, dead_letter, failed_attempts, fitting, returned_from
-from shared.errors import PoisonError, UnknownTypeError
+from shared.bus.failures import (
+    NEWER_ORDER_ATTEMPTS,
+    after_failure,
+    dead_letter,
+    failed_attempts,
+    fitting,
+    next_level,
+    returned_from,
+)
+from shared.errors import NewerOrderError, PoisonError, UnknownTypeError, UnknownValueError
 from tests.support.seeds import seeded
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -67,6 +75,25 @@ def test_a_message_of_an_unknown_type_is_retried_on_the_slowest_level_only() -> 
         current = delivery(exchange="", routing_key=topology.PAYMENT_INBOX, type=retry.type, headers=retry.headers)
     dead = after_failure(current, raised(UnknownTypeError("x")), NOW)
     assert (dead.exchange, dead.type) == (topology.DEAD_LETTERS, "order.frobnicated")
+
+
+def test_a_value_that_is_not_known_waits_like_a_type_that_is_not_known() -> None:
+    levels = [
+        next_level(delivery(headers={"x-attempts": attempts}), UnknownValueError("x"), topology.RETRY_LADDER)
+        for attempts in range(5)
+    ]
+    assert levels == [topology.RETRY_LADDER[-1]] * 4 + [None]
+
+
+def test_a_message_of_a_newer_order_climbs_the_ladder_and_waits_there_for_most_of_an_hour() -> None:
+    waited, current = 0, delivery()
+    while (level := next_level(current, NewerOrderError("x"), topology.RETRY_LADDER)) is not None:
+        assert level is topology.RETRY_LADDER[min(failed_attempts(current.headers), 3)]
+        waited += level.milliseconds
+        retry = after_failure(current, raised(NewerOrderError("x")), NOW)
+        current = delivery(exchange="", routing_key=topology.PAYMENT_INBOX, headers=retry.headers)
+    assert failed_attempts(current.headers) == NEWER_ORDER_ATTEMPTS
+    assert 50 * 60_000 < waited < 60 * 60_000
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From deliveries to messages: the contract's shape or a short reason."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from shared.bus import Delivery
 from shared.bus.reading import MAX_BODY_BYTES, read
 from shared.contracts import OrderCreated, RefundPayment
-from shared.errors import PoisonError, UnknownTypeError
+from shared.errors import PoisonError, UnknownTypeError, UnknownValueError
 
 ORDER = b'{"orderId":"o1","userId":"u1","items":[%s],"totalAmount":10}'
 ITEM = b'{"productId":"p1","quantity":1,"price":10}'
@@ -100,6 +101,27 @@ def test_an_unknown_type_is_named_briefly(type_: str) -> None:
         read(delivery(ORDER % ITEM, type_=type_, routing_key="payment.inbox", exchange=""), {OrderCreated})
     assert str(caught.value).startswith("unknown message type '")
     assert len(str(caught.value)) < 150
+
+
+def an_order(**fields: Any) -> Delivery:
+    return delivery(json.dumps({**json.loads(ORDER % ITEM), **fields}).encode())
+
+
+def test_a_word_that_only_a_newer_sender_knows_is_named() -> None:
+    with pytest.raises(UnknownValueError) as caught:
+        read(an_order(payment={"method": "crypto"}), {OrderCreated})
+    expected = "not a valid order.created: payment.method: Input should be 'card' or 'retainer' (got 'crypto')"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"payment": {"method": 5}}, {"payment": {"method": None}}, {"payment": {"method": "crypto"}, "userId": ""}],
+    ids=str,
+)
+def test_what_is_wrong_in_any_other_way_is_poison(fields: dict[str, Any]) -> None:
+    with pytest.raises(PoisonError):
+        read(an_order(**fields), {OrderCreated})
 
 
 @pytest.mark.parametrize("type_", [None, ""])

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,11 @@ def test_help_names_every_command() -> None:
     for name, entry in cli.COMMANDS.items():
         assert name in text
         assert entry.summary.split()[0] in text
+
+
+def test_the_version_is_the_one_of_the_project() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert run("--version") == (0, f"ordersaga {project['version']}\n")
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

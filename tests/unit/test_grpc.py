@@ -14,7 +14,7 @@ from order_service.rpc.messages import amount_text, field_path
 from order_service.settings import OrderSettings
 from shared import problems
 from shared.access.errors import CredentialMissingError, IssuerUnavailableError
-from shared.errors import BusUnavailableError, StartError
+from shared.errors import BusUnavailableError, NewerOrderError, StartError
 from shared.settings import load
 
 
@@ -97,6 +97,7 @@ def test_errors_become_statuses_and_defects_do_not() -> None:
         (StatusCode.UNAVAILABLE, "UNAVAILABLE"),
         (StatusCode.UNAVAILABLE, "BROKER_UNAVAILABLE"),
     }
+    assert failure_of(NewerOrderError("x")) == Failure(problems.UNAVAILABLE, "x", retry_after=1)
     assert failure_of(KeyError("x")) is None
 
 

@@ -83,7 +83,7 @@ def test_no_label_is_without_bound(name: str) -> None:
     allowed = {"method", "route", "status", "queue", "type", "outcome", "reason", "of", "operation", "state", "call"}
     assert (
         set(METRICS[name].labels)
-        <= allowed | {"package", "service", "source", "collection", "dependency", "level"} | GRPC_LABELS
+        <= allowed | {"package", "service", "source", "collection", "dependency", "level", "version"} | GRPC_LABELS
     )
 
 
