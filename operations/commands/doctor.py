@@ -25,7 +25,7 @@ from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.stack.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.stack.status import check_stack
 from shared.errors import StartError
-from shared.services import SERVICES, SIMULATOR
+from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.tls import client_context
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
@@ -103,7 +103,7 @@ async def _check_processes(layout: Layout) -> list[Finding]:
             f"see {layout.logs / status.process.name}.log; the supervisor restarts it",
         )
         for status in processes
-        if status.process.name not in ("mongodb", "rabbitmq")
+        if status.process.name in PROCESSES  # the servers have checks of their own
     ]
 
 
