@@ -184,11 +184,12 @@ class _Servers:
 
 
 def _plan_servers(
-    layout: Layout, node: str, ports: Mapping[str, int], environment: Mapping[str, str], cluster: bool
+    layout: Layout, node_name: str, ports: Mapping[str, int], environment: Mapping[str, str], cluster: bool
 ) -> _Servers:
     mongodb_url, amqp_url = environment.get(MONGODB_URL_VARIABLE), environment.get(AMQP_URL_VARIABLE)
     first: list[Program] = []
     second: list[Program] = []
+    third: list[Program] = []
     database_users: DatabaseUsers | None = None
     broker: RabbitMQ | RabbitMQCluster | None = None
     if not mongodb_url:
@@ -201,13 +202,15 @@ def _plan_servers(
         installation = find_rabbitmq(environment)
         users = load_users(layout.secrets, choose_virtual_host(layout.rabbitmq))
         kind = RabbitMQCluster if cluster else RabbitMQ
-        broker = kind(installation, layout.rabbitmq, node, ports, environment, users)
+        broker = kind(installation, layout.rabbitmq, node_name, ports, environment, users)
         amqp_url = broker.url
         first.append(Epmd(installation, ports["epmd"], environment))
-        second.extend(broker.nodes)
+        # Empty nodes join one that is complete: if two boot together, both may make the virtual host, which breaks it.
+        for node in broker.nodes:
+            (second if node is broker.nodes[0] or node.has_data else third).append(node)
     of_broker, of_database = _broker_settings(broker, environment), _database_settings(database_users, mongodb_url)
     return _Servers(
-        [first, second],
+        [first, second, *([third] if third else [])],
         {MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url},
         {name: {**of_broker[name], **of_database[name]} for name in SERVICES},
         database_users is not None,

@@ -151,6 +151,11 @@ class RabbitMQ:
         return [self]
 
     @property
+    def has_data(self) -> bool:
+        """Whether it has run here before."""
+        return any(self._directory.glob("data/*@*"))
+
+    @property
     def _address(self) -> str:
         return f"127.0.0.1:{self._ports['amqp']}"
 

@@ -1,11 +1,13 @@
 """RabbitMQ as a cluster of three nodes on this machine.
 
-An empty node joins the first one when it boots, also if the first one ran alone until then. Once all nodes answer, the
-topology is declared, and every queue gets a member on each node: see `queue_members`.
+An empty node joins the first one, which `plan` starts before it, also if that one ran alone until then. Once all nodes
+answer, the topology is declared, and every queue gets a member on each node: see `queue_members`.
 """
 
 import asyncio
+import contextlib
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,6 +59,16 @@ class RabbitMQCluster:
     def url_of(self, user: str) -> str:
         """Return the URL for one of the users, of all nodes."""
         return ",".join(node.url_of(user) for node in self.nodes)
+
+    def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
+        """Run rabbitmqctl, or another tool of RabbitMQ, on the first node where it succeeds, and return its output.
+
+        Raises OSError or subprocess.SubprocessError if it fails on all.
+        """
+        for node in self.nodes[:-1]:
+            with contextlib.suppress(subprocess.SubprocessError):
+                return node.control(*arguments, tool=tool)
+        return self.nodes[-1].control(*arguments, tool=tool)
 
     async def is_complete(self) -> bool:
         """Return whether all nodes answer."""
