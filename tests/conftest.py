@@ -50,6 +50,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 SLOW_FILES = (
+    "end_to_end/test_cluster.py",
     "end_to_end/test_up_native.py",
     "faults/test_outages.py",
     "faults/test_broker_alarms.py",

@@ -1,10 +1,11 @@
 """Create the users of the stack on a mongod that is a primary, with exactly their rights; it can be repeated.
 
-    python create_database_users.py "mongodb://127.0.0.1:27017/?directConnection=true" SECRETS
+    python create_database_users.py "mongodb://127.0.0.1:27017/?directConnection=true" SECRETS [URL]
 
-SECRETS is the directory with the passwords. As long as there is no user, mongod lets its own machine create the first
-one, the administrator, which is also how data without users is upgraded: the URL must lead to 127.0.0.1. Exits 0 when
-all is done, else 1 with one line.
+SECRETS is the directory with the passwords. The last argument is the URL of the replica set, where the mongod may no
+longer be the primary when this is repeated. As long as there is no user, mongod lets its own machine create the first
+one, the administrator, which is also how data without users is upgraded: the first URL must lead to 127.0.0.1. Exits 0
+when all is done, else 1 with one line.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from shared.database import Document
 from shared.errors import OrdersagaError
 
 
-async def main(url: str, secrets: Path) -> None:
+async def main(url: str, secrets: Path, replica_set_url: str) -> None:
     """Create the administrator if there is none, and create or update the users."""
     users = load_users(secrets, database_prefix(os.environ))
     if not await asyncio.to_thread(ensure_administrator, users, url):
@@ -29,13 +30,14 @@ async def main(url: str, secrets: Path) -> None:
             f"MongoDB has users and refuses the password in {secrets}/mongodb-{ADMINISTRATOR}: restore the volume of "
             "the secrets that belongs to its data"
         )
-    async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, url), w="majority") as client:
+    async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, replica_set_url), w="majority") as client:
         for line in await prepare_users(client, users.prefix, users.passwords):
             print(line)  # noqa: T201
 
 
 if __name__ == "__main__":
+    own_url, directory, *others = sys.argv[1:]
     try:
-        asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+        asyncio.run(main(own_url, Path(directory), *(others or [own_url])))
     except (PyMongoError, OrdersagaError) as error:
         sys.exit(f"the users of MongoDB cannot be created: {str(error).partition(chr(10))[0]}")

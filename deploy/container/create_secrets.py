@@ -1,11 +1,12 @@
 """Create the secrets of the stack, unless they exist, and give each container its own.
 
-    python create_secrets.py [--tls]
+    python create_secrets.py [--tls | --cluster]
 
 Passwords, API keys and MongoDB's key file are made once and stay in /var/lib/ordersaga/secrets, which only containers
 that prepare the stack see. What a container needs is in a volume of its own, mounted here below /of: its URLs with its
 user and password, and for the servers what they check passwords against. With --tls, the URLs are those of the overlay
-deploy/tls. Runs as root, because the files belong to different users.
+deploy/tls, with --cluster those of docker-compose.cluster.yml. Runs as root, because the files belong to different
+users.
 """
 
 import os
@@ -18,7 +19,9 @@ from operations.stack.database_rights import MAINTENANCE
 from operations.stack.database_users import load_key_file
 from operations.stack.database_users import load_users as load_database_users
 from operations.stack.encryption_keys import check_or_create_key
-from operations.stack.layout import Layout, database_prefix
+from operations.stack.layout import CLUSTER_SIZE, Layout, database_prefix, numbered
+from operations.stack.replica_set import CLIENT_SETTINGS
+from operations.stack.secret_files import load_or_create_secret
 from shared.broker_rights import DEPLOYER, VIRTUAL_HOST
 from shared.services import NOTIFICATION, SERVICES
 
@@ -33,7 +36,7 @@ OF_SERVERS = 999
 """The user of the public images of MongoDB and RabbitMQ."""
 
 
-def main(*, tls: bool) -> None:
+def main(*, tls: bool, cluster: bool) -> None:
     """Create what is missing and write the files of each container."""
     layout = Layout(DATA)
     keys = {name: ensure_own_key(layout, name) for name in OWN_KEYS}
@@ -41,18 +44,28 @@ def main(*, tls: bool) -> None:
     database = load_database_users(layout.secrets, database_prefix(os.environ))
     users = {name: (service.user, service.user) for name, service in SERVICES.items()}
     for container, (of_database, of_broker) in {**users, COMMANDS: (MAINTENANCE, DEPLOYER)}.items():
-        mongodb_url = database.url(of_database, "mongodb://mongo:27017/?replicaSet=rs0&w=majority")
-        amqp_url = broker.url(of_broker, "rabbitmq:5671" if tls else "rabbitmq:5672")
-        give(container, "mongodb-url", f"{mongodb_url}&tls=true" if tls else mongodb_url)
-        give(container, "amqp-url", amqp_url.replace("amqp:", "amqps:") if tls else amqp_url)
+        give(container, "mongodb-url", database.url(of_database, _mongodb_url(tls, cluster)))
+        amqp_urls = [broker.url(of_broker, f"{node}:{5671 if tls else 5672}") for node in _servers("rabbitmq", cluster)]
+        give(container, "amqp-url", ",".join(amqp_urls).replace("amqp:", "amqps:" if tls else "amqp:"))
         if container in keys:
             give(container, "api-key", keys[container])
     give(NOTIFICATION.name, "webhook-key", check_or_create_key(layout.webhook_key))
     give("mongo", "key", load_key_file(layout.secrets).read_text(), owner=OF_SERVERS)
     # Hashes of random passwords with 256 bits: they need not be secret, and the image decides who reads them.
     give("rabbitmq", "definitions.json", broker.definitions(), mode=0o444)
+    give("rabbitmq", "erlang-cookie", load_or_create_secret(layout.secrets, "rabbitmq-cookie"), owner=OF_SERVERS)
     for path in (DATA, *DATA.rglob("*")):
         os.chown(path, OURS, OURS, follow_symlinks=False)
+
+
+def _servers(first: str, cluster: bool) -> list[str]:
+    return [numbered(first, number) for number in range(1, (CLUSTER_SIZE if cluster else 1) + 1)]
+
+
+def _mongodb_url(tls: bool, cluster: bool) -> str:
+    hosts = ",".join(f"{member}:27017" for member in _servers("mongo", cluster))
+    options = f"&{CLIENT_SETTINGS}" if cluster else ""
+    return f"mongodb://{hosts}/?replicaSet=rs0&w=majority{options}{'&tls=true' if tls else ''}"
 
 
 def give(container: str, name: str, content: str, *, owner: int = OURS, mode: int = 0o400) -> None:
@@ -69,5 +82,5 @@ def give(container: str, name: str, content: str, *, owner: int = OURS, mode: in
 
 
 if __name__ == "__main__":
-    main(tls="--tls" in sys.argv[1:])
+    main(tls="--tls" in sys.argv[1:], cluster="--cluster" in sys.argv[1:])
     print(f"the secrets of the stack are in {DATA / 'secrets'}, and each container has its own")  # noqa: T201

@@ -1,9 +1,10 @@
-"""Make a mongod that was started with --replSet a one-member replica set, unless it is one already.
+"""Make a mongod that was started with --replSet a replica set, unless it is one already.
 
-    python initiate_replica_set.py mongodb://mongo:27017/ rs0 mongo:27017
+    python initiate_replica_set.py mongodb://mongo:27017/ rs0 mongo:27017[,mongo-2:27017,...]
 
-The last argument is the address under which clients will reach the member. Waits for the server and then for
-its election, so that processes started later find a primary. Exits 0 once there is one, else 1 with one line.
+The last argument has the addresses under which clients will reach the members, the first of which is that mongod. Waits
+for all of them and then for their election, so that processes started later find a primary. Exits 0 once there is one,
+else 1 with one line.
 """
 
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from operations.stack.replica_set import ELECTION_SETTINGS
+
 PAUSE_SECONDS = 0.2
 
 
@@ -20,17 +23,17 @@ class WrongReplicaSetError(Exception):
     """The server is no replica set member, or one of another set or under another address."""
 
 
-def initiate(url: str, name: str, member: str, *, within: float = 60.0) -> None:
-    """Initiate the set `name` with the one member `member` on the server at `url`, and wait for the primary.
+def initiate(url: str, name: str, members: str, *, within: float = 60.0) -> None:
+    """Initiate the set `name` on the server at `url`, and wait for the primary.
 
-    `within` is in seconds. Raises TimeoutError if there is no primary by then, and WrongReplicaSetError at once
-    if the server cannot become what was asked for.
+    `members` are addresses, separated by commas; `within` is in seconds. Raises TimeoutError if there is no primary by
+    then, and WrongReplicaSetError at once if the server cannot become what was asked for.
     """
     deadline = time.monotonic() + within
     with MongoClient[dict[str, Any]](url, directConnection=True, serverSelectionTimeoutMS=1000) as mongo:
         while True:
             try:
-                if _advance(mongo, name, member):
+                if _advance(mongo, name, members.split(",")):
                     return
                 problem = "no primary has been elected"
             except PyMongoError as error:
@@ -40,25 +43,30 @@ def initiate(url: str, name: str, member: str, *, within: float = 60.0) -> None:
             time.sleep(PAUSE_SECONDS)
 
 
-def _advance(mongo: MongoClient[dict[str, Any]], name: str, member: str) -> bool:
-    """Do what the server's state asks for next; true once it is a primary."""
+def _advance(mongo: MongoClient[dict[str, Any]], name: str, members: list[str]) -> bool:
+    """Do what the server's state asks for next; true once there is a primary."""
     hello = mongo.admin.command("hello")
     if "setName" in hello:
-        _check(hello, name, member)
-        return bool(hello["isWritablePrimary"])
+        _check(hello, name, members)
+        return bool(hello.get("primary"))
     if not hello.get("isreplicaset"):
         raise WrongReplicaSetError(f"mongod is not a replica set member: start it with --replSet {name}")
     # A server that has just started says this too before it has read its configuration; then this fails, and
     # the next round finds it configured.
-    mongo.admin.command("replSetInitiate", {"_id": name, "members": [{"_id": 0, "host": member}]})
+    config: dict[str, Any] = {"_id": name, "members": [{"_id": i, "host": host} for i, host in enumerate(members)]}
+    if len(members) > 1:
+        config["settings"] = ELECTION_SETTINGS
+    mongo.admin.command("replSetInitiate", config)
     return False
 
 
-def _check(hello: dict[str, Any], name: str, member: str) -> None:
+def _check(hello: dict[str, Any], name: str, members: list[str]) -> None:
     hosts = hello.get("hosts", [])
-    if hello["setName"] != name or member not in hosts:
-        found = f"{', '.join(hosts)} of the replica set {hello['setName']}"
-        raise WrongReplicaSetError(f"mongod is already {found}, not {member} of {name}")
+    if hello["setName"] == name and set(members) <= set(hosts):
+        return
+    found = f"{', '.join(hosts)} of the replica set {hello['setName']}"
+    how = ": docs/clusters.md says how to add a member" if set(members) & set(hosts) else ""
+    raise WrongReplicaSetError(f"mongod is already {found}, not {', '.join(members)} of {name}{how}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import typer
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_json
 from operations.doctor.archive import check_archive
-from operations.doctor.broker import Control, check_broker
+from operations.doctor.broker import check_broker
 from operations.doctor.database import check_database
 from operations.doctor.database_users import check_users
 from operations.doctor.finding import Finding, ok, wrong
@@ -21,11 +21,13 @@ from operations.errors import UnreachableError
 from operations.settings import Stack
 from operations.stack.environment import with_values_for_commands
 from operations.stack.layout import Layout, choose_data_directory
+from operations.stack.queue_members import Control
 from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
+from operations.stack.rabbitmq_cluster import RabbitMQCluster
 from operations.stack.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.stack.status import check_stack
 from shared.errors import StartError
-from shared.services import SERVICES, SIMULATOR
+from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.tls import client_context
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
@@ -72,7 +74,9 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
     findings = await _check_processes(layout) if state.running else []
     known = {process.name for process in state.processes} if state.running else SERVICES.keys()
     services = [name for name in SERVICES if name in known]
-    findings += [finding async for finding in check_database(stack.url_for_changes, stack.database_prefix, services)]
+    is_own = stack.database_users is not None
+    of_database = check_database(stack.url_for_changes, stack.database_prefix, services, is_own=is_own)
+    findings += [finding async for finding in of_database]
     findings += [
         finding async for finding in check_users(stack.url_for_changes, stack.database_prefix, stack.database_users)
     ]
@@ -103,16 +107,17 @@ async def _check_processes(layout: Layout) -> list[Finding]:
             f"see {layout.logs / status.process.name}.log; the supervisor restarts it",
         )
         for status in processes
-        if status.process.name not in ("mongodb", "rabbitmq")
+        if status.process.name in PROCESSES  # the servers have checks of their own
     ]
 
 
 def control_of(layout: Layout, state: State, stack: Stack) -> Control | None:
-    """Return rabbitmqctl for the node of this stack if `up` runs it."""
+    """Return rabbitmqctl for the broker of this stack if `up` runs it."""
     runs_it = state.running and any(process.name == "rabbitmq" for process in state.processes)
     if not runs_it or stack.amqp_url != state.amqp_url:
         return None
-    return RabbitMQ(find_rabbitmq(), layout.rabbitmq, state.node, state.ports).control
+    kind = RabbitMQCluster if state.cluster else RabbitMQ
+    return kind(find_rabbitmq(), layout.rabbitmq, state.node, state.ports).control
 
 
 def _print(findings: list[Finding], problems: int) -> None:

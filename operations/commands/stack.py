@@ -53,10 +53,14 @@ def up(
     grpc: Annotated[
         bool, typer.Option("--grpc", help="Take orders over gRPC too, on port 3018 if it is free.")
     ] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Start three RabbitMQ nodes and a MongoDB replica set with three members.")
+    ] = False,
 ) -> None:
     """Start MongoDB, RabbitMQ, the services and a simulated provider on this machine, and keep them running.
 
-    Servers named by ORDERSAGA_MONGODB_URL, ORDERSAGA_AMQP_URL or ORDERSAGA_SMARTVPS_URL are used and not started.
+    Servers named by ORDERSAGA_MONGODB_URL, ORDERSAGA_AMQP_URL or ORDERSAGA_SMARTVPS_URL are used and not started. With
+    --cluster, a data directory of single servers grows to three of each, and stays so.
 
     Exit status 0 after an orderly end (with --detach: when ready), 1 if the stack cannot run, 2 for wrong usage.
     """
@@ -64,7 +68,7 @@ def up(
         services = tuple(choose_services(only))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from None
-    options = StackOptions(choose_data_directory(data_dir), services, fresh, port_offset, no_auth, grpc)
+    options = StackOptions(choose_data_directory(data_dir), services, fresh, port_offset, no_auth, grpc, cluster)
     console = open_console()
     try:
         _run(options, console, detach)

@@ -6,7 +6,7 @@ An inbox is filled whether or not its service runs, so each must have a consumer
 import asyncio
 import re
 import subprocess
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 import aio_pika
@@ -15,10 +15,12 @@ from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPrecond
 from aiormq.exceptions import ChannelAccessRefused
 from yarl import URL
 
+from operations.doctor.broker_cluster import check_cluster
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import OLDEST_RABBITMQ
 from operations.reading.broker import QueueLevel, queue_level
 from operations.reading.reachability import amqp_missing, brief
+from operations.stack.queue_members import Control
 from shared import topology
 from shared.broker_rights import EVENT_READER, RIGHTS, Rights
 from shared.bus.amqp.connecting import connect
@@ -30,9 +32,6 @@ TIMEOUT_SECONDS = 5.0
 
 APPLY = "`ordersaga topology apply` creates what is missing"
 USERS = "docs/broker.md says how to make the users"
-
-Control = Callable[..., str]
-"""Runs rabbitmqctl on the broker and returns its output."""
 
 DEFAULT_USERS = ("guest", "ordersaga")
 """RabbitMQ's own user, and the one of the Compose file of earlier releases; their passwords were their names."""
@@ -76,6 +75,8 @@ async def check_broker(
     yield await asyncio.to_thread(check_bindings, control, virtual_host, events_retention)
     yield await asyncio.to_thread(check_rights, control, virtual_host)
     yield await asyncio.to_thread(check_message_size, control)
+    for finding in await asyncio.to_thread(check_cluster, control, virtual_host):
+        yield finding
 
 
 def _virtual_host(url: URL) -> str:
@@ -83,8 +84,9 @@ def _virtual_host(url: URL) -> str:
 
 
 async def check_nodes(url: str) -> AsyncIterator[Finding]:
-    """Check that each node of the URL answers, and its version."""
+    """Check that each node of the URL answers, its version, and that all belong to one cluster."""
     nodes = split_amqp_url(url)
+    clusters: dict[str, str] = {}
     for node in nodes:
         subject = "RabbitMQ node" if len(nodes) == 1 else f"RabbitMQ node {host_and_port(node)}"
         try:
@@ -94,12 +96,29 @@ async def check_nodes(url: str) -> AsyncIterator[Finding]:
             continue
         async with connection:
             yield check_version(subject, connection)
+            clusters[host_and_port(node)] = _property(connection, "cluster_name")
+    if len(clusters) > 1:
+        yield check_one_cluster(clusters)
+
+
+def _property(connection: aio_pika.abc.AbstractConnection, name: str) -> str:
+    transport: Any = connection.transport
+    return str(transport.connection.server_properties.get(name, "unknown"))
+
+
+def check_one_cluster(clusters: Mapping[str, str]) -> Finding:
+    """Check that nodes belong to the same cluster, whose name each of them gives."""
+    subject = "RabbitMQ nodes"
+    if len(set(clusters.values())) == 1:
+        return ok(subject, f"all of the cluster {next(iter(clusters.values()))}")
+    described = ", ".join(f"{node} to {cluster}" for node, cluster in clusters.items())
+    detail = f"belong to different clusters, which exchange no messages: {described}"
+    return wrong(subject, detail, "name nodes of one cluster in ORDERSAGA_AMQP_URL")
 
 
 def check_version(subject: str, connection: aio_pika.abc.AbstractConnection) -> Finding:
     """Check the version of a node."""
-    transport: Any = connection.transport
-    version = str(transport.connection.server_properties.get("version", "unknown"))
+    version = _property(connection, "version")
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers and numbers < OLDEST_RABBITMQ:
         return wrong(subject, f"{version} is too old", "run RabbitMQ 3.10 or later")

@@ -10,6 +10,7 @@ import pymongo.errors
 from pymongo.asynchronous.database import AsyncDatabase
 
 from operations.doctor.finding import Finding, note, ok, wrong
+from operations.doctor.replica_set import check_members
 from operations.reading.reachability import brief
 from operations.stack.database_schemas import schema_of
 from shared import schema
@@ -19,13 +20,16 @@ from shared.services import SERVICES
 TIMEOUT_MS = 3000
 SEARCH_MS = 3000
 """Time limit of the search for an invalid document in a collection, which reads the whole collection."""
+SHARDED = "a sharded cluster"
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=2)
 
 Database = AsyncDatabase[dict[str, Any]]
 
 
-async def check_database(url: str, prefix: str, services: Iterable[str]) -> AsyncIterator[Finding]:
-    """Check everything that these services require of MongoDB."""
+async def check_database(
+    url: str, prefix: str, services: Iterable[str], *, is_own: bool = False
+) -> AsyncIterator[Finding]:
+    """Check everything that these services require of MongoDB; `ordersaga up` runs it if it `is_own`."""
     client: pymongo.AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
         url, serverSelectionTimeoutMS=TIMEOUT_MS
     )
@@ -37,7 +41,11 @@ async def check_database(url: str, prefix: str, services: Iterable[str]) -> Asyn
             yield wrong("MongoDB", f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_MONGODB_URL")
             return
         yield ok("MongoDB", f"{version} answers")
-        yield await check_replica_set(client)
+        replica_set = await check_replica_set(client)
+        yield replica_set
+        if replica_set.outcome == "ok" and replica_set.detail != SHARDED:
+            for finding in await check_members(client, is_own=is_own):
+                yield finding
         yield await check_transactions(client)
         yield await check_clock(client.admin)
         for service in services:
@@ -49,7 +57,7 @@ async def check_replica_set(client: "pymongo.AsyncMongoClient[dict[str, Any]]") 
     """Check that the server belongs to a replica set with a primary."""
     hello = await client.admin.command("hello")
     if hello.get("msg") == "isdbgrid":
-        return ok("replica set", "a sharded cluster")
+        return ok("replica set", SHARDED)
     if not hello.get("setName"):
         fix = "start mongod with --replSet rs0, then run rs.initiate() in mongosh; `ordersaga up` does both"
         return wrong("replica set", "MongoDB runs standalone, without transactions", fix)

@@ -8,7 +8,7 @@ import pymongo.errors
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.reading.reachability import brief
-from operations.stack.database_rights import USERS, Right, rights_of, users_of
+from operations.stack.database_rights import THE_SERVER, USERS, Right, rights_of, users_of
 from operations.stack.database_schemas import all_schemas
 from operations.stack.database_users import DatabaseUsers
 from shared import schema
@@ -66,7 +66,7 @@ def flattened(privileges: Iterable[Mapping[str, Any]]) -> frozenset[Right]:
 def _place(resource: Mapping[str, Any]) -> tuple[str, str]:
     if "db" in resource:
         return resource["db"] or "every database", resource.get("collection", "")
-    return ("the server" if "cluster" in resource else "everything"), ""
+    return (THE_SERVER if "cluster" in resource else "everything"), ""
 
 
 def _described(right: Right) -> str:

@@ -33,13 +33,16 @@ def brief(error: BaseException) -> str:
     return hide_credentials(text.partition(" (configured timeouts")[0].partition(", Timeout: ")[0])[:160]
 
 
-async def mongodb_missing(url: str) -> str | None:
-    """Return None if there is a primary that takes writes, else the reason in one line. Never raises."""
+async def mongodb_missing(url: str, *, is_member: bool = False) -> str | None:
+    """Return None if there is a primary that takes writes, else the reason in one line. Never raises.
+
+    If the URL leads to one member of a replica set, it is enough that it follows a primary.
+    """
     # The synchronous client: the asynchronous one leaves a socket open if it is closed while connecting.
-    return await asyncio.to_thread(_mongodb_missing, url)
+    return await asyncio.to_thread(_mongodb_missing, url, is_member)
 
 
-def _mongodb_missing(url: str) -> str | None:
+def _mongodb_missing(url: str, is_member: bool) -> str | None:
     try:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             url, connect=False, serverSelectionTimeoutMS=int(TIMEOUT_SECONDS * 1000)
@@ -49,4 +52,6 @@ def _mongodb_missing(url: str) -> str | None:
             hello = client.admin.command("hello")
     except pymongo.errors.PyMongoError as error:
         return f"does not answer: {brief(error)}"
-    return None if hello.get("isWritablePrimary") else "has no primary that takes writes"
+    if hello.get("isWritablePrimary") or (is_member and hello.get("secondary") and hello.get("primary")):
+        return None
+    return "has no primary that takes writes"

@@ -1,9 +1,10 @@
-"""The stack as supervised processes on this machine: MongoDB, a private RabbitMQ node and the services.
+"""The stack as supervised processes on this machine: MongoDB, a private RabbitMQ and the services.
 
 Files: `layout` has the paths of a data directory, `files` writes to it, `relocation` detects that it was moved or
 copied, `state` stores the state of the stack.
 
 Programs: `program` is the interface of what the supervisor runs; `mongod`, `rabbitmq` and `services` implement it.
+`replica_set` and `rabbitmq_cluster` make three of a server one cluster, whose queues `queue_members` spreads over it.
 `ports` claims their ports, `environment` selects their environment variables, `provider` configures the provider of
 servers, `processes` starts, identifies and ends processes.
 

@@ -71,6 +71,12 @@ _OWN = (
 )
 
 
+THE_SERVER = "the server"
+"""In place of a database, for actions on no database."""
+
+_READ_REPLICA_SET = ("replSetGetConfig", "replSetGetStatus", "getDefaultRWConcern")
+"""What `ordersaga doctor` reads of the replica set; nothing there can be changed with them."""
+
 Privilege = tuple[str, str, tuple[str, ...]]
 """The database, the collection (empty for all) and the actions."""
 Right = tuple[str, str, str]
@@ -99,11 +105,15 @@ class DatabaseRole:
         """Return `privileges` and `roles` in the form of MongoDB's command `createRole`."""
         return {
             "privileges": [
-                {"resource": {"db": database, "collection": collection}, "actions": list(actions)}
+                {"resource": _resource(database, collection), "actions": list(actions)}
                 for database, collection, actions in self.privileges
             ],
             "roles": role_documents(self.includes),
         }
+
+
+def _resource(database: str, collection: str) -> dict[str, Any]:
+    return {"cluster": True} if database == THE_SERVER else {"db": database, "collection": collection}
 
 
 def role_documents(roles: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -130,7 +140,7 @@ def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[Dat
         for name, service in SERVICES.items()
     )
     included = tuple((role.name, "admin") for role in of_services)
-    own = ((*PROBED, _FIND), (CONSOLE.database_in(prefix), TOTALS, _ADD_UP))
+    own = ((*PROBED, _FIND), (CONSOLE.database_in(prefix), TOTALS, _ADD_UP), (THE_SERVER, "", _READ_REPLICA_SET))
     return (*of_services, DatabaseRole(role_of(MAINTENANCE, prefix), own, included))
 
 

@@ -26,6 +26,25 @@ GRPC = "grpc"
 # Used unless taken or an offset is given. The ports of the services are in `services`.
 SERVER_PORTS = {"mongodb": 27017, "amqp": 5672, "distribution": 25674, "epmd": 24370}
 
+CLUSTER_SIZE = 3
+"""The number of RabbitMQ nodes and of MongoDB members that `up --cluster` starts: the fewest that one may leave."""
+
+
+def numbered(name: str, number: int) -> str:
+    """Return the name of a server of a cluster, or of its port or directory.
+
+    The first has the name of a single server, so that one can become the first of a cluster.
+    """
+    return name if number == 1 else f"{name}-{number}"
+
+
+CLUSTER_PORTS = {
+    numbered(name, number): SERVER_PORTS[name] + number - 1
+    for number in range(1, CLUSTER_SIZE + 1)
+    for name in ("mongodb", "amqp", "distribution")
+} | {"epmd": SERVER_PORTS["epmd"]}
+"""Those of a cluster; one name server is enough for all nodes."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -87,6 +106,24 @@ class Layout:
     def rabbitmq(self) -> Path:
         """RabbitMQ's data, configuration, cookie and own logs."""
         return self.root / "rabbitmq"
+
+    @property
+    def servers(self) -> tuple[Path, ...]:
+        """The directories of all servers, whether or not they exist."""
+        numbers = range(1, CLUSTER_SIZE + 1)
+        return tuple(
+            numbered_directory(directory, number) for directory in (self.mongodb, self.rabbitmq) for number in numbers
+        )
+
+    @property
+    def has_cluster(self) -> bool:
+        """Whether a cluster was started here."""
+        return any(numbered_directory(first, 2).exists() for first in (self.mongodb, self.rabbitmq))
+
+
+def numbered_directory(first: Path, number: int) -> Path:
+    """Return the directory of a server of a cluster, which lies beside that of the first."""
+    return first.with_name(numbered(first.name, number))
 
 
 def choose_data_directory(

@@ -99,8 +99,10 @@ class Security:
 class Mongod:
     """A mongod with its data in a directory; `probe` also initiates the replica set and creates the users."""
 
-    name = "mongodb"
+    name: str = "mongodb"
     grace_seconds = 20.0
+    shutdown_pause_ms = 100
+    """The time between SIGTERM and the end of a primary: a single member has no other one to hand over to."""
 
     def __init__(
         self,
@@ -121,7 +123,12 @@ class Mongod:
 
     @property
     def url(self) -> str:
-        """The URL without a user. Every write waits for the majority, here the journal of the only member."""
+        """The URL without a user."""
+        return self.replica_set_url
+
+    @property
+    def replica_set_url(self) -> str:
+        """The URL of the set. Every write waits for the majority, here the journal of the only member."""
         return f"mongodb://{self._address}/?replicaSet={REPLICA_SET}&w=majority"
 
     def prepare(self) -> Command:
@@ -148,17 +155,17 @@ class Mongod:
                 "snappy,zstd",
                 "--setParameter",
                 "diagnosticDataCollectionEnabled=false",
-                *self._immediate_shutdown(),
+                *self._shutdown_pause(),
                 *(("--auth", "--keyFile", str(self._security.key_file)) if self._security else ()),
             ),
             server_environment(self._environment),
         )
 
-    def _immediate_shutdown(self) -> tuple[str, ...]:
-        # Since 5.0 a member waits 15 s after SIGTERM so that clients can move to another member, but there is none.
+    def _shutdown_pause(self) -> tuple[str, ...]:
+        # Since 5.0 a member waits 15 s after SIGTERM so that clients can move to another member.
         if mongod_version(self._binary) < (5,):
             return ()
-        return ("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100")
+        return ("--setParameter", f"shutdownTimeoutMillisForSignaledShutdown={self.shutdown_pause_ms}")
 
     async def probe(self) -> str | None:
         """Return None once it is the writable primary and has the users.
@@ -203,17 +210,25 @@ class Mongod:
 
     def _advance(self, admin: Database[dict[str, Any]]) -> str | None:
         hello = admin.command("hello")
-        if hello.get("me") == self._address:
-            return None if hello.get("isWritablePrimary") else "the replica set has no primary yet"
+        if self._is_configured(hello):
+            return self._not_ready(hello)
         try:
             admin.command("replSetInitiate", self._replica_set())
         except pymongo.errors.OperationFailure as error:
             if error.code != ALREADY_INITIALIZED:
                 raise
-            # The data was used with another port before.
+            # The data was used with other ports before, or with fewer members.
             admin.command("replSetReconfig", self._replica_set(), force=True)
-            return "the replica set is being moved to another port"
+            return "the replica set is being configured again"
         return "the replica set is being initiated"
+
+    def _is_configured(self, hello: Mapping[str, Any]) -> bool:
+        """Return whether the replica set has the addresses of today."""
+        return hello.get("me") == self._address
+
+    def _not_ready(self, hello: Mapping[str, Any]) -> str | None:
+        """Return None if the replica set can be used."""
+        return None if hello.get("isWritablePrimary") else "the replica set has no primary yet"
 
     def _replica_set(self) -> dict[str, Any]:
         # With force, a version that was used before is accepted.
@@ -224,7 +239,7 @@ class Mongod:
         try:
             if not await asyncio.to_thread(ensure_administrator, users, self._direct_url, self._client):
                 raise _administrator_refused()
-            async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, self.url)) as client:
+            async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, self.replica_set_url)) as client:
                 await prepare_users(client, users.prefix, users.passwords)
         except (pymongo.errors.PyMongoError, StartError) as error:
             return f"the users cannot be created: {brief(error)}"

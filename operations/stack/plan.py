@@ -13,6 +13,8 @@ from operations.stack.encryption_keys import notification_settings
 from operations.stack.environment import events_retention, invalid_value, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
+    CLUSTER_PORTS,
+    CLUSTER_SIZE,
     EVENTS_RETENTION_VARIABLE,
     GRPC,
     GRPC_PORT_VARIABLE,
@@ -26,12 +28,19 @@ from operations.stack.mongod import Mongod, Security, find_mongod
 from operations.stack.ports import PortClaims
 from operations.stack.program import Program
 from operations.stack.rabbitmq import Epmd, RabbitMQ, find_rabbitmq
+from operations.stack.rabbitmq_cluster import RabbitMQCluster
+from operations.stack.replica_set import ReplicaSetMember
 from operations.stack.services import ServiceProgram
 from operations.stack.start import StackStartError
 from operations.stack.state import State
 from shared.errors import StartError
 from shared.services import CONSOLE, GRPC_PORT, NOTIFICATION, ORDER, PROCESSES, PROVISIONING, SERVICES, SIMULATOR
 from shared.tls import client_context
+
+NO_SERVER_TO_CLUSTER = (
+    f"--cluster starts three of each server, but {MONGODB_URL_VARIABLE} and {AMQP_URL_VARIABLE} name servers that run: "
+    "unset one of them, or leave out --cluster"
+)
 
 
 @dataclass(frozen=True)
@@ -51,13 +60,14 @@ def make_plan(
     environment: Mapping[str, str],
     *,
     grpc: bool = False,
+    cluster: bool = False,
 ) -> StackPlan:
     """Plan a stack, on the ports that it used before if they are still free.
 
     With an offset, every port is the default port plus the offset; PortTakenError is raised if one of them is taken.
-    `services` are some of PROCESSES; with `grpc` the order service serves gRPC too. Raises ServerMissingError if a
-    required server is not installed, StackStartError for an invalid URL or database prefix, or a file of a setting or
-    of a certificate that cannot be used.
+    `services` are some of PROCESSES; with `grpc` the order service serves gRPC too, with `cluster` there are three of
+    each server. Raises ServerMissingError if a required server is not installed, StackStartError for an invalid URL or
+    database prefix, a file of a setting or of a certificate that cannot be used, or a cluster of no server.
     """
     try:
         environment = with_values(environment)
@@ -66,9 +76,11 @@ def make_plan(
         raise StackStartError(str(error)) from None
     if invalid := invalid_value(environment):
         raise StackStartError(invalid)
-    ports = _claim_ports(_needed_ports(services, environment, grpc=grpc), port_offset, stored, claims)
+    if cluster and environment.get(MONGODB_URL_VARIABLE) and environment.get(AMQP_URL_VARIABLE):
+        raise StackStartError(NO_SERVER_TO_CLUSTER)
+    ports = _claim_ports(_needed_ports(services, environment, grpc, cluster), port_offset, stored, claims)
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
-    servers = _plan_servers(layout, node, ports, environment)
+    servers = _plan_servers(layout, node, ports, environment, cluster)
     access = plan_access(layout, environment)
     settings = {**environment, **servers.urls, **access.settings, **_events_settings(environment)}
     if GRPC in ports:
@@ -85,6 +97,7 @@ def make_plan(
         events_retention=events_retention(environment),
         needs_keys=access.console_key is not None,
         grpc_port=settings.get(GRPC_PORT_VARIABLE) or None,
+        cluster=cluster,
     )
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers.stages[-1].extend(simulator)
@@ -103,15 +116,16 @@ def _node_with_data(layout: Layout) -> str | None:
     return found[-1].name.removesuffix("@localhost") if found else None
 
 
-def _needed_ports(services: Sequence[str], environment: Mapping[str, str], *, grpc: bool) -> dict[str, int]:
+def _needed_ports(services: Sequence[str], environment: Mapping[str, str], grpc: bool, cluster: bool) -> dict[str, int]:
     """Return the default ports that this stack needs."""
+    of_servers = CLUSTER_PORTS if cluster else SERVER_PORTS
     needed = {name: PROCESSES[name].port for name in services}
     if grpc and ORDER.name in services:
         needed[GRPC] = GRPC_PORT
-    if not environment.get(MONGODB_URL_VARIABLE):
-        needed["mongodb"] = SERVER_PORTS["mongodb"]
-    if not environment.get(AMQP_URL_VARIABLE):
-        needed |= {name: SERVER_PORTS[name] for name in ("amqp", "distribution", "epmd")}
+    for name, port in of_servers.items():
+        external = MONGODB_URL_VARIABLE if name.startswith("mongodb") else AMQP_URL_VARIABLE
+        if not environment.get(external):
+            needed[name] = port
     return needed
 
 
@@ -169,33 +183,50 @@ class _Servers:
     mongodb_has_users: bool
 
 
-def _plan_servers(layout: Layout, node: str, ports: Mapping[str, int], environment: Mapping[str, str]) -> _Servers:
+def _plan_servers(
+    layout: Layout, node_name: str, ports: Mapping[str, int], environment: Mapping[str, str], cluster: bool
+) -> _Servers:
     mongodb_url, amqp_url = environment.get(MONGODB_URL_VARIABLE), environment.get(AMQP_URL_VARIABLE)
     first: list[Program] = []
     second: list[Program] = []
+    third: list[Program] = []
     database_users: DatabaseUsers | None = None
-    broker: RabbitMQ | None = None
+    broker: RabbitMQ | RabbitMQCluster | None = None
     if not mongodb_url:
-        binary = find_mongod(environment)
         database_users = load_database_users(layout.secrets, database_prefix(environment))
         security = Security(database_users, load_key_file(layout.secrets))
-        mongod = Mongod(binary, layout.mongodb, ports["mongodb"], environment, security)
-        mongodb_url = mongod.url
-        second.append(mongod)
+        members = _plan_mongodb(layout, ports, environment, security, cluster)
+        mongodb_url = members[0].replica_set_url
+        second.extend(members)
     if not amqp_url:
         installation = find_rabbitmq(environment)
         users = load_users(layout.secrets, choose_virtual_host(layout.rabbitmq))
-        broker = RabbitMQ(installation, layout.rabbitmq, node, ports, environment, users)
+        kind = RabbitMQCluster if cluster else RabbitMQ
+        broker = kind(installation, layout.rabbitmq, node_name, ports, environment, users)
         amqp_url = broker.url
         first.append(Epmd(installation, ports["epmd"], environment))
-        second.append(broker)
+        # Empty nodes join one that is complete: if two boot together, both may make the virtual host, which breaks it.
+        for node in broker.nodes:
+            (second if node is broker.nodes[0] or node.has_data else third).append(node)
     of_broker, of_database = _broker_settings(broker, environment), _database_settings(database_users, mongodb_url)
     return _Servers(
-        [first, second],
+        [first, second, *([third] if third else [])],
         {MONGODB_URL_VARIABLE: mongodb_url, AMQP_URL_VARIABLE: amqp_url},
         {name: {**of_broker[name], **of_database[name]} for name in SERVICES},
         database_users is not None,
     )
+
+
+def _plan_mongodb(
+    layout: Layout, ports: Mapping[str, int], environment: Mapping[str, str], security: Security, cluster: bool
+) -> Sequence[Mongod]:
+    binary = find_mongod(environment)
+    if not cluster:
+        return [Mongod(binary, layout.mongodb, ports["mongodb"], environment, security)]
+    return [
+        ReplicaSetMember(number, binary, layout.mongodb, ports, environment, security)
+        for number in range(1, CLUSTER_SIZE + 1)
+    ]
 
 
 def _database_settings(users: DatabaseUsers | None, url: str) -> dict[str, dict[str, str]]:
@@ -208,7 +239,9 @@ def _database_settings(users: DatabaseUsers | None, url: str) -> dict[str, dict[
     return {name: {MONGODB_URL_VARIABLE: users.url(service.user, url)} for name, service in SERVICES.items()}
 
 
-def _broker_settings(broker: RabbitMQ | None, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _broker_settings(
+    broker: RabbitMQ | RabbitMQCluster | None, environment: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
     """Return the settings of each service for the broker, by its name: its own user on a node of this stack.
 
     On a broker that somebody else runs, all use the given URL, and declare the topology unless told to check it.

@@ -120,7 +120,7 @@ class Epmd:
 class RabbitMQ:
     """A private RabbitMQ node with its data in a directory. It needs a running `Epmd`."""
 
-    name = "rabbitmq"
+    name: str = "rabbitmq"
     grace_seconds = 30.0
 
     def __init__(
@@ -138,11 +138,22 @@ class RabbitMQ:
         """
         self._installation = installation
         self._directory = directory
-        self._node = f"{node}@localhost"
+        self._home = directory
+        self.node = f"{node}@localhost"
         self._ports = ports
         self._environment = environment
         self._users = users
         self._ready_for_services = False
+
+    @property
+    def nodes(self) -> "list[RabbitMQ]":
+        """The nodes of this broker, which is a single one."""
+        return [self]
+
+    @property
+    def has_data(self) -> bool:
+        """Whether it has run here before."""
+        return any(self._directory.glob("data/*@*"))
 
     @property
     def _address(self) -> str:
@@ -169,14 +180,18 @@ class RabbitMQ:
         self._ensure_cookie()
         self._ready_for_services = False
         (self._directory / "plugins").write_text("[].\n")
-        (self._directory / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = {self._address}\n"
-            # The log of the quorum queues is allocated at its full size; the default is 512 MB.
-            "raft.wal_max_size_bytes = 67108864\n"
-            f"max_message_size = {MAX_MESSAGE_BYTES}\n"
-        )
+        (self._directory / "rabbitmq.conf").write_text("".join(f"{line}\n" for line in self.configuration()))
         self._write_definitions()
         return Command((str(self._installation.scripts / "rabbitmq-server"),), self.node_environment())
+
+    def configuration(self) -> list[str]:
+        """Return the lines of rabbitmq.conf."""
+        return [
+            f"listeners.tcp.1 = {self._address}",
+            # The log of the quorum queues is allocated at its full size; the default is 512 MB.
+            "raft.wal_max_size_bytes = 67108864",
+            f"max_message_size = {MAX_MESSAGE_BYTES}",
+        ]
 
     def _write_definitions(self) -> None:
         """Write the users, which the node imports when it boots; it then makes no guest."""
@@ -195,7 +210,7 @@ class RabbitMQ:
 
         Anyone who knows the cookie can run code in the node. The stored data does not depend on it.
         """
-        cookie = self._directory / ".erlang.cookie"
+        cookie = self._home / ".erlang.cookie"
         if not cookie.exists() or len(cookie.read_bytes().strip()) != 2 * COOKIE_BYTES:
             write_private(cookie, secrets.token_hex(COOKIE_BYTES).encode(), 0o400)
 
@@ -204,11 +219,11 @@ class RabbitMQ:
         directory = self._directory
         return {
             **server_environment(self._environment),
-            "HOME": str(directory),  # Erlang looks there for the cookie, which the tools need
+            "HOME": str(self._home),  # Erlang looks there for the cookie, which the tools need
             "LC_ALL": "C.UTF-8",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._ports["epmd"]),
-            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self._ports["distribution"]),
             "RABBITMQ_MNESIA_BASE": str(directory / "data"),
             "RABBITMQ_LOG_BASE": str(directory / "log"),
@@ -224,37 +239,46 @@ class RabbitMQ:
         }
 
     async def probe(self) -> str | None:
-        """Return None if it answers AMQP and has the topology. It listens only after it has started completely."""
-        reason = await _refusal("127.0.0.1", self._ports["amqp"]) or await amqp_missing(self.url)
+        """Return None if it answers AMQP and has the topology."""
+        reason = await self.unreachable()
         if reason is None and self._users is not None and not self._ready_for_services:
             reason = await self._prepare_for_services()
         return reason
 
+    async def unreachable(self) -> str | None:
+        """Return None if it answers AMQP, else the reason. It listens only after it has started completely."""
+        return await _refusal("127.0.0.1", self._ports["amqp"]) or await amqp_missing(self.url)
+
     async def _prepare_for_services(self) -> str | None:
-        """Delete the guest of an earlier release, and declare the topology; return the reason if that fails."""
+        """Prepare the broker; return the reason if that fails."""
         try:
-            if await amqp_missing(self._guest_url) is None:
-                await asyncio.to_thread(self.control, "delete_user", "guest")
-            await self._apply_topology()
+            await self.prepare_broker()
         except (OSError, subprocess.SubprocessError) as error:
-            return f"the user guest cannot be deleted: {error}"
+            return f"the broker cannot be prepared: {error}"
         except (StartError, UnreachableError) as error:
             return f"the topology cannot be declared: {error}"
         self._ready_for_services = True
         return None
 
-    async def _apply_topology(self) -> None:
+    async def prepare_broker(self) -> None:
+        """Delete the guest of an earlier release, and declare the topology.
+
+        Raises OSError or SubprocessError if a tool of RabbitMQ fails, StartError or UnreachableError if the topology
+        cannot be declared.
+        """
+        if await amqp_missing(self._guest_url) is None:
+            await asyncio.to_thread(self.control, "delete_user", "guest")
         # A stream that keeps events for another time is no reason not to start: `ordersaga doctor` names it.
         with contextlib.suppress(EventStreamDiffersError):
             await apply_topology(self.url, events_retention(self._environment))
 
-    def control(self, *arguments: str) -> str:
-        """Run rabbitmqctl on the node and return its output.
+    def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
+        """Run rabbitmqctl, or another tool of RabbitMQ, on the node and return its output.
 
         Raises subprocess.CalledProcessError, with the output, if it fails.
         """
         return subprocess.run(  # noqa: S603 - the node's own tool
-            [self._installation.scripts / "rabbitmqctl", *arguments],
+            [self._installation.scripts / tool, *arguments],
             env=self.node_environment(),
             capture_output=True,
             text=True,

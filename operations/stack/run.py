@@ -15,6 +15,7 @@ from operations.stack.environment import is_set, unknown_settings
 from operations.stack.files import PRIVATE_UMASK, restrict
 from operations.stack.layout import (
     AUTH_VARIABLE,
+    CLUSTER_SIZE,
     DATA_DIRECTORY_VARIABLE,
     MONGODB_URL_VARIABLE,
     Layout,
@@ -28,7 +29,7 @@ from operations.stack.program import ServerMissingError
 from operations.stack.relocation import MovedError, check_location
 from operations.stack.start import StackStartError
 from operations.stack.state import AlreadyRunsError, State, UnreadableStateError, acquire_lock, read_state, write_state
-from operations.stack.supervisor import Supervisor
+from operations.stack.supervisor import READY_WITHIN_SECONDS, Supervisor
 from shared.services import PROCESSES
 
 CANNOT_RUN = (AlreadyRunsError, KeyFileError, MovedError, PortTakenError, ServerMissingError, StackStartError)
@@ -47,6 +48,8 @@ class StackOptions:
     """Answer without authentication, whatever the environment says."""
     grpc: bool = False
     """Serve gRPC too, on a port that `plan` chooses."""
+    cluster: bool = False
+    """Run three of each server. A data directory with a cluster stays one without this."""
 
 
 class StackListener(Protocol):
@@ -93,14 +96,31 @@ def _prepare(
     if options.fresh:
         _delete_data(layout, environment)
     check_location(layout)
-    for directory in (layout.logs, layout.mongodb, layout.rabbitmq):
+    for directory in (layout.logs, *layout.servers):
         restrict(directory)
     _rotate_logs(layout)
-    plan = make_plan(layout, options.services, options.port_offset, stored, claims, environment, grpc=options.grpc)
+    plan = make_plan(
+        layout,
+        options.services,
+        options.port_offset,
+        stored,
+        claims,
+        environment,
+        grpc=options.grpc,
+        cluster=_is_cluster(layout, options, listener),
+    )
     state = replace(plan.state, phase="starting", supervisor=identify(os.getpid()))
     write_state(layout, state)  # a full disk fails the start here already
     _remember_as_last_used(layout, listener, environment)
-    return Supervisor(layout, plan.stages, state, listener.on_change, listener.on_event)
+    ready_within = READY_WITHIN_SECONDS * (CLUSTER_SIZE if state.cluster else 1)
+    return Supervisor(layout, plan.stages, state, listener.on_change, listener.on_event, ready_within)
+
+
+def _is_cluster(layout: Layout, options: StackOptions, listener: StackListener) -> bool:
+    """Return whether to run a cluster: a single server would not be a majority of one whose data is here."""
+    if layout.has_cluster and not options.cluster:
+        listener.on_event("the data is that of a cluster, so it runs as one; --fresh deletes the data")
+    return layout.has_cluster or options.cluster
 
 
 def _stored_state(layout: Layout, listener: StackListener) -> State:
@@ -131,7 +151,7 @@ def _delete_data(layout: Layout, environment: Mapping[str, str]) -> None:
 
     The key is deleted with the data that it decrypts, so it stays if the data is in an external MongoDB.
     """
-    for directory in (layout.mongodb, layout.rabbitmq, layout.logs):
+    for directory in (*layout.servers, layout.logs):
         shutil.rmtree(directory, ignore_errors=True)
     layout.state_file.unlink(missing_ok=True)
     layout.location_file.unlink(missing_ok=True)

@@ -68,6 +68,9 @@ class State:
     grpc_port: str | None = None
     """The port on which the order service serves gRPC, if it does."""
 
+    cluster: bool = False
+    """True if it has three of each server that it runs."""
+
     @property
     def running(self) -> bool:
         """True if the supervisor is alive."""

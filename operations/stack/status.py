@@ -74,19 +74,19 @@ async def check_stack(layout: Layout, environment: Mapping[str, str] = os.enviro
         reasons = await asyncio.gather(*(_check_url(process.url or "") for process in external.processes))
         return external, [ProcessStatus(*pair) for pair in zip(external.processes, reasons, strict=True)]
     listed = [process for process in state.processes if process.url is not None]
-    reasons = await asyncio.gather(*(_check_process(process) for process in listed))
+    reasons = await asyncio.gather(*(_check_process(process, state) for process in listed))
     return state, [ProcessStatus(*pair) for pair in zip(listed, reasons, strict=True)]
 
 
-async def _check_process(process: ProcessState) -> str | None:
+async def _check_process(process: ProcessState, state: State) -> str | None:
     if process.identity is None or find(process.identity) is None:
         return "does not run" if process.detail in ("ready", "starting") else process.detail
-    return await _check_url(process.url or "")
+    return await _check_url(process.url or "", is_member=state.cluster)
 
 
-async def _check_url(url: str) -> str | None:
+async def _check_url(url: str, *, is_member: bool = False) -> str | None:
     if url.startswith("mongodb"):
-        return await mongodb_missing(url)
+        return await mongodb_missing(url, is_member=is_member)
     if url.startswith("amqp"):
         return await amqp_missing(url)
     return await asyncio.to_thread(probe_readiness, url)
@@ -109,6 +109,7 @@ def as_json(layout: Layout, state: State, processes: list[ProcessStatus]) -> dic
         "amqpUrl": _shown(state.amqp_url) if running else None,
         "grpcPort": int(state.grpc_port) if running and state.grpc_port else None,
         "databasePrefix": state.database_prefix,
+        "cluster": state.cluster if running else False,
         "processes": [_process_as_json(layout, state, status) for status in processes] if running else [],
     }
 

@@ -16,6 +16,7 @@ from operations.doctor.broker import (
     check_consumers,
     check_default_users,
     check_message_size,
+    check_one_cluster,
     check_rights,
 )
 from operations.doctor.database import check_database
@@ -51,6 +52,8 @@ async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: 
     assert {what: finding.outcome for what, finding in findings.items()} == {
         "MongoDB": "ok",
         "replica set": "ok",
+        "replica set members": "note",
+        "write concern": "ok",
         "transactions": "ok",
         "clock": "ok",
         "RabbitMQ node": "ok",
@@ -65,6 +68,7 @@ async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: 
         "bindings": "note",
         "rights on the broker": "note",
         "message size": "note",
+        "cluster": "note",
     }
 
 
@@ -78,6 +82,13 @@ async def test_servers_that_do_not_answer_are_named() -> None:
     }
     assert "ORDERSAGA_MONGODB_URL" in findings["MongoDB"].fix
     assert "ORDERSAGA_AMQP_URL" in findings["RabbitMQ node"].fix
+
+
+def test_nodes_of_different_clusters_are_named() -> None:
+    assert check_one_cluster({"a:5672": "shop", "b:5672": "shop"}).outcome == "ok"
+    found = check_one_cluster({"a:5672": "shop", "b:5672": "other"})
+    assert found.outcome == "wrong"
+    assert found.detail.endswith("a:5672 to shop, b:5672 to other")
 
 
 async def test_a_mongod_without_a_replica_set_is_reported_with_instructions(tmp_path: Path) -> None:

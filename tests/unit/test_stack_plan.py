@@ -24,6 +24,7 @@ from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.settings import load
 
 GIVEN = {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/", "ORDERSAGA_AMQP_URL": "amqp://elsewhere/"}
+NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 PROVIDER = {"ORDERSAGA_SMARTVPS_URL": "https://reseller"}
 
 
@@ -41,8 +42,11 @@ def plan(
     offset: int | None = None,
     stored: State | None = None,
     grpc: bool = False,
+    cluster: bool = False,
 ) -> StackPlan:
-    return make_plan(Layout(tmp_path), services, offset, stored or State(), claims, environment, grpc=grpc)
+    return make_plan(
+        Layout(tmp_path), services, offset, stored or State(), claims, environment, grpc=grpc, cluster=cluster
+    )
 
 
 def program_file(path: Path) -> Path:
@@ -120,6 +124,55 @@ def test_on_a_given_broker_services_declare_the_topology_unless_told_otherwise(
 ) -> None:
     made = plan(claims, tmp_path, GIVEN | given)
     assert {settings_of(made, name)["ORDERSAGA_TOPOLOGY"] for name in SERVICES} == {expected}
+
+
+def test_a_cluster_has_three_of_each_server_and_every_service_knows_all_of_them(
+    claims: PortClaims, tmp_path: Path
+) -> None:
+    made = plan(claims, tmp_path, {}, cluster=True)
+    assert [[program.name for program in stage] for stage in made.stages[:3]] == [
+        ["epmd"],
+        ["mongodb", "mongodb-2", "mongodb-3", "rabbitmq"],
+        ["rabbitmq-2", "rabbitmq-3", SIMULATOR.name],
+    ]
+    ports = made.state.ports
+    members = ",".join(f"127.0.0.1:{ports[name]}" for name in ("mongodb", "mongodb-2", "mongodb-3"))
+    nodes = [f"127.0.0.1:{ports[name]}/ordersaga" for name in ("amqp", "amqp-2", "amqp-3")]
+    of_order = settings_of(made, "order")
+    assert (
+        f"@{members}/?replicaSet=rs0&w=majority&connectTimeoutMS=2000&heartbeatFrequencyMS=2000&"
+        in (of_order["ORDERSAGA_MONGODB_URL"])
+    )
+    assert [url.partition("@")[2] for url in of_order["ORDERSAGA_AMQP_URL"].split(",")] == nodes
+    assert {url.split(":")[1] for url in of_order["ORDERSAGA_AMQP_URL"].split(",")} == {"//order"}
+    assert made.state.cluster
+
+
+def test_a_cluster_has_what_makes_it_miss_a_silent_node_early(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {}, ("order",), cluster=True)
+    programs = {program.name: program for stage in made.stages for program in stage}
+    for name in NODES:
+        programs[name].prepare()
+        configuration = (tmp_path / name / "rabbitmq.conf").read_text().splitlines()
+        assert {"net_ticktime = 8", "cluster_partition_handling = pause_minority"} < set(configuration)
+        assert ("cluster_formation.classic_config" in "".join(configuration)) == (name != "rabbitmq")
+    assert {settings_of(made, name)["HOME"] for name in programs if "rabbit" in name} == {str(tmp_path / "rabbitmq")}
+
+
+def test_nodes_with_data_start_together_since_none_of_them_is_complete_alone(
+    claims: PortClaims, tmp_path: Path
+) -> None:
+    for name in NODES[:2]:
+        (tmp_path / name / "data" / "a-node@localhost").mkdir(parents=True)
+    made = plan(claims, tmp_path, {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/"}, ("order",), cluster=True)
+    assert [[program.name for program in stage] for stage in made.stages[1:3]] == [list(NODES[:2]), list(NODES[2:])]
+
+
+def test_a_cluster_may_have_one_server_of_somebody_else_but_not_both(claims: PortClaims, tmp_path: Path) -> None:
+    made = plan(claims, tmp_path, {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/"}, ("order",), cluster=True)
+    assert [program.name for stage in made.stages[1:3] for program in stage] == list(NODES)
+    with pytest.raises(StackStartError, match="--cluster starts three of each server, but ORDERSAGA_MONGODB_URL and"):
+        plan(claims, tmp_path, GIVEN, cluster=True)
 
 
 SECRETS = {

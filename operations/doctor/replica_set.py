@@ -1,0 +1,96 @@
+"""Checks the members of a replica set: their number and state, how soon they elect, and what a write waits for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pymongo
+import pymongo.errors
+
+from operations.doctor.finding import Finding, note, ok, wrong
+from shared import schema
+
+MEMBERS, ELECTIONS, WRITES = "replica set members", "elections", "write concern"
+PAGE = "docs/clusters.md"
+SLOW_ELECTION_MS = 5000
+"""The election time-out from which requests fail during the loss of a primary, because clients wait for less."""
+LEAST_MEMBERS = 3
+_IN_ORDER = frozenset({"PRIMARY", "SECONDARY", "ARBITER"})
+
+
+@dataclass(frozen=True)
+class ReplicaSet:
+    """The configuration of a replica set, the state of each member, and the default write concern."""
+
+    config: Mapping[str, Any]
+    states: Mapping[str, str]
+    default_write_concern: object
+
+    @property
+    def voting(self) -> list[str]:
+        """The members that elect the primary."""
+        return [member["host"] for member in self.config["members"] if member["votes"]]
+
+
+async def check_members(client: "pymongo.AsyncMongoClient[dict[str, Any]]", *, is_own: bool) -> list[Finding]:
+    """Check the members of the replica set. Of one that `ordersaga up` runs, `is_own`, a single member is in order."""
+    try:
+        found = await _read(client)
+    except pymongo.errors.OperationFailure as error:
+        if error.code != schema.UNAUTHORIZED:
+            raise
+        fix = f"run `ordersaga database prepare`, which lets maintenance read them, or rs.conf() in mongosh: {PAGE}"
+        return [note(MEMBERS, "not checked: this user may not read the configuration of the replica set", fix)]
+    findings = [check_states(found) or check_number(len(found.voting), is_own)]
+    if len(found.voting) > 1:
+        findings.append(check_elections(found.config["settings"]))
+    return [*findings, check_writes(found)]
+
+
+async def _read(client: "pymongo.AsyncMongoClient[dict[str, Any]]") -> ReplicaSet:
+    config = (await client.admin.command("replSetGetConfig"))["config"]
+    status = await client.admin.command("replSetGetStatus")
+    defaults = await client.admin.command("getDefaultRWConcern")
+    states = {member["name"]: member["stateStr"] for member in status["members"]}
+    return ReplicaSet(config, states, defaults.get("defaultWriteConcern", {}).get("w"))
+
+
+def check_states(found: ReplicaSet) -> Finding | None:
+    """Return what is wrong with the state of a member, None if all are in order."""
+    troubled = {host: state for host, state in found.states.items() if state not in _IN_ORDER}
+    if not troubled:
+        return None
+    described = ", ".join(f"{host} is {state}" for host, state in troubled.items())
+    return wrong(MEMBERS, described, f"start it, or see its log; if it never returns, replace it: {PAGE}")
+
+
+def check_number(voting: int, is_own: bool) -> Finding:
+    """Check that the loss of one member leaves a majority; a stack of ours may have a single one."""
+    if voting == 1:
+        detail = "one: nothing works while it is away, and its disk is the only copy"
+        return ok(MEMBERS, detail) if is_own else note(MEMBERS, detail, f"add two members: {PAGE}")
+    if voting < LEAST_MEMBERS:
+        return wrong(MEMBERS, f"{voting}: without either of them there is no majority", f"add a third member: {PAGE}")
+    return ok(MEMBERS, f"{voting}, all there")
+
+
+def check_elections(settings: Mapping[str, Any]) -> Finding:
+    """Check how soon a primary that is silent is replaced."""
+    milliseconds = int(settings["electionTimeoutMillis"])
+    detail = f"a primary that is silent is replaced after {milliseconds / 1000:g} s"
+    if milliseconds > SLOW_ELECTION_MS:
+        fix = f"c = rs.conf(); c.settings.electionTimeoutMillis = 3000; rs.reconfig(c) in mongosh: {PAGE}"
+        return note(ELECTIONS, f"{detail}: until then, nothing is accepted", fix)
+    return ok(ELECTIONS, detail)
+
+
+def check_writes(found: ReplicaSet) -> Finding:
+    """Check that a write is on the disks of the majority before it is acknowledged."""
+    if not found.config.get("writeConcernMajorityJournalDefault", True):
+        fix = f"c = rs.conf(); c.writeConcernMajorityJournalDefault = true; rs.reconfig(c) in mongosh: {PAGE}"
+        return wrong(WRITES, "a write is acknowledged before it is on the disk of the majority", fix)
+    if found.default_write_concern != "majority":
+        detail = f"services wait for the majority, other programs for {found.default_write_concern} by default"
+        fix = 'db.adminCommand({setDefaultRWConcern: 1, defaultWriteConcern: {w: "majority"}}) in mongosh'
+        return note(WRITES, detail, fix)
+    return ok(WRITES, "the majority, on disk")

@@ -1,0 +1,80 @@
+"""MongoDB as a replica set with three members on this machine, which elects another primary within seconds.
+
+The first member initiates the set, moves it to other ports, makes a single mongod the first of three, and creates the
+users. All three have to be there for that, so they are started together.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pymongo.database import Database
+
+from operations.stack.database_users import DatabaseUsers
+from operations.stack.layout import CLUSTER_SIZE, numbered, numbered_directory
+from operations.stack.mongod import REPLICA_SET, Mongod, Security
+
+ELECTION_SETTINGS = {
+    "electionTimeoutMillis": 3000,
+    "heartbeatTimeoutSecs": 3,
+    "heartbeatIntervalMillis": 1000,
+    "catchUpTimeoutMillis": 2000,
+}
+"""How soon the members miss a primary that is silent, and how long its successor catches up: docs/clusters.md."""
+
+CLIENT_SETTINGS = "connectTimeoutMS=2000&heartbeatFrequencyMS=2000"
+"""How soon clients miss a primary that is silent."""
+
+
+class ReplicaSetMember(Mongod):
+    """One of the members; its `url` leads to it alone."""
+
+    shutdown_pause_ms = 1000
+
+    def __init__(
+        self,
+        number: int,
+        binary: Path,
+        first_directory: Path,
+        ports: Mapping[str, int],
+        environment: Mapping[str, str] = os.environ,
+        security: Security | None = None,
+    ) -> None:
+        """Use the ports named `mongodb`, `mongodb-2` and `mongodb-3`."""
+        directory, port = numbered_directory(first_directory, number), ports[numbered("mongodb", number)]
+        super().__init__(binary, directory, port, environment, security)
+        self.name = numbered("mongodb", number)
+        self._is_first = number == 1
+        self._addresses = [f"127.0.0.1:{ports[numbered('mongodb', each)]}" for each in range(1, CLUSTER_SIZE + 1)]
+
+    @property
+    def url(self) -> str:
+        """The URL of this member, without a user."""
+        return self._direct_url
+
+    @property
+    def replica_set_url(self) -> str:
+        """The URL of the set. Every write waits for two members."""
+        return f"mongodb://{','.join(self._addresses)}/?replicaSet={REPLICA_SET}&w=majority&{CLIENT_SETTINGS}"
+
+    def _advance(self, admin: Database[dict[str, Any]]) -> str | None:
+        if self._is_first:
+            return super()._advance(admin)
+        hello = admin.command("hello")
+        return self._not_ready(hello) if self._is_configured(hello) else "waits for the first member to add it"
+
+    def _is_configured(self, hello: Mapping[str, Any]) -> bool:
+        return super()._is_configured(hello) and set(hello["hosts"]) == set(self._addresses)
+
+    def _not_ready(self, hello: Mapping[str, Any]) -> str | None:
+        if not hello.get("primary"):
+            return "the replica set has no primary yet"
+        return None if hello.get("isWritablePrimary") or hello.get("secondary") else "copies the data of the others"
+
+    def _replica_set(self) -> dict[str, Any]:
+        members = [{"_id": index, "host": address} for index, address in enumerate(self._addresses)]
+        return super()._replica_set() | {"members": members, "settings": ELECTION_SETTINGS}
+
+    async def _prepare_for_services(self, users: DatabaseUsers) -> str | None:
+        return await super()._prepare_for_services(users) if self._is_first else None

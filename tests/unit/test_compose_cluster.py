@@ -1,0 +1,89 @@
+"""docker-compose.cluster.yml against docker-compose.yml and against the cluster that `ordersaga up` starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from operations.stack.layout import CLUSTER_SIZE, numbered
+from operations.stack.rabbitmq_cluster import CLUSTER_CONFIGURATION
+from operations.stack.replica_set import ReplicaSetMember
+
+ROOT = Path(__file__).parents[2]
+CONFIGURATION = ROOT / "deploy" / "container"
+MEMBERS = [numbered("mongo", number) for number in range(1, CLUSTER_SIZE + 1)]
+NODES = [numbered("rabbitmq", number) for number in range(1, CLUSTER_SIZE + 1)]
+
+
+def read(file: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / file).read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Any]:
+    services: dict[str, Any] = read("docker-compose.yml")["services"]
+    return services
+
+
+@pytest.fixture(scope="module")
+def overlay() -> dict[str, Any]:
+    services: dict[str, Any] = read("docker-compose.cluster.yml")["services"]
+    return services
+
+
+def lines(file: str) -> list[str]:
+    return [line for line in (CONFIGURATION / file).read_text().splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", [*MEMBERS[1:], *NODES[1:]])
+def test_a_further_server_differs_from_the_first_one_only_in_its_name_and_its_data(
+    name: str, base: dict[str, Any], overlay: dict[str, Any]
+) -> None:
+    first, number = name.split("-")
+    expected = {
+        **base[first],
+        **{key: overlay[first][key] for key in ("command", "entrypoint") if key in overlay[first]},
+    }
+    different = {"volumes", "hostname"}
+    assert {key: value for key, value in overlay[name].items() if key not in different} == {
+        key: value for key, value in expected.items() if key not in different
+    }
+    assert overlay[name].get("hostname", name) == name
+    of_first = [*base[first]["volumes"], *overlay[first].get("volumes", [])]
+    own = [
+        volume.replace(f"{first}-data-{number}:", f"{first}-data:").replace(f"config-{number}:", "config:")
+        for volume in overlay[name]["volumes"]
+    ]
+    assert set(own) - set(of_first) <= {"./deploy/container/rabbitmq-join.conf:/etc/rabbitmq/conf.d/70-join.conf:ro"}
+    assert set(of_first) <= set(own)
+
+
+def test_every_volume_of_a_server_is_its_own_but_those_with_secrets(overlay: dict[str, Any]) -> None:
+    named = [volume.partition(":")[0] for name in (*MEMBERS, *NODES) for volume in overlay[name].get("volumes", ())]
+    data = [volume for volume in named if not volume.startswith((".", "of-"))]
+    assert sorted(data) == sorted(read("docker-compose.cluster.yml")["volumes"])
+
+
+def test_the_nodes_have_the_settings_of_the_cluster_that_up_starts() -> None:
+    assert lines("rabbitmq-cluster.conf") == list(CLUSTER_CONFIGURATION)
+    nodes = [line.partition(" = ")[2] for line in lines("rabbitmq-join.conf") if ".nodes." in line]
+    assert nodes == [f"rabbit@{node}" for node in NODES]
+
+
+def test_the_replica_set_has_all_members_and_a_primary_hands_over(overlay: dict[str, Any]) -> None:
+    script, _, url = overlay["database"]["command"][2:]
+    addresses = ",".join(f"{member}:27017" for member in MEMBERS)
+    assert f" rs0 {addresses} " in script
+    assert url == f"mongodb://{addresses}/?replicaSet=rs0"
+    assert (
+        f"shutdownTimeoutMillisForSignaledShutdown={ReplicaSetMember.shutdown_pause_ms}" in overlay["mongo"]["command"]
+    )
+
+
+def test_what_prepares_the_stack_waits_for_all_servers(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    waited_for = {**base["database"]["depends_on"], **overlay["database"]["depends_on"]}
+    waited_for |= {**base["topology"]["depends_on"], **overlay["topology"]["depends_on"]}
+    assert waited_for == {name: {"condition": "service_healthy"} for name in (*MEMBERS, *NODES)}
+    assert overlay["credentials"]["command"] == [*base["credentials"]["command"], "--cluster"]

@@ -1,0 +1,84 @@
+"""What doctor says of clusters that no test here can run: too small, half gone, badly spread."""
+
+import pytest
+
+from operations.doctor.broker_cluster import check_leaders, check_members, check_nodes, read_settings
+from operations.doctor.replica_set import ReplicaSet, check_number, check_states, check_writes
+from operations.stack.queue_members import ClusterStatus, QueueMembers
+from shared.topology import DEAD_LETTERS, INBOXES
+
+NODES = ("a@x", "b@x", "c@x")
+
+
+def queue(name: str, *members: str, kind: str = "quorum") -> QueueMembers:
+    return QueueMembers(name, kind, members[0], frozenset(members))
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "detail"),
+    [
+        (ClusterStatus(NODES, NODES, False), "ok", "all 3 run"),
+        (ClusterStatus(NODES, NODES[:2], False), "wrong", "c@x of 3 does not run"),
+        (ClusterStatus(NODES, NODES, True), "wrong", "some do not see each other"),
+        (ClusterStatus(NODES[:2], NODES[:2], False), "wrong", "2: without either of them both pause"),
+    ],
+)
+def test_a_cluster_needs_three_nodes_that_run_and_see_each_other(
+    status: ClusterStatus, outcome: str, detail: str
+) -> None:
+    found = check_nodes(status)
+    assert (found.outcome, found.detail) == (outcome, detail)
+
+
+def test_the_commands_for_queues_with_too_few_members_are_named_once() -> None:
+    queues = [
+        queue("one", "a@x"),
+        queue("two", "a@x"),
+        queue("events", "a@x", "b@x", kind="stream"),
+        queue("ok", *NODES),
+    ]
+    found = check_members(queues, ClusterStatus(NODES, NODES, False))
+    assert found.outcome == "wrong"
+    assert found.detail == "3 of 4 have fewer than 3: one, two, events"
+    assert found.fix.split("; ") == [
+        "rabbitmq-queues grow b@x all",
+        "rabbitmq-queues grow c@x all",
+        "rabbitmq-streams add_replica events c@x",
+    ]
+
+
+def test_a_queue_of_two_nodes_has_two_members() -> None:
+    assert check_members([queue("one", *NODES[:2])], ClusterStatus(NODES[:2], NODES[:2], False)).outcome == "ok"
+
+
+def test_leaders_count_only_of_queues_that_carry_the_load() -> None:
+    loaded = [*INBOXES, DEAD_LETTERS]
+    spread = [queue(name, NODES[place % 3]) for place, name in enumerate(loaded)]
+    idle = [queue(f"{name}.retry", "a@x") for name in loaded * 3]
+    assert check_leaders([*spread, *idle], NODES).outcome == "ok"
+    assert check_leaders([queue(name, NODES[place % 2]) for place, name in enumerate(loaded)], NODES).outcome == "note"
+
+
+def test_the_settings_of_every_node_are_read_also_while_one_changes() -> None:
+    answer = """[{'a-1@localhost',8,{ok,pause_minority}},
+ {b@localhost,{ongoing_change_to,60},{ok,{pause_if_all_down,[c@x],autoheal}}}]"""
+    ticks, handling = read_settings(lambda *_: answer, ("a-1@localhost", "b@localhost"))
+    assert ticks == {"a-1@localhost": 8, "b@localhost": 60}
+    assert handling == {"a-1@localhost": "pause_minority", "b@localhost": "pause_if_all_down"}
+
+
+@pytest.mark.parametrize(
+    ("voting", "is_own", "outcome"), [(1, True, "ok"), (1, False, "note"), (2, True, "wrong"), (3, False, "ok")]
+)
+def test_one_member_is_in_order_for_development_and_two_never(voting: int, is_own: bool, outcome: str) -> None:
+    assert check_number(voting, is_own).outcome == outcome
+
+
+def test_members_that_are_away_and_writes_that_may_be_lost_are_wrong() -> None:
+    states = {"a:1": "PRIMARY", "b:1": "(not reachable/healthy)", "c:1": "ARBITER"}
+    found = ReplicaSet({"writeConcernMajorityJournalDefault": False}, states, "majority")
+    states_finding = check_states(found)
+    assert states_finding is not None
+    assert states_finding.detail == "b:1 is (not reachable/healthy)"
+    assert check_writes(found).outcome == "wrong"
+    assert check_writes(ReplicaSet({}, states, 1)).outcome == "note"
