@@ -2,6 +2,7 @@
 
 import pytest
 
+from operations.dead_letters.schema import BODIES
 from operations.doctor.database_users import compare_rights, flattened
 from operations.stack.database_rights import (
     APPEND_ONLY,
@@ -95,3 +96,7 @@ def test_privileges_of_mongodb_are_read_as_single_actions() -> None:
         ("the server", "", "shutdown"),
         ("everything", "", "anyAction"),
     }
+
+
+def test_operations_keeps_the_big_bodies_of_dead_letters() -> None:
+    assert {"find", "insert", "remove"} <= rights("operations")["shop_operations", BODIES]
