@@ -121,6 +121,10 @@ test-events: setup-tests  ## Read the events of 10,000 orders from any offset, o
 test-webhooks: setup-tests  ## Send 1000 events to receivers of every kind, and kill the service twenty times meanwhile
 	@WEBHOOK_EVENTS=1000 $(BIN)/pytest tests/faults/test_webhook_kills.py -o log_cli=true -o log_cli_level=INFO
 
+.PHONY: test-recovery
+test-recovery: setup-tests  ## Lose the broker in the middle of 5,000 orders of all kinds, recover, and check the books
+	@RECOVERY_ORDERS=5000 $(BIN)/pytest tests/faults/test_broker_loss.py -o log_cli=true -o log_cli_level=INFO
+
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
 	@$(BIN)/python -m benchmarks.attack

@@ -49,6 +49,7 @@ COMMANDS = {
     "dead-letters": Entry(
         "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."
     ),
+    "recover": Entry("operations.commands.recover", "recover", "Send again what RabbitMQ lost, from the records."),
     "events": Entry("operations.commands.events", "events", "Follow the events of orders, or export them."),
     "credentials": Entry("operations.commands.credentials", "credentials", "Encrypt stored secrets with a new key."),
     "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),

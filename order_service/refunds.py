@@ -87,6 +87,18 @@ def commands(order: Order) -> tuple[Message, ...]:
     return tuple(command for refund in order.refunds if (command := _command(order, refund)))
 
 
+def news(order: Order, refund: Refund) -> OrderRefunded:
+    """Return the event that the money of a refund is returned, still without the order."""
+    return OrderRefunded(
+        order_id=order.order_id,
+        user_id=order.user_id,
+        owner_id=order.owner_id,
+        refund_id=refund.refund_id,
+        amount=refund.amount,
+        at=refund.updated_at,
+    )
+
+
 # --- The rules of the saga's table. ---
 
 
@@ -106,15 +118,7 @@ def record_refunded(order: Order, answer: PartRefunded, now: datetime) -> Transi
     if refund.status is RefundStatus.PENDING:
         refund = replace(refund, status=RefundStatus.REFUNDED, updated_at=now)
         order = _with(order, refund)
-    news = OrderRefunded(
-        order_id=order.order_id,
-        user_id=order.user_id,
-        owner_id=order.owner_id,
-        refund_id=refund.refund_id,
-        amount=refund.amount,
-        at=refund.updated_at,
-    )
-    return Transition(order, (news, *_commands_of(order, refund)))
+    return Transition(order, (news(order, refund), *_commands_of(order, refund)))
 
 
 def record_failed(order: Order, answer: PartRefundFailed, now: datetime) -> Transition | None:

@@ -149,7 +149,7 @@ class Saga:
 
     def state_messages(self, order: Order) -> tuple[Message, ...]:
         """Return the messages that an order sends on entering its state: the news, then its commands."""
-        return (*_news(order), *self.pending_commands(order))
+        return (*news(order), *self.pending_commands(order))
 
     def awaits_answer(self, order: Order) -> bool:
         """Return whether the order has pending commands; it can be asked even if they cannot be put into messages.
@@ -165,7 +165,7 @@ class Saga:
         """
         match order.status:
             case Status.PENDING:
-                return (_created(order),)
+                return (created(order),)
             case Status.CONFIRMED | Status.COMPLETED:
                 return (*self._fulfilment(order), *self._delivery(order), *refunds.commands(order))
             case Status.PROVISIONING:
@@ -468,7 +468,7 @@ def _with_order(messages: tuple[Message, ...], order: Order) -> tuple[Message, .
     )
 
 
-def _news(order: Order) -> tuple[Message, ...]:
+def news(order: Order) -> tuple[Message, ...]:
     """Return the event that announces the order's status, as soon as nothing is open in it."""
     if _is_open(order):
         return ()
@@ -495,7 +495,8 @@ def _news(order: Order) -> tuple[Message, ...]:
             return (OrderFailed(**event, reason=order.failure_reason),)
 
 
-def _created(order: Order) -> OrderCreated:
+def created(order: Order) -> OrderCreated:
+    """Return the message that a new order is placed."""
     return OrderCreated(
         owner_id=order.owner_id,
         prices_required=order.prices_required or None,

@@ -24,17 +24,21 @@ from operations.reading.connection import open_mongodb
 from operations.stack.broker_users import BrokerUsers
 from operations.stack.layout import Layout
 from operations.stack.state import read_state
+from order_service.orders import NewRecord, Orders
 from shared import topology
 from shared.broker_rights import RIGHTS
 from shared.bus import Envelope
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
+from shared.bus.reading import read
 from shared.contracts import OrderCreated, PaymentRefunded, RefundPayment
-from shared.services import ORDER, PAYMENT
+from shared.services import NOTIFICATION, ORDER, PAYMENT
+from tests.support.builders import an_order, connected
 from tests.support.buses import take_batch
 from tests.support.eventually import eventually
 from tests.support.guarded_rabbitmq import assert_least_rights, guarded_rabbitmq, passwords_in
+from tests.support.stack_users import mongodb_url_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -315,6 +319,40 @@ async def test_the_topology_can_only_be_applied_by_the_deployer(brokers: Brokers
         again = await apply("deployer")
         assert (again.returncode, "created" in again.stdout) == (0, False)
         assert "27 exchanges, 32 queues, 73 bindings" in again.stdout
+
+
+async def test_a_recovery_needs_the_deployer_and_only_reads_the_records(brokers: Brokers) -> None:
+    """Its messages are taken although no service sent them, also by the inbox to which it sends by name."""
+
+    async def recover(user: str) -> "subprocess.CompletedProcess[str]":
+        given = {"ORDERSAGA_AMQP_URL": brokers.url(user)}
+        return await asyncio.to_thread(lambda: ordersaga(brokers.data_directory, "recover", "--json", **given))
+
+    placed = an_order(settled=False)
+    async with connected(mongodb_url_of(brokers.data_directory), ORDER.database_in("ordersaga")) as database:
+        await Orders(database["orders"]).insert([NewRecord(placed)])
+    async with await aio_pika.connect(brokers.deployer_url) as connection, connection.channel() as channel:
+        await channel.queue_delete(PAYMENT.inbox)
+
+    refused = await recover("operations")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "may not declare the topology" in refused.stderr
+    done = await recover("deployer")
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["missing"], report["commands"]) == (["queue payment.inbox"], {"order.created": 1})
+    assert report["events"] == {"order.created": 1}
+    async with AsyncExitStack() as stack:
+        for service, copies in ((PAYMENT, 1), (NOTIFICATION, 2)):
+            bus = await open_bus(stack, brokers.url(service.user), service.inbox)
+            received = await take_batch(bus, copies)
+            messages = [read(delivery, {OrderCreated}) for delivery in received]
+            assert {(m.correlation_id, d.user_id) for m, d in zip(messages, received, strict=True)} == {
+                (placed.order_id, "deployer")
+            }
+            await bus.acknowledge(received)
+    await empty(brokers)
 
 
 async def open_bus(stack: AsyncExitStack, url: str, queue: str | None) -> RabbitBus:

@@ -133,19 +133,28 @@ class Stack:
         await self.client.aclose()
         self._ports.release()
 
-    async def audit(self) -> dict[str, Any]:
-        """Return the output of `ordersaga audit --json` for these databases and this broker."""
+    @property
+    def command_environment(self) -> dict[str, str]:
+        """The environment of a command that acts on these databases and this broker."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-        environment |= {
+        return environment | {
             "ORDERSAGA_MONGODB_URL": self.mongodb_url,
             "ORDERSAGA_AMQP_URL": self.amqp_url,
             "ORDERSAGA_DATABASE_PREFIX": self.database_prefix,
         }
-        words = ("audit", "--json")
-        status, output, errors = await warm_processes.run("operations.cli", *words, environment=environment)
+
+    async def command(self, *words: str) -> dict[str, Any]:
+        """Return the document that `ordersaga <words> --json` prints."""
+        status, output, errors = await warm_processes.run(
+            "operations.cli", *words, "--json", environment=self.command_environment
+        )
         assert status in (0, 1), errors
         report: dict[str, Any] = json.loads(output)
         return report
+
+    async def audit(self) -> dict[str, Any]:
+        """Return the output of `ordersaga audit --json` for these databases and this broker."""
+        return await self.command("audit")
 
     async def assert_books_balance(self) -> None:
         report = await self.audit()

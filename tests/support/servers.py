@@ -111,6 +111,12 @@ class NativeServers:
             await asyncio.to_thread(self.rabbitmqctl, "eval", "[dets:sync(Table) || Table <- dets:all()].")
         await self._stop(self.broker, kill)
 
+    async def wipe_broker(self) -> None:
+        """End RabbitMQ, delete all its data, and start it again."""
+        await self.stop_broker()
+        await asyncio.to_thread(shutil.rmtree, self._directory / "rabbitmq" / "data")
+        await self.start_broker()
+
     def rabbitmqctl(self, *arguments: str) -> str:
         """Run rabbitmqctl on the broker; it takes a second or two."""
         return self.broker.control(*arguments)
