@@ -3,8 +3,9 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 import uvloop
@@ -20,9 +21,13 @@ from operations.backup.restoring import restore as restore_records
 from operations.backup.taking import take_backup
 from operations.commands.failures import errors_shown
 from operations.commands.operator import current_operator
+from operations.commands.recover import show as show_recovery
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import counted, foreign, open_console, print_json
+from operations.errors import UnreachableError
+from operations.recovery import RecoveryReport, recover
 from operations.settings import Stack
+from shared.errors import StartError
 from shared.printable import printable
 
 KEPT_APART = (
@@ -30,11 +35,11 @@ KEPT_APART = (
     "ORDERSAGA_WEBHOOK_KEY, or credentials.key and secrets/ in the data directory), without which no credentials "
     "of servers and no webhook can be used; the file of the API keys; the passwords of users; the configuration."
 )
-NEXT_STEPS = (
-    "start the services: `ordersaga up`",
-    "send again what orders wait for: `ordersaga recover`",
-    "check the books once all has settled: `ordersaga audit`",
-)
+START = "start the services: `ordersaga up`"
+RECOVER = "send again what orders wait for: `ordersaga recover`"
+AUDIT = "check the books once all has settled: `ordersaga audit`"
+EVENTS_BEFORE = timedelta(minutes=10)
+"""Events of this time before the backup are published again: some may have been on the broker only."""
 LOST = "Orders and changes after that moment are not known here; docs/backup.md says what to look at."
 
 Advance = Callable[[int], None]
@@ -128,8 +133,9 @@ def restore(
 ) -> None:
     """Write the records of a backup into an empty stack whose services do not run, such as `ordersaga up --only ''`.
 
-    The files are verified first and the databases afterwards, byte by byte. Then the audit judges the records, and
-    servers that were bought since the backup are listed. Start the services and run `ordersaga recover` next.
+    The files are verified first and the databases afterwards, byte by byte. Then the audit judges the records,
+    servers and charges that belong to no order here are listed, and what unsettled orders wait for is sent again, as
+    `ordersaga recover` does. Start the services next.
 
     Exit status 0 when done, 1 if the backup is damaged or does not fit, the stack is not empty or not idle, the audit
     found violations, or it was not confirmed, 2 for wrong usage, 3 if a server cannot be reached.
@@ -146,25 +152,58 @@ def restore(
             what = f"{counted(manifest.documents, 'records')} as of {manifest.cluster_time.at:%Y-%m-%d %H:%M:%S} UTC"
             typer.confirm(f"Restore {what} into {printable(stack.describe())}?", abort=True, err=True)
         with _progress(console, "writing and comparing") as advance:
-            result, outside = uvloop.run(_restore(stack, directory, manifest, why, advance))
+            done = uvloop.run(_restore(stack, directory, manifest, why, advance))
     if as_json_document:
-        charges = [{"orderId": charge.key, "chargeId": charge.charge_id} for charge in outside.charges]
-        found = {"unknownServers": outside.servers, "unknownCharges": charges, "notes": [*result.notes, *outside.notes]}
-        print_json({"directory": str(directory)} | result.as_json() | found | {"next": NEXT_STEPS})
+        print_json({"directory": str(directory)} | done.as_json())
     else:
-        _show_restored(console, result, outside)
-    raise typer.Exit(0 if result.ok else 1)
+        _show_restored(console, done)
+    raise typer.Exit(0 if done.result.ok else 1)
 
 
-async def _restore(
-    stack: Stack, directory: Path, manifest: Manifest, why: str, advance: Advance
-) -> tuple[RestoreResult, OutsideSince]:
+class _Done(NamedTuple):
+    """What a restore did, what it found outside, and what was sent again; None if nothing was."""
+
+    result: RestoreResult
+    outside: OutsideSince
+    recovery: RecoveryReport | None
+
+    @property
+    def notes(self) -> list[str]:
+        """What an operator should know."""
+        return [*self.result.notes, *self.outside.notes]
+
+    @property
+    def next(self) -> list[str]:
+        """What is left to do."""
+        return [START, *(() if self.recovery else (RECOVER,)), AUDIT]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as a JSON document shows it."""
+        charges = [{"orderId": charge.key, "chargeId": charge.charge_id} for charge in self.outside.charges]
+        found = {"unknownServers": self.outside.servers, "unknownCharges": charges, "notes": self.notes}
+        sent = self.recovery.as_json() if self.recovery else None
+        return self.result.as_json() | found | {"recovery": sent, "next": self.next}
+
+
+async def _restore(stack: Stack, directory: Path, manifest: Manifest, why: str, advance: Advance) -> _Done:
     result = await restore_records(stack, directory, manifest, by=current_operator(), why=why, on_progress=advance)
-    return result, await find_since(stack, manifest, os.environ)
+    outside = await find_since(stack, manifest, os.environ)
+    # An operator should see violations before messages about them are sent.
+    return _Done(result, outside, await _recover(stack, result, why) if result.ok else None)
 
 
-def _show_restored(console: Console, result: RestoreResult, outside: OutsideSince) -> None:
-    manifest = result.manifest
+async def _recover(stack: Stack, result: RestoreResult, why: str) -> RecoveryReport | None:
+    """Send what orders wait for again; return None, and note why, if the broker does not let us."""
+    since = result.manifest.cluster_time.at - EVENTS_BEFORE
+    try:
+        return await recover(stack, by=current_operator(), why=why, since=since)
+    except (UnreachableError, StartError) as error:
+        result.notes.append(f"nothing was sent again: {error}")
+        return None
+
+
+def _show_restored(console: Console, done: _Done) -> None:
+    result, manifest = done.result, done.result.manifest
     console.print(
         f"Restored {counted(manifest.documents, 'records')} as of {manifest.cluster_time.at:%Y-%m-%d %H:%M:%S} UTC; "
         f"{counted(len(manifest.collections), 'collections')} compared with the backup.",
@@ -172,18 +211,18 @@ def _show_restored(console: Console, result: RestoreResult, outside: OutsideSinc
     )
     for name, number in result.expired.items():
         console.print(f"{number:,} of {foreign(name)} had expired", style="dim", highlight=False)
-    for note in (*result.notes, *outside.notes):
+    for note in done.notes:
         console.print(foreign(note), style="dim", highlight=False)
     for violation in result.violations:
         console.print(f"[red]✗[/] {foreign(violation)}", highlight=False)
     if result.ok:
         console.print("[green]✓[/] The audit found no violation in the records.", highlight=False)
-    _show_unknown(console, outside)
-    if result.owed:
-        console.print(f"{counted(result.owed, 'orders')} wait for a message that the broker does not have.")
+    _show_unknown(console, done.outside)
+    if done.recovery:
+        show_recovery(done.recovery, console, done=True)
     console.print(LOST, highlight=False)
     console.print("Next:", highlight=False)
-    for number, step in enumerate(NEXT_STEPS, 1):
+    for number, step in enumerate(done.next, 1):
         console.print(f"  {number}. {step}", markup=False, highlight=False)
 
 

@@ -21,7 +21,9 @@ from pymongo.errors import OperationFailure
 
 from operations.audit import audit
 from operations.backup.errors import BackupError
+from operations.backup.restoring import read_backup
 from operations.backup.taking import take_backup
+from operations.reading.broker import count_messages
 from operations.settings import Stack
 from operations.stack.database_rights import NOT_BACKED_UP
 from operations.stack.database_schemas import all_schemas
@@ -47,6 +49,26 @@ from tests.support.world import (
     populate_slots,
 )
 
+COMPLETED = [
+    {
+        "$replaceWith": {
+            "$mergeObjects": [
+                {"userId": "u1", "payment": {"method": "card"}, "delivery": {}, "version": 1},
+                "$$ROOT",
+                {
+                    "refunds": {
+                        "$map": {
+                            "input": {"$ifNull": ["$refunds", []]},
+                            "in": {"$mergeObjects": [{"createdAt": "$createdAt", "status": "PENDING"}, "$$this"]},
+                        }
+                    }
+                },
+            ]
+        }
+    }
+]
+"""Gives each order the fields that the audit does not need, and a recovery does."""
+
 
 @pytest.fixture
 async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
@@ -66,6 +88,7 @@ async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> As
         populate_slots(created)
         populate_holds(created)
         await created.store()
+        await created.collection("orders").update_many({}, COMPLETED)
         operations = client[CONSOLE.database_in(database_prefix)]
         for number in range(3):
             entry = audit_log.new_entry(by="ada", why="test", action="test", subject=str(number), outcome="done")
@@ -93,11 +116,15 @@ async def backed_up(world: World, commands: Commands, directory: Path) -> Record
 
 
 def without_restore(records: Records, prefix: str) -> Records:
-    """Return the records without the entry about the restore, which must be there."""
+    """Return the records without the entries about the restore, which must be there."""
     log = records[f"{prefix}_operations.actions"]
-    entries = [key for key, entry in log.items() if entry["action"] == "stack.restore"]
-    assert len(entries) == 1
-    assert log.pop(entries[0])["by"] == "ada"
+    entries = [key for key, entry in log.items() if entry["action"] in ("stack.restore", "broker.recover")]
+    removed = sorted((log.pop(key) for key in entries), key=lambda entry: entry["at"])
+    assert [(entry["action"], entry["by"]) for entry in removed] == [
+        ("stack.restore", "ada"),
+        ("broker.recover", "ada"),
+        ("broker.recover", "ada"),
+    ]
     return records
 
 
@@ -105,12 +132,17 @@ async def test_everything_comes_back(world: World, commands: Commands, tmp_path:
     before = await backed_up(world, commands, tmp_path / "backup")
     result = await commands.must("restore", str(tmp_path / "backup"), "--yes")
     assert result["ok"], result["violations"]
+    assert result["recovery"]["commands"]
+    assert result["next"] == [
+        "start the services: `ordersaga up`",
+        "check the books once all has settled: `ordersaga audit`",
+    ]
     assert sum(result["documents"].values()) == sum(map(len, before.values()))
     after = await records_of_stack(world.mongodb_url, world.prefix)
     assert without_restore(after, world.prefix) == before
     report = await audit(world.mongodb_url, world.amqp_url, world.prefix, confirm_after=0.05)
     assert not [violation for violation in report.violations if violation.invariant == 8]
-    assert report.checked["actions"] == 4
+    assert report.checked["actions"] == 3 + 3
     for name, declared in all_schemas().items():
         examined = await schema.examine(world.client[SERVICES[name].database_in(world.prefix)], declared)
         assert not any(examined.values())
@@ -206,6 +238,8 @@ async def test_violations_are_in_the_manifest_and_found_again(world: World, comm
     status, printed = await commands.run("restore", str(tmp_path / "backup"), "--yes")
     assert status == 1
     assert "product p1" in printed
+    assert "send again what orders wait for: `ordersaga recover`" in printed
+    assert set((await count_messages(world.amqp_url)).values()) == {None}
 
 
 async def test_a_backup_that_takes_longer_than_the_history_says_so(
@@ -303,8 +337,12 @@ async def test_a_backup_that_is_damaged_or_does_not_fit_is_refused(
         directory = tmp_path / str(number)
         shutil.copytree(tmp_path / "backup", directory)
         reason = damage(directory, name)
-        status, printed = await commands.run("restore", str(directory), "--yes")
-        assert (status, reason in printed) == (1, True), (what, printed)
+        with pytest.raises(BackupError) as refused:
+            read_backup(directory, world.prefix)
+        assert reason in str(refused.value), what
+    for words in (("restore", str(directory), "--yes"), ("backup", str(directory), "--verify")):
+        status, printed = await commands.run(*words)
+        assert (status, reason in printed) == (1, True), printed
     assert await records_of_stack(world.mongodb_url, world.prefix) == {}
     assert files_in(tmp_path / "backup") == whole
 
