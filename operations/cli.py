@@ -44,6 +44,8 @@ COMMANDS = {
     "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts, repair balances, assign owners."),
     "cleanup": Entry("operations.commands.cleanup", "cleanup", "Delete orders that were cancelled long ago."),
     "archive": Entry("operations.commands.archive", "archive", "Move orders that settled long ago into files."),
+    "backup": Entry("operations.commands.backup", "backup", "Copy all records, as they are at one moment."),
+    "restore": Entry("operations.commands.backup", "restore", "Restore a backup into an empty stack."),
     "erase": Entry("operations.commands.erase", "erase", "Erase what is known about a person, and keep the books."),
     "dead-letters": Entry(
         "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."

@@ -12,4 +12,4 @@ class UnreachableError(CommandError):
 
 
 class DataDirectoryError(CommandError):
-    """The path cannot be a data directory; the command line ends with exit status 2."""
+    """The path cannot be the directory of a stack or of a backup; the command line ends with exit status 2."""

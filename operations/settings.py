@@ -14,7 +14,7 @@ from pydantic_settings import NoDecode
 
 from operations.errors import UnreachableError
 from operations.stack.access import key_of_commands
-from operations.stack.database_rights import MAINTENANCE
+from operations.stack.database_rights import BACKUP, MAINTENANCE
 from operations.stack.database_users import DatabaseUsers, read_users
 from operations.stack.environment import events_retention, invalid_value, with_values_for_commands
 from operations.stack.layout import (
@@ -110,6 +110,8 @@ class Stack:
     """The key with which commands call the services; None if they answer without one, or none is known."""
     maintenance_url: str = field(default="", repr=False)
     """The URL of MongoDB for commands that change the records of services; empty if `mongodb_url` is for all."""
+    backup_url: str = field(default="", repr=False)
+    """The URL of MongoDB for backups, which only read; empty if `mongodb_url` is for all."""
     database_users: DatabaseUsers | None = None
     """The users of MongoDB if `ordersaga up` runs it."""
     events_retention: str = DEFAULT_EVENTS_RETENTION
@@ -119,6 +121,11 @@ class Stack:
     def url_for_changes(self) -> str:
         """The URL of MongoDB with which the records of all services can be changed."""
         return self.maintenance_url or self.mongodb_url
+
+    @property
+    def url_for_backups(self) -> str:
+        """The URL of MongoDB with which everything that a backup has can be read, and nothing changed."""
+        return self.backup_url or self.mongodb_url
 
     @property
     def headers(self) -> dict[str, str]:
@@ -189,6 +196,7 @@ def _with_users(stack: Stack, layout: Layout, prefix: str) -> Stack:
         stack,
         mongodb_url=users.url(CONSOLE.user, stack.mongodb_url),
         maintenance_url=users.url(MAINTENANCE, stack.mongodb_url),
+        backup_url=users.url(BACKUP, stack.mongodb_url),
         database_users=users,
     )
 

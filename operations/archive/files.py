@@ -64,7 +64,7 @@ class ArchiveDirectory:
         """Create the directory and lock it, and finish what a killed process has left; yield notes about that."""
         self._check(self.path)
         with file_errors(self.path):
-            _make(self.path)
+            make_directory(self.path)
             if self.path.stat().st_mode & 0o077:
                 raise ArchiveError(f"{self.path} is open to other users: chmod 700 {self.path}")
             # Not the directory itself: NFS locks only what is open for writing.
@@ -108,7 +108,7 @@ class ArchiveWriter:
         """The hash of each order's record, by the order's id."""
         self.has_personal_data = False
         self._partial = _beside(path, PARTIAL)
-        self._file = open(_create(self._partial), "wb")  # noqa: SIM115 - closed by complete() and discard()
+        self._file = open(create_private(self._partial), "wb")  # noqa: SIM115 - closed by complete() and discard()
         self._lines = gzip.GzipFile(fileobj=self._file, mode="wb", compresslevel=COMPRESSION, filename="", mtime=0)
 
     def add(self, record: Document) -> None:
@@ -164,7 +164,7 @@ def _checksum_of(path: Path, expected: Mapping[str, bytes] | None) -> str:
 
 
 def _write_checksum(path: Path, text: str) -> None:
-    with open(_create(partial := _beside(path, PARTIAL)), "wb") as file:
+    with open(create_private(partial := _beside(path, PARTIAL)), "wb") as file:
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -264,7 +264,7 @@ def directory_of(path: Path) -> Path:
         return path.resolve()
 
 
-def _make(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
     """Create the directory, and those above it; it is on the disk afterwards."""
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     for path in reversed(missing):
@@ -283,7 +283,8 @@ def _own_files(directory: Path, *suffixes: str) -> list[Path]:
     return sorted(filter(is_own, directory.iterdir()))
 
 
-def _create(path: Path) -> int:
+def create_private(path: Path) -> int:
+    """Create a file that must not exist yet, readable by its owner only; return its descriptor. Raises OSError."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
 
 

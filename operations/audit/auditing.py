@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from operations.audit import holds, orders, servers, slots, stock
 from operations.audit.chains import Chains
@@ -22,6 +22,7 @@ from operations.reading.broker import RETRY_QUEUES, count_messages
 from operations.reading.connection import open_mongodb
 from operations.reading.order_collections import KINDS
 from operations.reading.reachability import amqp_missing
+from shared.clock import Clock, utc_now
 from shared.money import to_json_number
 from shared.topology import DEAD_LETTERS, INBOXES, OPERATIONS_INBOX
 
@@ -56,9 +57,11 @@ async def audit(
     on_progress: Progress = lambda _: None,
     page: int = PAGE,
     confirm_after: float = CONFIRM_AFTER_SECONDS,
+    clock: Clock = utc_now,
 ) -> Report:
     """Audit a stack, which may process orders meanwhile.
 
+    `clock` tells the time at which to judge what is late, such as that of a backup which was restored.
     Only violations that are found twice are reported: suspicions are checked again after `confirm_after` seconds.
     Raises UnreachableError when a server does not answer.
     """
@@ -68,7 +71,7 @@ async def audit(
         ledger = LedgerPass(Journal(client, database_prefix, page))
         letters = DeadLetterLookup(client, database_prefix)
         chains = Chains(client, database_prefix)
-        return await _Audit(databases, ledger, chains, letters, amqp_url, on_progress, confirm_after).run()
+        return await _Audit(databases, ledger, chains, letters, amqp_url, on_progress, confirm_after, clock).run()
 
 
 async def _require_broker(amqp_url: str) -> None:
@@ -88,6 +91,7 @@ class _Audit:
     amqp_url: str
     on_progress: Progress
     confirm_after: float
+    clock: Clock
     report: Report = field(default_factory=Report)
     checked: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys((*KINDS, *OTHER_RECORDS), 0)))
     statuses: Counter[str] = field(default_factory=Counter)
@@ -141,7 +145,7 @@ class _Audit:
         return [order_id for order_id in asked if order_id not in explained]
 
     def _judge_orders(self, page: Iterable[OrderRecords]) -> None:
-        now = datetime.now(UTC)
+        now = self.clock()
         for records in page:
             self._count(records, now)
             if found := orders.judge(records, now):
@@ -163,7 +167,7 @@ class _Audit:
                 self.stalled[records.order_id] = records
 
     def _judge_stock(self, item: StockRecords) -> None:
-        now = datetime.now(UTC)
+        now = self.clock()
         self.checked["slots" if item.is_slot else "products"] += item.product is not None
         if item.is_slot:
             self.booked += slots.load(item.product or {}) or 0
@@ -181,7 +185,7 @@ class _Audit:
         """Yield the violations of all slots that other systems have booked, and count these."""
         async for page in self.databases.assignments():
             counted["assignments"] += len(page)
-            now = datetime.now(UTC)
+            now = self.clock()
             for assignment in page:
                 for violation in slots.judge_assignment(assignment, now):
                     yield violation
@@ -198,7 +202,7 @@ class _Audit:
     async def _hold_violations(self, counted: Counter[str]) -> AsyncIterator[Violation]:
         async for page in self.databases.holds():
             counted["holds"] += len(page)
-            now = datetime.now(UTC)
+            now = self.clock()
             for hold in page:
                 for violation in holds.judge(hold, now):
                     yield violation
@@ -220,7 +224,7 @@ class _Audit:
                     yield violation
         async for locks in self.databases.locks():
             counted["held"] += len(locks)
-            now = datetime.now(UTC)
+            now = self.clock()
             for lock in locks:
                 for violation in servers.judge_lock(lock, now):
                     yield violation
@@ -277,7 +281,7 @@ class _Audit:
         unexplained = set(await self._without_message(order_ids, await count_messages(self.amqp_url)))
         for start in range(0, len(order_ids), PAGE):
             page = await self.databases.orders_of(order_ids[start : start + PAGE])
-            now = datetime.now(UTC)
+            now = self.clock()
             for records in page:
                 found += orders.judge(records, now)
                 if records.order_id in unexplained and orders.activity(records, now).stalled:
@@ -287,7 +291,7 @@ class _Audit:
     async def _stock_again(self, ids: list[str]) -> list[Violation]:
         if not ids:
             return []
-        now = datetime.now(UTC)
+        now = self.clock()
         return [violation async for item in self.databases.stock(ids) for violation in _violations(item, now)]
 
     def _conclude(self, messages: dict[str, int | None], recorded: dict[str, int], seconds: float) -> None:

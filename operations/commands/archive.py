@@ -1,8 +1,6 @@
 """The command `ordersaga archive`."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +22,12 @@ from operations.archive.archiving import (
 )
 from operations.archive.files import Verification, directory_of, verify_archive
 from operations.archive.filesystems import allow_any, check_lasting
+from operations.commands.failures import errors_shown, status_of
 from operations.commands.operator import current_operator
 from operations.commands.removal import IGNORE_DEAD_LETTERS, age_of, refusal, refuse
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import counted, foreign, open_console, print_error, print_json
-from operations.errors import CommandError, DataDirectoryError, UnreachableError
+from operations.errors import CommandError
 from operations.reading.archived import ARCHIVE_ACTION
 from operations.reading.connection import open_mongodb
 from operations.removal.orders import REMOVED_KINDS
@@ -71,7 +70,7 @@ def archive(
         others = (older_than, to, dry_run, yes, without_personal_data, ignore_dead_letters, allow_volatile)
         if any(others):
             raise typer.BadParameter("--verify takes no other option than --json")
-        with _errors(as_json_document=as_json_document):
+        with errors_shown(as_json_document=as_json_document):
             _report_verification(verify_archive(verify), as_json_document=as_json_document)
         return
     if older_than is None or to is None:
@@ -80,7 +79,7 @@ def archive(
     if as_json_document and not (yes or dry_run):
         raise typer.BadParameter("--json does not prompt: add --yes or --dry-run")
     console = open_console(stderr=as_json_document)
-    with _errors(as_json_document=as_json_document):
+    with errors_shown(as_json_document=as_json_document):
         directory, stack = directory_of(to), chosen_stack()
         if not dry_run and not allow_volatile:
             check_lasting(directory)
@@ -95,25 +94,6 @@ def archive(
             if not typer.confirm("Archive these, and delete them from the databases?"):
                 raise typer.Exit(1)
     _run(stack, plan, report, allow_volatile=allow_volatile)
-
-
-@contextlib.contextmanager
-def _errors(*, as_json_document: bool) -> Iterator[None]:
-    """Show an error, as the JSON document if one was asked for, and end with its exit status."""
-    try:
-        yield
-    except CommandError as error:
-        if as_json_document:
-            print_json({"error": str(error)})
-        else:
-            print_error(str(error))
-        raise typer.Exit(_status_of(error)) from None
-
-
-def _status_of(error: CommandError) -> int:
-    if isinstance(error, DataDirectoryError):
-        return 2
-    return 3 if isinstance(error, UnreachableError) else 1
 
 
 def _find(stack: Stack, plan: ArchivePlan, console: Console) -> ArchiveResult:
@@ -152,7 +132,7 @@ def _run(stack: Stack, plan: ArchivePlan, report: "_Report", *, allow_volatile: 
             failed = error
     report.show(result, done=True, failed=failed)
     if failed is not None:
-        raise typer.Exit(_status_of(failed))
+        raise typer.Exit(status_of(failed))
 
 
 async def _record(stack: Stack, file: VerifiedFile) -> None:

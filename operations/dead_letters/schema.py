@@ -55,6 +55,7 @@ SCHEMA: dict[str, CollectionSchema] = {
             ),
         )
     ),
+    BODIES: CollectionSchema(),
     GROUPS: CollectionSchema((IndexModel([("status", ASCENDING)], name="by-status"),)),
     REPLAYS: CollectionSchema(
         (

@@ -31,19 +31,24 @@ async def count_messages(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> d
     Retry queues of older releases are left out if they do not exist. Messages that a consumer is processing are not
     counted. Raises UnreachableError when RabbitMQ does not answer.
     """
-    try:
-        connection = await connect(amqp_url, CONNECT_SECONDS)
-        async with connection:
-            levels = {name: await queue_level(connection, name) for name in names}
-    except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
-        raise UnreachableError(
-            f"RabbitMQ does not answer: {type(error).__name__}: {plain_reason(str(error))}"
-        ) from error
+    levels = await queue_levels(amqp_url, names)
     return {
         name: None if level is None else level.messages
         for name, level in levels.items()
         if level is not None or name not in FORMER_RETRY_QUEUES
     }
+
+
+async def queue_levels(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> dict[str, QueueLevel | None]:
+    """Return the level of each of these queues, None if it does not exist; raise UnreachableError without an answer."""
+    try:
+        connection = await connect(amqp_url, CONNECT_SECONDS)
+        async with connection:
+            return {name: await queue_level(connection, name) for name in names}
+    except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
+        raise UnreachableError(
+            f"RabbitMQ does not answer: {type(error).__name__}: {plain_reason(str(error))}"
+        ) from error
 
 
 async def queue_level(connection: AbstractConnection, queue: str) -> QueueLevel | None:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from bson import Timestamp
 from pymongo import ASCENDING, AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
@@ -21,8 +22,10 @@ BATCH = 2000
 """Documents that a cursor fetches at once."""
 
 SNAPSHOT_ATTEMPTS = 5
-# SnapshotTooOld and SnapshotUnavailable: a collection or an index was created meanwhile, or the read took minutes.
-_SNAPSHOT_GONE = frozenset({239, 246})
+SNAPSHOT_TOO_OLD = 239
+"""The code of the error for a snapshot that is older than the history that MongoDB keeps."""
+# SnapshotUnavailable comes if a collection or an index was created meanwhile.
+_SNAPSHOT_GONE = frozenset({SNAPSHOT_TOO_OLD, 246})
 
 Source = tuple[AsyncCollection[Document], Sequence[str]]
 """A collection, and the fields to read."""
@@ -66,6 +69,14 @@ class Snapshots:
         with drivers_errors():
             async with self._client.start_session(snapshot=True) as session:
                 return await read(session)
+
+
+def cluster_time(session: AsyncClientSession) -> Timestamp:
+    """Return the point in time that a snapshot session reads as of, once it has read something."""
+    time = session._snapshot_time  # noqa: SLF001 - the driver keeps it to itself
+    if time is None:
+        raise ValueError("the session has read nothing yet, or is none of a snapshot")
+    return time
 
 
 async def find(source: Source, query: Mapping[str, Any], session: AsyncClientSession, limit: int = 0) -> list[Document]:

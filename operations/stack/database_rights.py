@@ -4,7 +4,7 @@ From it derive the users that `ordersaga up` and `ordersaga database prepare` cr
 expects of them. docs/database.md shows the table.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,10 @@ from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PR
 MAINTENANCE = "maintenance"
 """The user for the commands of the machine's owner. No process of the stack knows its password."""
 
-USERS = (*(service.user for service in SERVICES.values()), MAINTENANCE)
+BACKUP = "backup"
+"""The user for `ordersaga backup`: it reads everything that a backup has, and writes nothing."""
+
+USERS = (*(service.user for service in SERVICES.values()), MAINTENANCE, BACKUP)
 
 READ_BY_OPERATIONS: Mapping[str, tuple[str, ...]] = {
     ORDER.name: ("orders", "actions"),
@@ -51,12 +54,20 @@ APPEND_ONLY = "actions"
 TOTALS = "archived"
 """The running totals of archived orders in the database of operations, which only the archive adds to."""
 
+NOT_BACKED_UP: Mapping[str, tuple[str, ...]] = {
+    PAYMENT.name: ("transaction_sessions",),
+    CONSOLE.name: ("sessions", "sign_in_links"),
+}
+"""The collections without which a stack is complete: sessions of a server that is gone, and people's sign-ins, which
+must not become valid again."""
+
 PROBED = ("ordersaga_doctor", "nothing")
 """The database and the collection that `ordersaga doctor` reads in a transaction; neither exists."""
 
 _FIND = ("find",)
 _APPEND = ("find", "insert", "listIndexes")
 _PREPARE = ("find", "createCollection", "listIndexes")
+_COPY = ("find", "listIndexes")
 _ADD_UP = ("find", "insert", "update")
 _OWN = (
     "find",
@@ -122,7 +133,7 @@ def role_documents(roles: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
 
 
 def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[DatabaseRole, ...]:
-    """Return the roles of the stack with this prefix: of each service and, after those that it includes, maintenance.
+    """Return the roles of the stack with this prefix: of each service, of maintenance, which includes them, of backup.
 
     `collections` are those of each service, by its name. An index could delete entries by their age (TTL), so no
     service may create any on its audit log: an administrator does.
@@ -141,7 +152,17 @@ def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[Dat
     )
     included = tuple((role.name, "admin") for role in of_services)
     own = ((*PROBED, _FIND), (CONSOLE.database_in(prefix), TOTALS, _ADD_UP), (THE_SERVER, "", _READ_REPLICA_SET))
-    return (*of_services, DatabaseRole(role_of(MAINTENANCE, prefix), own, included))
+    maintenance = DatabaseRole(role_of(MAINTENANCE, prefix), own, included)
+    return (*of_services, maintenance, DatabaseRole(role_of(BACKUP, prefix), tuple(_copied(prefix, collections))))
+
+
+def _copied(prefix: str, collections: Mapping[str, Iterable[str]]) -> Iterator[Privilege]:
+    """Yield the rights to copy every collection that a backup has."""
+    for name, service in SERVICES.items():
+        database = service.database_in(prefix)
+        yield database, "", ("listCollections",)
+        for collection in sorted(set(collections[name]) - set(NOT_BACKED_UP.get(name, ()))):
+            yield database, collection, _COPY
 
 
 def _correction(service: str, collection: str) -> tuple[str, ...]:
@@ -166,7 +187,7 @@ def users_of(prefix: str) -> tuple[DatabaseUser, ...]:
     Each is in the database of its service, so that several stacks can share a server.
     """
     databases = {service.user: service.database_in(prefix) for service in SERVICES.values()}
-    databases[MAINTENANCE] = CONSOLE.database_in(prefix)
+    databases |= dict.fromkeys((MAINTENANCE, BACKUP), CONSOLE.database_in(prefix))
     return tuple(DatabaseUser(name, databases[name], ((role_of(name, prefix), "admin"),)) for name in USERS)
 
 

@@ -17,6 +17,13 @@ def simulator_login(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment.get(name) or SIMULATOR_LOGIN for name in (USERNAME_VARIABLE, PASSWORD_VARIABLE)}
 
 
+def configured_provider(simulator_url: str | None, environment: Mapping[str, str]) -> tuple[str, dict[str, str]] | None:
+    """Return the URL and the login of the provider in the environment, else of the simulator; None without either."""
+    if url := environment.get(SMARTVPS_URL_VARIABLE):
+        return url, {name: environment.get(name, "") for name in (USERNAME_VARIABLE, PASSWORD_VARIABLE)}
+    return (simulator_url, simulator_login(environment)) if simulator_url else None
+
+
 def simulator_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the simulator."""
     return dict(environment) | simulator_login(environment)

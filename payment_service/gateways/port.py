@@ -90,6 +90,14 @@ class OutcomeUnknown:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class HeldCharge:
+    """A charge that holds money, as the gateway lists it; `key` is the idempotency key."""
+
+    key: str
+    charge_id: str
+
+
 class GatewayTimeoutError(ExternalSystemError):
     """The gateway did not answer: it may or may not have carried out the call."""
 

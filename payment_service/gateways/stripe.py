@@ -17,7 +17,7 @@ deleted order with the same id, and is replaced. Records older than these fields
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import stripe
@@ -35,6 +35,7 @@ from payment_service.gateways.port import (
     GatewayKeyReusedError,
     GatewayMisconfiguredError,
     GatewayTimeoutError,
+    HeldCharge,
     NothingCharged,
     Refunded,
     RefundRefused,
@@ -50,6 +51,7 @@ from payment_service.gateways.stripe_outcomes import (
     capture_outcome,
     charge_outcome,
     decline_reason,
+    holds_money,
     is_refunded,
     is_stored_failure,
     nothing_charged,
@@ -160,6 +162,22 @@ class StripeGateway:
             if isinstance(outcome, Refunded):
                 await self._record_part(record, refund_id, amount)
             return outcome
+
+    async def held_since(self, moment: datetime) -> list[HeldCharge]:
+        """Return the charges of orders that were created since then and hold money, whether or not we know them.
+
+        Raises GatewayTimeoutError if Stripe does not answer.
+        """
+        params: stripe.params.PaymentIntentListParams = {
+            "created": {"gte": int(moment.timestamp())},
+            "limit": 100,
+            "expand": ["data.latest_charge"],
+        }
+        with self._call():
+            intents = await self._intents.list_async(params)
+            held = [intent async for intent in intents.auto_paging_iter() if holds_money(intent)]
+        keys = [getattr(intent.metadata, "orderId", None) for intent in held]
+        return [HeldCharge(key, intent.id) for key, intent in zip(keys, held, strict=True) if key]
 
     async def drain(self) -> None:
         await self._http.close_async()

@@ -129,6 +129,11 @@ def is_refunded(intent: stripe.PaymentIntent) -> bool:
     return isinstance(charge, stripe.Charge) and charge.refunded
 
 
+def holds_money(intent: stripe.PaymentIntent) -> bool:
+    """Return whether an intent, retrieved with `latest_charge`, has money that was not returned as a whole."""
+    return intent.status in ("succeeded", "requires_capture") and not is_refunded(intent)
+
+
 def nothing_charged(declined: Declined) -> NothingCharged:
     """Convert a decline to the outcome of a refund; a key that a refund has closed has no reason."""
     return NothingCharged(None if declined.reason == CLOSED else declined.reason)

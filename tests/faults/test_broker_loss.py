@@ -6,8 +6,10 @@ Nothing else sends again here: the repetitions of the order service begin after 
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -55,6 +57,8 @@ SETTINGS: dict[str, object] = {
 }
 RUNNING = ("order", "inventory", "payment", "provisioning")
 
+_log = logging.getLogger(__name__)
+
 
 class Shop:
     """A stack with something of every kind to sell, a registered webhook, and orders that are under way."""
@@ -67,6 +71,7 @@ class Shop:
         self.orders = self.database(ORDER)["orders"]
         self.deliveries = self.database(NOTIFICATION)["deliveries"]
         self._holds: dict[int, str] = {}
+        self._gate = asyncio.Semaphore(20)
 
     def database(self, service: Service) -> AsyncDatabase[Document]:
         return self._client[service.database_in(self.stack.database_prefix)]
@@ -84,7 +89,8 @@ class Shop:
         (await self.stack.client.put(url, json=body)).raise_for_status()
 
     async def post(self, service: str, path: str, body: Any = None) -> Document:
-        answer = await self.stack.client.post(f"{self.stack.url(service)}{path}", json=body)
+        async with self._gate:
+            answer = await self.stack.client.post(f"{self.stack.url(service)}{path}", json=body)
         assert answer.is_success, answer.text
         answered: Document = answer.json()
         return answered
@@ -96,7 +102,9 @@ class Shop:
         async def is_settled() -> bool:
             return await self.unsettled() == 0
 
+        started = time.monotonic()
         await eventually(is_settled, WITHIN, "everything to settle")
+        _log.info("everything settled %.1f s after the recovery", time.monotonic() - started)
 
     # --- Orders of all kinds. ---
 
@@ -119,8 +127,7 @@ class Shop:
 
     async def in_the_middle(self, lose: Callable[[], Awaitable[None]]) -> None:
         """Bring orders into every state, with messages in every inbox, and lose the messages meanwhile."""
-        for number in range(7, self.number, 10):
-            await self.hold(number)
+        await asyncio.gather(*map(self.hold, range(7, self.number, 10)))
         with self.paused("provisioning"):
             await self.stack.place_many(self.early, self.body)
             await eventually(self.only_servers_are_left, WITHIN, "the early orders to be fulfilled")
@@ -132,7 +139,9 @@ class Shop:
                 await eventually(self.half_are_placed, WITHIN, "half of the orders to be placed")
                 await lose()
                 await placing
-        assert await self.unsettled() > self.number // 4
+        unsettled = await self.unsettled()
+        _log.info("%d of %d orders are not settled", unsettled, self.number)
+        assert unsettled > self.number // 4
 
     async def only_servers_are_left(self) -> bool:
         waiting = self.orders.count_documents({"settled": False, "status": {"$ne": "PROVISIONING"}})
@@ -144,12 +153,12 @@ class Shop:
     async def request_more(self) -> None:
         """Ask for refunds, deliveries and cancellations of early orders."""
         confirmed = await self.ids(status="CONFIRMED")
-        for order_id in confirmed[0::3]:
-            await self.post("order", f"/orders/{order_id}/refunds", {"amount": 4})
-        for order_id in confirmed[1::3]:
-            await self.post("order", f"/orders/{order_id}/deliver")
-        for order_id in (await self.ids(status="PROVISIONING"))[0::2]:
-            await self.post("order", f"/orders/{order_id}/cancel")
+        provisioning = await self.ids(status="PROVISIONING")
+        await asyncio.gather(
+            *(self.post("order", f"/orders/{order_id}/refunds", {"amount": 4}) for order_id in confirmed[0::3]),
+            *(self.post("order", f"/orders/{order_id}/deliver") for order_id in confirmed[1::3]),
+            *(self.post("order", f"/orders/{order_id}/cancel") for order_id in provisioning[0::2]),
+        )
 
     async def ids(self, **query: str) -> list[str]:
         return [each["_id"] async for each in self.orders.find(query, {"_id": True}).sort("_id")]
@@ -168,9 +177,11 @@ class Shop:
 
     async def recover(self) -> RecoveryReport:
         """Recover as the command does, in this process."""
-        known = self.stack
+        started, known = time.monotonic(), self.stack
         found = operations.settings.Stack(known.mongodb_url, known.amqp_url, {}, None, known.database_prefix)
-        return await recover(found, by="tests", why="the queues are gone", since=utc_now() - timedelta(hours=1))
+        report = await recover(found, by="tests", why="the queues are gone", since=utc_now() - timedelta(hours=1))
+        _log.info("recovered in %.1f s: %s", time.monotonic() - started, report.in_words())
+        return report
 
     async def assert_books_balance(self) -> None:
         report = await audit(self.stack.mongodb_url, self.stack.amqp_url, self.stack.database_prefix)
@@ -212,6 +223,11 @@ async def open_shop(
         yield shop
 
 
+@pytest.fixture(autouse=True)
+def requests_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "httpx")
+
+
 @pytest.fixture
 async def checking(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Shop]:
     """A shop whose services may declare nothing."""
@@ -223,7 +239,7 @@ async def checking(mongodb_url: str, clean_broker: str, database_prefix: str) ->
 async def interrupted_recovery(shop: Shop) -> None:
     """Run a slow recovery, and kill it once it has settled an order."""
     before = await shop.unsettled()
-    words = ("recover", "--rate", "5")
+    words = ("recover", "--rate", "0.5")
     recovery = await warm_processes.start("operations.cli", *words, environment=shop.stack.command_environment)
 
     async def has_settled_some() -> bool:
@@ -251,6 +267,7 @@ async def test_every_queue_and_exchange_is_deleted(checking: Shop) -> None:
 
     await interrupted_recovery(shop)
     report = await stack.command("recover")
+    _log.info("a killed recovery, and then %s", report)
 
     assert (report["ok"], report["missing"]) == (True, [])
     assert 0 < report["orders"] <= planned["orders"]

@@ -21,6 +21,9 @@ from notification_service.signing_secrets import SecretVault, new_secret
 from operations import actions
 from operations.archive.archiving import ArchivePlan, archive_orders
 from operations.audit.service_databases import ServiceDatabases
+from operations.backup.restoring import check_target, restore
+from operations.backup.taking import take_backup
+from operations.settings import Stack
 from operations.stack.database_rights import USERS, users_of
 from operations.stack.database_schemas import schema_of
 from operations.stack.files import write_private
@@ -186,3 +189,35 @@ async def test_only_an_administrator_may_create_users(prepared: Prepared) -> Non
     assert done.returncode == 1
     assert "must be an administrator" in done.stderr
     assert prepared.password("order") not in done.stderr
+
+
+async def test_backup_reads_all_and_maintenance_restores_it(
+    prepared: Prepared, clean_broker: str, tmp_path: Path
+) -> None:
+    stack = Stack(
+        prepared.url_of(CONSOLE),
+        clean_broker,
+        {},
+        None,
+        PREFIX,
+        maintenance_url=prepared.url("maintenance"),
+        backup_url=prepared.url("backup"),
+    )
+    async with AsyncMongoClient[Document](prepared.root_url) as root:
+        order = {"_id": "backed-up", "status": "CANCELLED", "settled": True, "createdAt": utc_now()}
+        await root["shop_orders"]["orders"].insert_one(order)
+    manifest = await take_backup(stack, tmp_path / "backup")
+    async with AsyncMongoClient[Document](prepared.url("backup")) as client:
+        assert await refused(client, lambda c: c["shop_orders"]["orders"].delete_many({}))
+        assert await refused(client, lambda c: c["shop_operations"]["actions"].insert_one({}))
+        assert await refused(client, lambda c: c["shop_operations"]["sessions"].find_one())
+    async with AsyncMongoClient[Document](prepared.root_url) as root:
+        for service in SERVICES.values():
+            await root.drop_database(service.database_in(PREFIX))
+    done = await prepared.prepare()  # an administrator makes the audit logs with their indexes
+    assert done.returncode == 0, done.stderr
+    await check_target(stack)
+    await restore(stack, tmp_path / "backup", manifest, by="ada")
+    async with AsyncMongoClient[Document](prepared.root_url) as root:
+        assert await root["shop_orders"]["orders"].find_one({"_id": "backed-up"})
+        assert await root["shop_operations"]["actions"].find_one({"action": "stack.restore", "by": "ada"})

@@ -1,9 +1,9 @@
 """A local HTTP server that implements the part of Stripe's API that the payment service uses, with injected faults.
 
-PaymentIntents can be created, retrieved, confirmed, captured and cancelled, and charges refunded, as a whole or in
-parts. The server enforces the API key, the states of an intent, idempotency keys (a repeated request gets its first
-answer, even a failure; a different request, or one that comes while the first is in progress, is rejected), minimum
-amounts, and that no more is refunded than was charged.
+PaymentIntents can be created, retrieved, listed, confirmed, captured and cancelled, and charges refunded, as a whole
+or in parts. The server enforces the API key, the states of an intent, idempotency keys (a repeated request gets its
+first answer, even a failure; a different request, or one that comes while the first is in progress, is rejected),
+minimum amounts, and that no more is refunded than was charged.
 
 The id of a card determines its behaviour, as in Stripe's test mode: `pm_card_visa`, `pm_card_chargeDeclined`,
 `pm_card_authenticationRequired` (3-D Secure). An id that begins with `pm_once_` can be charged once, like the ids of
@@ -14,6 +14,7 @@ import asyncio
 import json
 import secrets
 import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ VISA = "pm_card_visa"
 REFUSED = "pm_card_chargeDeclined"
 THREE_D_SECURE = "pm_card_authenticationRequired"
 
-Operation = Literal["create", "confirm", "capture", "cancel", "refund", "refunds", "retrieve"]
+Operation = Literal["create", "confirm", "capture", "cancel", "refund", "refunds", "retrieve", "list"]
 Fault = Literal["fail before", "fail after", "lose answer", "rate limit", "hold"]
 
 Answer = tuple[int, dict[str, Any]]
@@ -49,6 +50,7 @@ class Intent:
     status: str = "requires_confirmation"
     failure: dict[str, Any] | None = None
     cancellation_reason: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
     refunded: list[dict[str, Any]] = field(default_factory=list)
     """The refunds, oldest first."""
 
@@ -245,6 +247,15 @@ class StripeApi:
         found = self.intents[body["payment_intent"]].refunded
         return 200, {"object": "list", "data": found, "has_more": False, "url": "/v1/refunds"}
 
+    def list_intents(self, body: dict[str, str]) -> Answer:
+        """List the intents created since a time, newest first, in pages."""
+        since, limit, after = int(body["created[gte]"]), int(body["limit"]), body.get("starting_after")
+        newest = [intent for intent in reversed(self.intents.values()) if intent.created >= since]
+        start = next((n + 1 for n, intent in enumerate(newest) if intent.id == after), 0)
+        page = [i.shown(expanded=body.get("expand[0]") == "data.latest_charge") for i in newest[start : start + limit]]
+        more = len(newest) > start + limit
+        return 200, {"object": "list", "data": page, "has_more": more, "url": "/v1/payment_intents"}
+
     def _decline(self, intent: Intent, code: str, message: str) -> Answer:
         intent.status, intent.payment_method = "requires_payment_method", None
         intent.failure = {"type": "card_error", "code": code, "message": message}
@@ -280,6 +291,10 @@ def _application(api: StripeApi) -> FastAPI:
     @app.post("/v1/payment_intents")
     async def create(request: Request) -> Response:
         return await api.answer(request, "create", api.create)
+
+    @app.get("/v1/payment_intents")
+    async def list_intents(request: Request) -> Response:
+        return await api.answer(request, "list", api.list_intents)
 
     @app.get("/v1/payment_intents/{intent_id}")
     async def retrieve(request: Request, intent_id: str) -> Response:

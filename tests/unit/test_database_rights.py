@@ -2,10 +2,13 @@
 
 import pytest
 
+from operations.dead_letters.schema import BODIES
 from operations.doctor.database_users import compare_rights, flattened
 from operations.stack.database_rights import (
     APPEND_ONLY,
+    BACKUP,
     MAINTENANCE,
+    NOT_BACKED_UP,
     READ_BY_OPERATIONS,
     USERS,
     WITHHELD,
@@ -95,3 +98,19 @@ def test_privileges_of_mongodb_are_read_as_single_actions() -> None:
         ("the server", "", "shutdown"),
         ("everything", "", "anyAction"),
     }
+
+
+def test_backup_reads_everything_that_a_backup_has_and_writes_nothing() -> None:
+    found = rights(BACKUP)
+    assert set().union(*found.values()) == {"find", "listIndexes", "listCollections"}
+    readable = {place for place, actions in found.items() if "find" in actions}
+    declared = {
+        (service.database_in("shop"), collection)
+        for name, service in SERVICES.items()
+        for collection in COLLECTIONS[name] - set(NOT_BACKED_UP.get(name, ()))
+    }
+    assert readable == declared
+
+
+def test_operations_keeps_the_big_bodies_of_dead_letters() -> None:
+    assert {"find", "insert", "remove"} <= rights("operations")["shop_operations", BODIES]
