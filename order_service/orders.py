@@ -73,7 +73,7 @@ MAX_HISTORY = 500
 _OF_SAGA = {"history": False, **UNREAD}
 """The projection of what the saga needs."""
 
-_KNOWN = {"sagaVersion": {"$not": {"$gt": SAGA_VERSION}}}
+KNOWN = {"sagaVersion": {"$not": {"$gt": SAGA_VERSION}}}
 """The condition of orders that this process can decide about: the others are left to newer processes."""
 
 _FINAL = [status.value for status in FINAL]
@@ -229,7 +229,7 @@ class Orders:
             "unpublished": {"$exists": False},
             "resendAt": {"$exists": False},
             "$nor": [_HELD_FOR_A_DECISION],
-            **_KNOWN,
+            **KNOWN,
         }
         result = await self._collection.update_many(unscheduled, {"$set": {"resendAt": now}})
         return result.modified_count
@@ -244,7 +244,7 @@ class Orders:
 
     async def ended(self, ids: Sequence[str]) -> list[Order]:
         """Return those of the orders that are in a final status, without their histories."""
-        query = {"_id": {"$in": ids}, "status": {"$in": _FINAL}, **_KNOWN}
+        query = {"_id": {"$in": ids}, "status": {"$in": _FINAL}, **KNOWN}
         # By id: an index of statuses has nearly every order under these.
         cursor = self._collection.find(query, _OF_SAGA).hint("_id_")
         return [from_document(document) async for document in cursor]
@@ -252,7 +252,7 @@ class Orders:
     async def booked(self, ids: Sequence[str]) -> list[Order]:
         """Return those of the orders that have a slot, or have ended without one, without their histories."""
         done = [{"slot": {"$exists": True}}, {"status": {"$in": [Status.CANCELLED, Status.FAILED]}}]
-        cursor = self._collection.find({"_id": {"$in": ids}, "$or": done, **_KNOWN}, _OF_SAGA).hint("_id_")
+        cursor = self._collection.find({"_id": {"$in": ids}, "$or": done, **KNOWN}, _OF_SAGA).hint("_id_")
         return [from_document(document) async for document in cursor]
 
     async def page(
@@ -295,7 +295,7 @@ class Orders:
         return found[0]["createdAt"] if found else None
 
     async def _until(self, field: str, now: datetime, limit: int) -> list[Order]:
-        cursor = self._collection.find({field: {"$lte": now}, **_KNOWN}, _OF_SAGA).sort(field).limit(limit)
+        cursor = self._collection.find({field: {"$lte": now}, **KNOWN}, _OF_SAGA).sort(field).limit(limit)
         return [from_document(document) async for document in cursor]
 
     async def count_failures(

@@ -77,6 +77,9 @@ def show(report: RecoveryReport, console: Console, *, done: bool) -> None:
         letters = counted(report.letters_without_outcome, "replayed dead letters")
         have = "has" if report.letters_without_outcome == 1 else "have"
         _say(console, f"{letters} {have} no outcome: see `ordersaga dead-letters list --status pending`")
+    if report.newer:
+        orders = counted(report.newer, "orders")
+        console.print(f"[red]✗[/] {orders} of a newer release: run its `ordersaga recover`, too", highlight=False)
     for order_id in report.unsendable:
         console.print(f"[red]✗[/] order {foreign(order_id)} cannot be put into messages", highlight=False)
     if done:

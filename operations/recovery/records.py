@@ -12,7 +12,7 @@ from operations.dead_letters.lookup import DeadLetterLookup
 from operations.dead_letters.status import PENDING
 from operations.settings import Stack
 from order_service.order import Order
-from order_service.orders import from_document
+from order_service.orders import KNOWN, from_document
 from order_service.particulars import UNREAD
 from shared.contracts import PackageLowIps
 from shared.database import Collection, Document
@@ -76,12 +76,16 @@ class PendingRecords:
             for each in _CONTINUING
         }
 
+    async def count_newer(self) -> int:
+        """Count the unsettled orders that only a newer release can put into messages."""
+        return await self._orders.count_documents({"settled": False, "$nor": [KNOWN]})
+
     async def count_letters_without_outcome(self) -> int:
         """Count the replayed dead letters of which nobody has reported an outcome."""
         return (await DeadLetterLookup(self._client, self._prefix).count())[PENDING]
 
     async def _pages(self, query: Document, size: int, sort: str | None = None) -> AsyncIterator[list[Order]]:
-        cursor = self._orders.find(query, _OF_SAGA, batch_size=size)
+        cursor = self._orders.find({**query, **KNOWN}, _OF_SAGA, batch_size=size)
         if sort is not None:
             cursor = cursor.sort(sort, ASCENDING)
         page: list[Order] = []

@@ -31,6 +31,8 @@ class RecoveryReport:
     """FAILED orders whose money waits for a decision."""
     unsendable: list[str] = field(default_factory=list)
     """The first orders that cannot be put into messages."""
+    newer: int = 0
+    """Unsettled orders of a newer release, which only its own `ordersaga recover` can send for."""
     continuing: dict[str, int] = field(default_factory=dict)
     """Records that their services continue with by themselves, by kind."""
     letters_without_outcome: int = 0
@@ -39,7 +41,7 @@ class RecoveryReport:
     @property
     def ok(self) -> bool:
         """True if everything pending could be published."""
-        return not self.unsendable
+        return not self.unsendable and not self.newer
 
     def in_words(self) -> str:
         """Describe what was published, for the log of actions."""
@@ -65,6 +67,7 @@ class RecoveryReport:
             "overdueOrders": self.overdue,
             "heldOrders": self.held,
             "unsendableOrders": self.unsendable,
+            "ordersOfNewerRelease": self.newer,
             "continuing": self.continuing,
             "lettersWithoutOutcome": self.letters_without_outcome,
         }

@@ -9,11 +9,11 @@ from yarl import URL
 
 from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.status import OPEN
-from operations.doctor.broker import Control
 from operations.reading.broker import count_messages
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from operations.stack.database_schemas import schema_of
+from operations.stack.queue_members import Control
 from operations.stack.services import read_version
 from operations.upgrade.decision import (
     FilledQueue,

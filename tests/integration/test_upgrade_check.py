@@ -98,3 +98,13 @@ async def test_a_topology_of_another_release_is_named_with_what_to_do(stack: Sta
         "queues": "payment.retry.2m does not exist; `ordersaga topology apply` creates what is missing; "
         "delete a queue that differs once it is empty"
     }
+
+
+async def test_a_recovery_leaves_the_orders_of_a_newer_release_to_that_release(stack: Stack) -> None:
+    await insert(stack)
+    await insert(stack, saga_version=SAGA_VERSION + 1)
+
+    report = await stack.command("recover", "--dry-run")
+
+    assert not report["ok"]
+    assert (report["orders"], report["ordersOfNewerRelease"]) == (1, 1)
