@@ -91,7 +91,7 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clu
         await asyncio.to_thread(own.run, "down")
 
 
-def test_a_cluster_has_three_of_each_server_and_nothing_to_fix(cluster: Cluster) -> None:
+async def test_a_cluster_has_three_of_each_server_and_nothing_to_fix(cluster: Cluster) -> None:
     status = cluster.status()
     assert status["cluster"]
     assert [process["name"] for process in status["processes"]][:6] == [*MEMBERS, *NODES]
@@ -99,13 +99,18 @@ def test_a_cluster_has_three_of_each_server_and_nothing_to_fix(cluster: Cluster)
     queues = {queue.name: queue for queue in list_members(cluster.broker.control, VIRTUAL_HOST)}
     assert {ORDER_INBOX, EVENTS} < queues.keys()
     assert {len(queue.members) for queue in queues.values()} == {3}
-    shown = cluster.must("doctor")
+
+    async def nothing_to_fix() -> str | None:
+        done = await asyncio.to_thread(cluster.run, "doctor")
+        return done.stdout if done.returncode == 0 else None
+
+    shown = await eventually(nothing_to_fix, within=120, message="doctor to find nothing")
+    assert shown is not None
     for line in (
         "✓ replica set members: 3, all there",
         "✓ elections: a primary that is silent is replaced after 3 s",
         "✓ write concern: the majority, on disk",
         "✓ user maintenance of MongoDB: has its rights and no others",
-        "✓ RabbitMQ nodes: all of the cluster ",
         "✓ cluster nodes: all 3 run",
         f"✓ queue members: at least 3 of each of {len(queues)} queues and streams",
         "✓ net tick: a silent node is missed after 8 s",
@@ -187,7 +192,7 @@ async def test_orders_settle_when_the_leader_of_a_queue_and_the_primary_are_kill
         await eventually(settled, within=120, message="all orders to settle")
     assert len(set(orders)) == 50
     await eventually(lambda: cluster.status()["ready"], within=120, message="what was killed to be back")
-    assert {cluster.process(name)["restarts"] for name in victims} == {1}
+    assert all(cluster.process(name)["restarts"] >= 1 for name in victims)
     audit = cluster.must("audit")
     assert "50 orders" in audit
     findings = await cluster.findings_of_broker() | await cluster.findings_of_database()
