@@ -26,6 +26,7 @@ from shared.topology import EVENTS, ORDER_INBOX
 from tests.end_to_end.test_up_native import CommandLine
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
+from tests.support.seeds import IS_LONG_FORM
 from tests.support.stack_users import mongodb_url_of
 
 UP_WITHIN = 400
@@ -214,6 +215,7 @@ async def _place(client: httpx.AsyncClient, url: str) -> str:
 
 
 @pytest.mark.long_form
+@pytest.mark.skipif(not IS_LONG_FORM, reason="three more starts of servers take a minute: make test-seeds")
 async def test_single_servers_grow_to_a_cluster_with_their_data(tmp_path: Path) -> None:
     stack = Cluster(tmp_path)
     try:
