@@ -84,9 +84,8 @@ def _virtual_host(url: URL) -> str:
 
 
 async def check_nodes(url: str) -> AsyncIterator[Finding]:
-    """Check that each node of the URL answers, its version, and that all belong to one cluster."""
+    """Check that each node of the URL answers, and its version."""
     nodes = split_amqp_url(url)
-    clusters: dict[str, str] = {}
     for node in nodes:
         subject = "RabbitMQ node" if len(nodes) == 1 else f"RabbitMQ node {host_and_port(node)}"
         try:
@@ -96,29 +95,12 @@ async def check_nodes(url: str) -> AsyncIterator[Finding]:
             continue
         async with connection:
             yield check_version(subject, connection)
-            clusters[host_and_port(node)] = _property(connection, "cluster_name")
-    if len(clusters) > 1:
-        yield check_one_cluster(clusters)
-
-
-def _property(connection: aio_pika.abc.AbstractConnection, name: str) -> str:
-    transport: Any = connection.transport
-    return str(transport.connection.server_properties.get(name, "unknown"))
-
-
-def check_one_cluster(clusters: Mapping[str, str]) -> Finding:
-    """Check that nodes belong to the same cluster, whose name each of them gives."""
-    subject = "RabbitMQ nodes"
-    if len(set(clusters.values())) == 1:
-        return ok(subject, f"all of the cluster {next(iter(clusters.values()))}")
-    described = ", ".join(f"{node} to {cluster}" for node, cluster in clusters.items())
-    detail = f"belong to different clusters, which exchange no messages: {described}"
-    return wrong(subject, detail, "name nodes of one cluster in ORDERSAGA_AMQP_URL")
 
 
 def check_version(subject: str, connection: aio_pika.abc.AbstractConnection) -> Finding:
     """Check the version of a node."""
-    version = _property(connection, "version")
+    transport: Any = connection.transport
+    version = str(transport.connection.server_properties.get("version", "unknown"))
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers and numbers < OLDEST_RABBITMQ:
         return wrong(subject, f"{version} is too old", "run RabbitMQ 3.10 or later")

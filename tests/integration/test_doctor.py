@@ -16,7 +16,6 @@ from operations.doctor.broker import (
     check_consumers,
     check_default_users,
     check_message_size,
-    check_one_cluster,
     check_rights,
 )
 from operations.doctor.database import check_database
@@ -82,13 +81,6 @@ async def test_servers_that_do_not_answer_are_named() -> None:
     }
     assert "ORDERSAGA_MONGODB_URL" in findings["MongoDB"].fix
     assert "ORDERSAGA_AMQP_URL" in findings["RabbitMQ node"].fix
-
-
-def test_nodes_of_different_clusters_are_named() -> None:
-    assert check_one_cluster({"a:5672": "shop", "b:5672": "shop"}).outcome == "ok"
-    found = check_one_cluster({"a:5672": "shop", "b:5672": "other"})
-    assert found.outcome == "wrong"
-    assert found.detail.endswith("a:5672 to shop, b:5672 to other")
 
 
 async def test_a_mongod_without_a_replica_set_is_reported_with_instructions(tmp_path: Path) -> None:
