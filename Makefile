@@ -123,7 +123,8 @@ test-webhooks: setup-tests  ## Send 1000 events to receivers of every kind, and 
 
 .PHONY: test-recovery
 test-recovery: setup-tests  ## Lose the broker in the middle of 5,000 orders of all kinds, recover, and check the books
-	@RECOVERY_ORDERS=5000 $(BIN)/pytest tests/faults/test_broker_loss.py -o log_cli=true -o log_cli_level=INFO
+	@RECOVERY_ORDERS=5000 $(BIN)/pytest tests/faults/test_broker_loss.py -o log_cli=true -o log_cli_level=INFO \
+	    -o faulthandler_timeout=3600
 
 .PHONY: test-upgrade
 test-upgrade: setup-tests  ## Run the last release beside this one, in either order and back, and rolling restarts, in their long forms
