@@ -152,6 +152,10 @@ down:  ## End the stack in containers; its data stays
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
 	$(BIN)/pytest tests/compose -rs
 
+.PHONY: test-kubernetes
+test-kubernetes: setup-tests  ## Run the pods of deploy/kubernetes as containers; skipped where no Docker engine answers
+	$(BIN)/pytest tests/compose/test_kubernetes.py -rs
+
 .PHONY: proto
 proto: setup  ## Generate the code of proto/ again, after an intended change of the gRPC contract
 	@$(BIN)/python scripts/proto.py order_service/rpc/generated

@@ -230,6 +230,17 @@ def test_every_variable_is_a_setting(manifests: Manifests, service: Service) -> 
     assert all(name in every or name.removesuffix("_FILE") in every for name in settings["data"])
 
 
+def test_every_file_that_is_named_is_there(manifests: Manifests, secrets: Secrets) -> None:
+    for name in manifests.pods().keys() - OTHERS.keys():
+        pod = manifests.pods()[name]
+        (container,) = pod["spec"]["containers"]
+        files = secret_files(pod, container, secrets)
+        named = {key: path for key, path in manifests.environment(container).items() if key.endswith("_FILE") and path}
+        if name in ("topology", "database-users"):
+            del named["ORDERSAGA_KEYS_FILE"]  # commands of the broker and the database read no API keys
+        assert set(named.values()) <= files.keys(), name
+
+
 def test_the_console_and_the_commands_find_the_services(
     manifests: Manifests, secrets: Secrets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
