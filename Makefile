@@ -70,6 +70,16 @@ lint-api: setup  ## Check the published OpenAPI and AsyncAPI documents with Redo
 	@scripts/tools
 	@scripts/lint-api/run
 
+.PHONY: kubernetes
+kubernetes: setup  ## Write the files of deploy/kubernetes that are made from others, such as the alerts
+	@$(BIN)/python deploy/kubernetes/copies.py
+
+.PHONY: lint-kubernetes
+lint-kubernetes: setup  ## Check the manifests of deploy/kubernetes with checkov and trivy
+	@scripts/tools
+	@scripts/tools kubernetes
+	@scripts/lint-kubernetes
+
 .PHONY: api-compatibility
 api-compatibility: setup  ## Name what breaks clients of the released contract in docs/api/released
 	@$(BIN)/python -m tests.support.api_compatibility
@@ -85,6 +95,7 @@ lock:  ## Resolve the dependencies again into locks/
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --all-extras --group dev \
 	    -c locks/runtime.lock -o locks/development.lock
 	uv pip compile locks/tools.in --universal --generate-hashes --python-version 3.11 -o locks/tools.lock
+	uv pip compile locks/kubernetes.in --universal --generate-hashes --python-version 3.11 -o locks/kubernetes.lock
 	uv pip compile locks/uv.in --universal --generate-hashes --python-version 3.11 -o locks/uv.lock
 
 .PHONY: sbom
@@ -149,6 +160,10 @@ down:  ## End the stack in containers; its data stays
 .PHONY: test-compose
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
 	$(BIN)/pytest tests/compose -rs
+
+.PHONY: test-kubernetes
+test-kubernetes: setup-tests  ## Run the pods of deploy/kubernetes as containers; skipped where no Docker engine answers
+	$(BIN)/pytest tests/compose/test_kubernetes.py -rs
 
 .PHONY: proto
 proto: setup  ## Generate the code of proto/ again, after an intended change of the gRPC contract

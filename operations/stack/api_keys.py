@@ -94,8 +94,8 @@ def rotate_key(file: Path, key_id: str) -> tuple[str, KeyRecord]:
     return _change(file, rotate)
 
 
-def ensure_own_key(layout: Layout, name: str) -> str:
-    """Return the stack's key of this name, one of OWN_KEYS; create it if it is missing or no longer valid.
+def ensure_own_key(layout: Layout, name: str, role: Role = Role.ADMIN) -> str:
+    """Return the stack's key of this name, such as one of OWN_KEYS; create it if it is missing or no longer valid.
 
     Raises KeyFileError, and OSError if the directory cannot be written to.
     """
@@ -105,7 +105,7 @@ def ensure_own_key(layout: Layout, name: str) -> str:
         if _is_valid(layout.keys, key):
             return key
     secret_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = create_key(layout.keys, Role.ADMIN, OWN_OWNER, name)
+    key = create_key(layout.keys, role, OWN_OWNER, name)
     write_private(secret_file, f"{key}\n".encode())
     return key
 

