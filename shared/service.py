@@ -137,14 +137,14 @@ class _RunningService:
         }
         # The console records its acts itself, before and after each.
         self._audit = AuditLog(self._database, settings.trusted_proxies, records_writes=not self._parts.pages)
-        self._readiness = Readiness(service.name, self._database, health_checks)
+        self._readiness = Readiness(service.name, self._database, health_checks, grace=settings.ready_grace_seconds)
         self._collections_ready = False
         self._prepared = False
         self._stopping = asyncio.Event()
         self._other = self._parts.other_server(self._admission()) if self._parts.other_server else None
 
     def _admission(self) -> Admission:
-        return Admission(self._authenticator, self._limits, self._audit, self._refusal, self._readiness.down)
+        return Admission(self._authenticator, self._limits, self._audit, self._refusal, self._readiness.unready)
 
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -175,8 +175,9 @@ class _RunningService:
         app = create_app(
             self._service.name,
             self._service.description,
-            self._readiness.down,
+            self._readiness.unready,
             authenticator=self._authenticator,
+            outages=self._readiness.outages,
             limits=self._limits,
             refusal=self._refusal,
             names=self._settings.known_names,

@@ -205,6 +205,7 @@ class ServiceSettings(FileSettings):
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     events_retention: Annotated[str, AfterValidator(read_retention)] = DEFAULT_EVENTS_RETENTION
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
+    ready_grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 15.0
     crash_at: str | None = None
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from operations.stack.environment import is_set, process_environment
@@ -60,8 +61,20 @@ class ServiceProgram:
         return await asyncio.to_thread(probe_readiness, self.url)
 
 
+class Answer(NamedTuple):
+    """What /readyz says: why the service is not ready, or what does not work although it is."""
+
+    unhealthy_reason: str | None
+    degraded: str | None = None
+
+
 def probe_readiness(url: str) -> str | None:
     """Request /readyz of a service; return None if it is ready, else the reason in one line. Never raises."""
+    return ask_readiness(url).unhealthy_reason
+
+
+def ask_readiness(url: str) -> Answer:
+    """Request /readyz of a service. Never raises."""
     parts = urlsplit(url)
     headers = {}
     if parts.username is not None:  # the credentials of a proxy in front of the service
@@ -74,15 +87,26 @@ def probe_readiness(url: str) -> str | None:
         answer = connection.getresponse()
         body = answer.read(4096)
     except ssl.SSLError as error:
-        return f"{hide_credentials(url)}: {plain_reason(str(error))}"
+        return Answer(f"{hide_credentials(url)}: {plain_reason(str(error))}")
     except (OSError, http.client.HTTPException) as error:
-        return f"nothing answers on {hide_credentials(url)} yet ({type(error).__name__})"
+        return Answer(f"nothing answers on {hide_credentials(url)} yet ({type(error).__name__})")
     except StartError as error:
-        return str(error)
+        return Answer(str(error))
     finally:
         if connection is not None:
             connection.close()
-    return None if answer.status == http.client.OK else f"/readyz answers {answer.status}: {_one_line(body)}"
+    if answer.status != http.client.OK:
+        return Answer(f"/readyz answers {answer.status}: {_one_line(body)}")
+    return Answer(None, _degraded(body))
+
+
+def _degraded(body: bytes) -> str | None:
+    """Return what the body of a degraded service says does not work, and since when."""
+    try:
+        found = json.loads(body)
+        return "; ".join(f"{name}: {why}, since {found['since'][name]}" for name, why in found["down"].items())[:300]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _connection(url: SplitResult) -> http.client.HTTPConnection:
