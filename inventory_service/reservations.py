@@ -77,6 +77,11 @@ class Reservations:
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
         return {document["_id"]: _reservation(document) for document in await cursor.to_list(None)}
 
+    async def read_existing(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
+        """Return reservations that must exist, by order; a new primary may not show one to other reads yet."""
+        documents = await database.find_existing(self._collection, order_ids)
+        return {document["_id"]: _reservation(document) for document in documents}
+
     async def find(self, order_id: str, visible: Visible) -> Reservation | None:
         """Return the reservation of one order, None if there is none that is visible."""
         document = await self._collection.find_one({"_id": order_id, **visible})

@@ -49,7 +49,7 @@ class Returner:
         """Go through all steps once; return the refunds that are done."""
         # Items first, reservations second: the guards of stock.py depend on this order.
         items = await self._stock_items.read({product for each in waiting.values() for product in each.units})
-        recorded = await self._reservations.read({order_id for order_id, _ in waiting})
+        recorded = await self._reservations.read_existing({order_id for order_id, _ in waiting})
         done: set[Key] = set()
         for (order_id, refund_id), asked in _one_per_order(waiting).items():
             reservation = recorded.get(order_id)

@@ -24,7 +24,7 @@ class Shipper:
     async def ship(self, order_ids: Iterable[str]) -> None:
         """Ship every order, each once; PoisonError if the stock of one of them is not reserved."""
         # Of these, the items never change, so they may be read before the products.
-        left = await self._reservations.read(order_ids)
+        left = await self._reservations.read_existing(order_ids)
         for order_id in order_ids:
             _check(order_id, left.get(order_id))
         while left:
@@ -36,7 +36,7 @@ class Shipper:
         # Items first, reservations second: the guards of stock.py depend on this order.
         product_ids = {line.product_id for reservation in left.values() for line in reservation.items}
         before = await self._stock_items.read(product_ids)
-        recorded = await self._reservations.read(left)
+        recorded = await self._reservations.read_existing(left)
         done = {order_id for order_id, found in recorded.items() if found.status is Status.SHIPPED}
         for order_id in done:
             self._remember(recorded[order_id])

@@ -45,7 +45,14 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         resend_after=timeouts.resend_after,
         failpoint=connections.failpoint,
     )
-    placement = OrderPlacement(orders, outbox, timeouts, utc_now, require_prices=settings.require_prices)
+    placement = OrderPlacement(
+        orders,
+        outbox,
+        timeouts,
+        utc_now,
+        require_prices=settings.require_prices,
+        within=settings.placement_timeout_seconds,
+    )
     actions = OrderActions(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     refunds = RefundRequests(orders, outbox, timeouts, utc_now, approval_amount=settings.approval_amount)
     # At most half of the connections, so that waiting requests leave room for others.

@@ -59,6 +59,7 @@ from shared.problems import (
     NOT_REFUNDABLE,
     ORDER_STATE,
     OTHER_PERSON,
+    OUTCOME_UNKNOWN,
     SECOND_PERSON_NEEDED,
     SLOTS_FULL,
     TOO_MANY_STREAMS,
@@ -197,7 +198,7 @@ def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: Waitin
         return _placed(placed, outcome.final, headers)
 
     headers = with_headers("Preference-Applied")
-    answers = {200: _WAITED | headers, 202: headers, **documented(OTHER_PERSON, SLOTS_FULL)}
+    answers = {200: _WAITED | headers, 202: headers, **documented(OTHER_PERSON, SLOTS_FULL, OUTCOME_UNKNOWN)}
     router.add_api_route(
         "/orders", place_order, methods=["POST"], status_code=202, response_model=OrderView, responses=answers
     )

@@ -37,11 +37,7 @@ class AnswerHandlers:
     async def advance_orders(self, answers: Sequence[OrderMessage]) -> Sequence[Message]:
         """Advance the orders that the answers belong to; raises PoisonError if one of them does not exist."""
         for _ in range(ATTEMPTS):
-            ids = {answer.order_id for answer in answers}
-            orders = await self._orders.load(ids)
-            # After an election, the new primary may not know yet that a majority has an order.
-            if missing := ids - orders.keys():
-                orders |= await self._orders.load_latest(missing)
+            orders = await self._orders.load(answer.order_id for answer in answers)
             changes, messages = self._decide(orders, answers)
             if await self._orders.apply(changes):
                 count_changes(changes)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
-from pymongo.read_concern import ReadConcern
 
 from order_service.failures import GENERAL
 from order_service.order import FINAL, HistoryEntry, Order, Refund, RefundLine, RefundStatus, Status
@@ -161,19 +160,11 @@ class Orders:
     async def load(self, ids: Iterable[str], visible: Visible = EVERYTHING) -> dict[str, Order]:
         """Return the orders that exist and are visible, by id, without their histories.
 
-        Raises NewerOrderError if one of them began under a newer saga.
+        An order that is not found is asked for again: a new primary may not show it to ordinary reads yet. Raises
+        NewerOrderError if one of them began under a newer saga.
         """
-        cursor = self._collection.find({"_id": {"$in": list(ids)}, **visible}, _OF_SAGA)
-        return {document["_id"]: from_document(document) async for document in cursor}
-
-    async def load_latest(self, ids: Iterable[str]) -> dict[str, Order]:
-        """Return the orders that exist, also those that a new primary does not show to other reads yet.
-
-        Each is a round of the primary to the majority: for orders that `load` does not find.
-        """
-        latest = self._collection.with_options(read_concern=ReadConcern("linearizable"))
-        found = [await latest.find_one({"_id": order_id}, _OF_SAGA) for order_id in ids]
-        return {document["_id"]: from_document(document) for document in found if document is not None}
+        documents = await database.find_existing(self._collection, ids, visible, _OF_SAGA)
+        return {document["_id"]: from_document(document) for document in documents}
 
     async def apply(self, changes: Sequence[Change]) -> bool:
         """Store the changes; return False if any of the orders had changed meanwhile (the others are stored)."""
@@ -235,8 +226,13 @@ class Orders:
         return result.modified_count
 
     async def document(self, order_id: str, visible: Visible = EVERYTHING) -> Document | None:
-        """Return the whole document of an order, including its history; None if it does not exist for the caller."""
-        return await self._collection.find_one({"_id": order_id, **visible})
+        """Return the whole document of an order, including its history; None if it does not exist for the caller.
+
+        As in `load`, an order that is not found is asked for again.
+        """
+        query = {"_id": order_id, **visible}
+        found = await self._collection.find_one(query)
+        return found if found is not None else await database.latest(self._collection).find_one(query)
 
     async def documents(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the whole documents of the orders that exist, by id."""

@@ -1,9 +1,19 @@
-"""Places new orders: validates them, gives each an id, and stores concurrent ones together."""
+"""Places new orders: validates them, gives each an id, and stores concurrent ones together.
+
+However long MongoDB does not answer, a request is answered soon:
+
+    nothing was sent        503   sending the request again cannot make a second order
+    sent under a key        503   the key tells whether the order was stored
+    sent without a key      504   the order may have been stored, so the answer says where to look
+"""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
+
+import pymongo
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 from order_service.deadlines import Timeouts, after_intent
 from order_service.metrics import placed
@@ -13,17 +23,22 @@ from order_service.orders import NewRecord, Orders
 from order_service.outbox import Outbox
 from order_service.particulars import documents_of
 from order_service.saga import SAGA_VERSION
-from shared import tracing
+from shared import database, tracing
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal
 from shared.clock import Clock
 from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.database import Document
-from shared.group_commit import GroupCommit
-from shared.http import ProblemError, key_reused
-from shared.problems import OTHER_PERSON
+from shared.errors import DatabaseUnavailableError, TransientError
+from shared.group_commit import GroupCommit, NotStartedError
+from shared.http import ProblemError, key_reused, located
+from shared.problems import OTHER_PERSON, OUTCOME_UNKNOWN
 
 GROUP_LIMIT = 200
+DEFAULT_SECONDS = 5.0
+"""The longest time for storing an order: long enough for an election on three members of `ordersaga up --cluster`."""
+LEAST_SHARE = 0.2
+"""The least part of that time for a write, however long its requests have waited for the previous one."""
 
 REPEATED_WITHIN = timedelta(hours=24)
 """How long after an upgrade a request is recognized that was sent before keys belonged to owners."""
@@ -36,22 +51,36 @@ class OrderPlacement:
     """Stores new orders, each exactly once under its idempotency key, and hands them to the outbox."""
 
     def __init__(
-        self, orders: Orders, outbox: Outbox, timeouts: Timeouts, clock: Clock, *, require_prices: bool = True
+        self,
+        orders: Orders,
+        outbox: Outbox,
+        timeouts: Timeouts,
+        clock: Clock,
+        *,
+        require_prices: bool = True,
+        within: float = DEFAULT_SECONDS,
     ) -> None:
-        """With `require_prices`, callers who place orders for themselves only get products that have a price."""
+        """With `require_prices`, callers who place orders for themselves only get products that have a price.
+
+        A write begins within `within` seconds, and takes no longer than that.
+        """
+        self._within = within
         self._require_prices = require_prices
         self._former_keys = _FormerKeys(orders, clock)
         self._orders = orders
         self._outbox = outbox
         self._timeouts = timeouts
         self._clock = clock
-        self._groups: GroupCommit[NewRecord, Document | None] = GroupCommit(self._store, limit=GROUP_LIMIT)
+        self._groups: GroupCommit[NewRecord, Document | TransientError | None] = GroupCommit(
+            self._store, limit=GROUP_LIMIT
+        )
 
     async def place(self, new: NewOrder, idempotency_key: str | None, caller: Principal) -> NewRecord | Document:
         """Store the caller's order and return it; return the stored document if the key and body were used before.
 
         Raises the 422 problem if the key was used with another body, the 403 problem if the caller places orders for
-        one person, and this is another's.
+        one person, and this is another's. While MongoDB is away, raises NotStartedError if nothing was stored; else the
+        driver's error where the key tells what was, and the 504 problem where there is none.
         """
         _check_person(new, caller)
         record = NewRecord(
@@ -60,10 +89,11 @@ class OrderPlacement:
             documents_of(new),
         )
         if idempotency_key is not None and caller.owner is not None:
-            former = await self._former_keys.find(order_id_of(None, idempotency_key), record.fingerprint)
+            with pymongo.timeout(self._within):
+                former = await self._former_keys.find(order_id_of(None, idempotency_key), record.fingerprint)
             if former is not None:
                 return former
-        earlier = await self._groups.submit(record)
+        earlier = await self._store_with_others(record)
         if earlier is None:
             placed.inc()
             self._outbox.post(record.order)
@@ -76,20 +106,52 @@ class OrderPlacement:
         """Store all orders that are submitted."""
         await self._groups.drain()
 
-    async def _store(self, submissions: Sequence[NewRecord]) -> Sequence[Document | None]:
-        """Insert the orders; return for each the document that was stored before it, if any."""
+    async def _store_with_others(self, record: NewRecord) -> Document | None:
+        """Store an order; return the document that was stored before it under its key, if any."""
+        try:
+            earlier = await self._groups.submit(record, start_within=self._within)
+        except ServerSelectionTimeoutError as error:  # raised only if nothing was sent
+            raise NotStartedError(database.first_line(error)) from error
+        except PyMongoError as error:
+            if record.fingerprint is not None or not database.is_transient(error):
+                raise
+            raise _outcome_unknown(record.order.order_id) from error
+        if isinstance(earlier, TransientError):
+            raise earlier
+        return earlier
+
+    async def _store(self, submissions: Sequence[NewRecord]) -> Sequence[Document | TransientError | None]:
+        """Insert the orders; return for each the document that was stored before it, if any, or why it is not known."""
         first: dict[str, NewRecord] = {}
         for submission in submissions:
             first.setdefault(submission.order.order_id, submission)
-        known = await self._orders.insert(list(first.values()))
-        repeated = known | {s.order.order_id for s in submissions if first[s.order.order_id] is not s}
-        if not repeated:
-            return [None] * len(submissions)
-        stored = await self._orders.documents(repeated)
+        with pymongo.timeout(self._seconds_for(submissions)):
+            known = await self._orders.insert(list(first.values()))
+            repeated = known | {s.order.order_id for s in submissions if first[s.order.order_id] is not s}
+            if not repeated:
+                return [None] * len(submissions)
+            stored = await self._read_stored(repeated)
         return [
             None if first[s.order.order_id] is s and s.order.order_id not in known else stored[s.order.order_id]
             for s in submissions
         ]
+
+    def _seconds_for(self, submissions: Sequence[NewRecord]) -> float:
+        """Return how long a write may take: the less, the longer its requests have waited for it."""
+        waited = (self._clock() - min(each.order.created_at for each in submissions)).total_seconds()
+        return self._within * min(max(1 - waited / self._within, LEAST_SHARE), 1.0)
+
+    async def _read_stored(self, ids: Collection[str]) -> Mapping[str, Document | TransientError]:
+        """Read the orders of repeated requests; an error concerns these only, as the others of the group are stored."""
+        try:
+            stored = await self._orders.documents(ids)
+        except PyMongoError as error:
+            if not database.is_transient(error):
+                raise
+            return dict.fromkeys(ids, DatabaseUnavailableError(database.first_line(error)))
+        # It exists; a new primary may just not show it yet.
+        unread = DatabaseUnavailableError("an order that is stored cannot be read yet")
+        return {order_id: stored.get(order_id, unread) for order_id in ids}
 
     def _order(self, new: NewOrder, idempotency_key: str | None, caller: Principal) -> Order:
         now = self._clock()
@@ -136,13 +198,19 @@ class _FormerKeys:
             self._until = newest + REPEATED_WITHIN if newest is not None else self._clock()
         if self._clock() >= self._until:
             return None
-        found = await self._orders.document(order_id, {"ownerId": None})
-        return found if found is not None and found.get("fingerprint") == fingerprint else None
+        found = (await self._orders.documents([order_id])).get(order_id, {})
+        return found if found.get("ownerId") is None and found.get("fingerprint") == fingerprint else None
 
 
 def order_id_of(owner: str | None, idempotency_key: str) -> str:
     """Return the id of the order that an owner places under a key."""
     return uuid.uuid5(_KEYS, idempotency_key if owner is None else f"{owner}\0{idempotency_key}").hex
+
+
+def _outcome_unknown(order_id: str) -> ProblemError:
+    """Return the 504 problem for an order that may have been stored, without a key to find out by."""
+    detail = f"The database (MongoDB) did not answer in time: order {order_id} may have been stored"
+    return ProblemError(HTTPStatus.GATEWAY_TIMEOUT, detail, kind=OUTCOME_UNKNOWN, headers=located("orders", order_id))
 
 
 def _check_person(new: NewOrder, caller: Principal) -> None:

@@ -18,6 +18,7 @@ class OrderSettings(ServiceSettings):
     failed_hold_seconds: Annotated[float, Field(gt=0, le=90 * 86_400)] = 86_400
     republish_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 10
     resend_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 30
+    placement_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5
     require_prices: bool = True
     approval_amount: Amount = None
     sweep_interval_seconds: Annotated[float, Field(gt=0, le=60)] = 1

@@ -73,7 +73,7 @@ class PaymentHandlers:
         Raises PoisonError for an order that has no payment: only a paid order is fulfilled.
         """
         asked = dict.fromkeys(request.order_id for request in requests)
-        recorded = await self._payments.read(asked)
+        recorded = await self._payments.read_existing(asked)
         if missing := [order_id for order_id in asked if order_id not in recorded]:
             raise PoisonError(f"{CapturePayment.routing_key} for order {missing[0]}, which has no payment")
         authorized = [p for p in recorded.values() if p.status is PaymentStatus.AUTHORIZED and not p.refund_requested]

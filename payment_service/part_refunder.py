@@ -43,7 +43,7 @@ class PartRefunder:
         Raises PoisonError for an order that has no payment: only paid orders are refunded in part.
         """
         once = list({(request.order_id, request.refund_id): request for request in requests}.values())
-        payments = await self._payments.read({request.order_id for request in once})
+        payments = await self._payments.read_existing({request.order_id for request in once})
         by_order: dict[str, list[RefundPart]] = {}
         for request in once:
             if request.order_id not in payments:
@@ -75,7 +75,7 @@ class PartRefunder:
             if await self._payments.add_part(payment, part):
                 return payment, part
             # Another worker has changed the payment since it was read.
-            payment = (await self._payments.read([payment.order_id]))[payment.order_id]
+            payment = (await self._payments.read_existing([payment.order_id]))[payment.order_id]
 
     async def _to_retainer(self, payment: Payment, request: RefundPart) -> Part:
         try:

@@ -98,7 +98,7 @@ class Payments:
         try:
             await self._collection.insert_many([_document(payment) for payment in payments], ordered=False)
         except BulkWriteError as error:
-            existing = await self.read(database.duplicates(error))
+            existing = await self.read_existing(database.duplicates(error))
             return [existing.get(payment.order_id, payment) for payment in payments]
         return list(payments)
 
@@ -106,6 +106,11 @@ class Payments:
         """Return the payments that exist, by order id."""
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, session=session)
         return {document["_id"]: _payment(document) async for document in cursor}
+
+    async def read_existing(self, order_ids: Iterable[str]) -> dict[str, Payment]:
+        """Return payments that must exist, by order id; a new primary may not show one to other reads yet."""
+        documents = await database.find_existing(self._collection, order_ids)
+        return {document["_id"]: _payment(document) for document in documents}
 
     async def find(self, order_id: str, visible: Visible = EVERYTHING) -> Payment | None:
         """Return one payment, None if there is none that is visible."""
@@ -133,7 +138,7 @@ class Payments:
         result = await self._collection.bulk_write([_update(*change) for change in changes], ordered=False)
         if result.matched_count == len(changes):
             return [after for _, after in changes]
-        recorded = await self.read(before.order_id for before, _ in changes)
+        recorded = await self.read_existing(before.order_id for before, _ in changes)
         if gone := [before.order_id for before, _ in changes if before.order_id not in recorded]:
             raise LookupError(f"payments that were recorded are gone: {', '.join(gone[:5])}")
         return [recorded[before.order_id] for before, _ in changes]
@@ -161,7 +166,7 @@ class Payments:
         )
         if result.matched_count:
             return part
-        recorded = (await self.read([order_id]))[order_id]
+        recorded = (await self.read_existing([order_id]))[order_id]
         return next(known for known in recorded.parts if known.refund_id == part.refund_id)
 
     async def request_refunds(self, order_ids: Iterable[str], now: datetime) -> list[Payment]:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import structlog
+from pymongo.read_concern import ReadConcern
 
 from provisioning_service import jobs as job_records
 from provisioning_service import locks as lock_records
@@ -35,7 +36,8 @@ _log = structlog.get_logger(__name__)
 
 def assemble(settings: ProvisioningSettings, connections: Connections) -> Parts:
     """Build the service from its settings and connections."""
-    database = connections.database
+    # No decision may rest on a write that a failover could take back, such as another process's claim of an address.
+    database = connections.database.with_options(read_concern=ReadConcern("majority"))
     jobs = Jobs(database[job_records.COLLECTION])
     locks = Locks(database[lock_records.COLLECTION])
     packages = Packages(database[package_records.COLLECTION], settings.low_ip_threshold)

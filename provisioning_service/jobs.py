@@ -116,9 +116,9 @@ class Jobs:
         return list(jobs)
 
     async def read(self, order_ids: Iterable[str]) -> dict[str, Job]:
-        """Return the jobs that exist, by order."""
-        cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
-        return {document["_id"]: _job(document) async for document in cursor}
+        """Return the jobs that exist, by order, also those that a new primary does not show to other reads yet."""
+        documents = await database.find_existing(self._collection, order_ids)
+        return {document["_id"]: _job(document) for document in documents}
 
     async def find(self, order_id: str, visible: Visible = EVERYTHING) -> Job | None:
         """Return one job, None if there is none that is visible."""

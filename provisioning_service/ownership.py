@@ -12,7 +12,7 @@ from datetime import datetime
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from shared.database import Collection
+from shared.database import Collection, find_existing
 from shared.schema import CollectionSchema
 
 COLLECTION = "addresses"
@@ -32,9 +32,9 @@ class Ownership:
         try:
             await self._collection.insert_one({"_id": ip, "orderId": order_id, "wrong": wrong, "at": now})
         except DuplicateKeyError:
-            document = await self._collection.find_one({"_id": ip})
-            # Addresses are never deleted, so the existing document can be read.
-            return str(document["orderId"]) if document else order_id
+            # Addresses are never deleted, so the existing document is found.
+            (document,) = await find_existing(self._collection, [ip])
+            return str(document["orderId"])
         return order_id
 
     async def owners(self, ips: Iterable[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ class Admission:
     refusal: Callable[[], str | None]
     """Returns the reason why no request can be served now, or None."""
     unready: Callable[[], Awaitable[dict[str, str]]]
-    """Returns the reason why each failing part is down, by name; empty if the service is ready."""
+    """Returns the reason why each failing part is down, by name; empty if the service is ready or degraded."""
 
 
 class Places:

@@ -4,8 +4,8 @@ import asyncio
 import inspect
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import pymongo.lock
@@ -25,11 +25,12 @@ from pymongo.errors import (
     PyMongoError,
     WTimeoutError,
 )
+from pymongo.read_concern import ReadConcern
 
 from shared import tls, tracing
 from shared.errors import DatabaseUnavailableError, StartError
 from shared.settings import ServiceSettings
-from shared.urls import hide_credentials
+from shared.urls import hide_credentials, names_several_members
 
 Document = dict[str, Any]
 Collection = AsyncCollection[Document]
@@ -66,6 +67,9 @@ _TRANSIENT_CODES = frozenset(
 # Unauthorized, AuthenticationFailed, MechanismUnavailable, and AtlasError, which Atlas gives for the second.
 _REFUSAL_CODES = frozenset({13, 18, 334, 8000})
 DUPLICATE_KEY = 11000
+_OF_SEVERAL_MEMBERS = {"connectTimeoutMS": 2000, "heartbeatFrequencyMS": 2000}
+"""Options where another member can take over: a silent primary is noticed within 4 s, after which calls that wait for
+its answer are sent to the new one. The driver's own values would take 30 s."""
 _OWN_TLS = re.compile(r"[?&;](tls(CAFile|CertificateKeyFile|CRLFile|Insecure|AllowInvalid\w*))=", re.IGNORECASE)
 _DETAILS = re.compile(", Timeout:|, full error:|\n")
 _COMMAND = re.compile(r"(execute command \{ \w+: [^,]+,).*")
@@ -74,6 +78,8 @@ _COMMAND = re.compile(r"(execute command \{ \w+: [^,]+,).*")
 def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
     """Open a client with majority writes and a time limit on every call; it connects on first use.
 
+    If the URL names several members, the loss of one is noticed early, unless the URL has options for that.
+
     Raises StartError for a URL with contradictory or unknown options.
     """
     options: dict[str, Any] = {
@@ -81,6 +87,7 @@ def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
         "w": "majority",
         "timeoutMS": int(settings.database_timeout_seconds * 1000),
         "appname": "ordersaga",
+        **_failover_options(settings.mongodb_url),
     }
     if listeners := tracing.database_listeners():
         options["event_listeners"] = listeners
@@ -92,6 +99,14 @@ def client(settings: ServiceSettings) -> AsyncMongoClient[Document]:
         return with_our_tls(made, settings.mongodb_url)
     except (PyMongoError, ValueError, TypeError) as error:
         raise StartError(f"ORDERSAGA_MONGODB_URL is not valid: {first_line(error)}") from None
+
+
+def _failover_options(url: str) -> dict[str, int]:
+    """Return the options for a URL with several members, those that it has itself excepted."""
+    if not names_several_members(url):
+        return {}
+    given = {name.lower() for name in re.findall(r"[?&;](\w+)=", url)}
+    return {name: value for name, value in _OF_SEVERAL_MEMBERS.items() if name.lower() not in given}
 
 
 def _motor_client(url: str, options: dict[str, Any]) -> Any:
@@ -162,6 +177,31 @@ async def wait_until_ready(database: Database, *, pause: float = 1.0) -> None:
                 return
             _log.warning("waiting for MongoDB to elect a primary")
         await asyncio.sleep(pause)
+
+
+def latest(collection: Collection) -> Collection:
+    """Return the collection for reads that see every acknowledged write, of documents by their `_id`s.
+
+    A new primary may not know yet how much of its data a majority has: until then, other reads do not show all of it.
+    And a former primary that has not noticed the election shows old data. Each of these reads waits until a majority
+    confirms the primary, so they are for what another read has not found, before anything is decided on that.
+    """
+    return collection.with_options(read_concern=ReadConcern("linearizable"))
+
+
+async def find_existing(
+    collection: Collection,
+    ids: Iterable[Any],
+    query: Mapping[str, Any] = MappingProxyType({}),
+    projection: Mapping[str, Any] | None = None,
+) -> list[Document]:
+    """Return the documents that have these `_id`s and match the query, also those that only `latest` finds."""
+    wanted = set(ids)
+    found: list[Document] = await collection.find({"_id": {"$in": list(wanted)}, **query}, projection).to_list(None)
+    if missing := wanted - {document["_id"] for document in found}:
+        again: Document = {"_id": {"$in": list(missing)}, **query}
+        found += await latest(collection).find(again, projection).to_list(None)
+    return found
 
 
 def is_refusal(error: Exception) -> bool:

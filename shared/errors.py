@@ -6,6 +6,7 @@
     │   ├── SessionsUnavailableError           the sessions of people cannot be read
     │   ├── AuditUnavailableError              what must be recorded in the audit log cannot be
     │   ├── DatabaseUnavailableError           MongoDB does not answer, or has no primary
+    │   ├── NotStartedError                    a write has not been sent in time, and will not be
     │   ├── BusUnavailableError                RabbitMQ does not answer, or does not confirm in time
     │   │   ├── BrokerRefusedError                 it refuses the login or the virtual host
     │   │   └── UnroutableError                    a message that must arrive reached no queue

@@ -5,8 +5,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
+from shared.errors import TransientError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class NotStartedError(TransientError):
+    """A write has not been sent in time, and will not be."""
+
+    for_clients = "The database (MongoDB) does not answer at the moment; nothing was stored, try again"
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -23,19 +31,38 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._runner: asyncio.Task[None] | None = None
 
-    async def submit(self, item: Item) -> Result:
-        """Process the item in the next group and return its result."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    async def submit(self, item: Item, *, start_within: float | None = None) -> Result:
+        """Process the item in the next group and return its result.
+
+        Raises NotStartedError if the previous groups take longer than `start_within` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
         if self._runner is None:
             # In a separate context: the run serves all callers, so the log context of the first must not stick to it.
             self._runner = asyncio.create_task(self._run(), context=Context())
-        return await future
+        if start_within is None:
+            return await future
+        timer = loop.call_later(start_within, self._withdraw, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
 
     async def drain(self) -> None:
         """Wait until everything that was submitted has been processed."""
         while self._runner is not None:
             await asyncio.wait({self._runner})
+
+    def _withdraw(self, future: "asyncio.Future[Result]") -> None:
+        """Refuse an item that still waits; one that is being processed stays."""
+        for place, (_, waiting) in enumerate(self._waiting):
+            if waiting is future:
+                del self._waiting[place]
+                if not future.done():
+                    future.set_exception(NotStartedError("the previous writes take too long"))
+                return
 
     async def _run(self) -> None:
         try:

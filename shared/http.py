@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import quote
@@ -39,6 +40,7 @@ from shared.access.middleware import Authenticated, Caller, People, Refusal, cal
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.audit_log import Audited, AuditLog
+from shared.clock import to_rfc3339
 from shared.errors import (
     BusUnavailableError,
     DatabaseUnavailableError,
@@ -50,6 +52,7 @@ from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, obj
 from shared.openapi import JSON, PROBLEM_JSON, SECURITY_SCHEME, completed, documented, operation_id, words_of
 from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
+from shared.readiness import Outage
 from shared.release import VERSION
 from shared.request_id import REQUEST_ID_HEADER, Identified, current_request_id
 from shared.validation import explained, without_consequences
@@ -69,7 +72,10 @@ _LINKED = HEALTH | {VIEWER_PATH}
 """Paths that links on other sites may open, such as the targets on Prometheus' pages."""
 
 Readiness = Callable[[], Awaitable[dict[str, str]]]
-"""Returns the reason why each failing part is down, by name; empty if the service is ready."""
+"""Returns the reason why each failing part is down, by name; empty if the service is ready or degraded."""
+
+Outages = Callable[[], Mapping[str, Outage]]
+"""Returns what does not work at the moment, by name."""
 
 ReasonToWait = Callable[[], str | None]
 """Returns the reason why no request can be served now, or None."""
@@ -312,6 +318,7 @@ def create_app(
     readiness: Readiness,
     *,
     authenticator: Authenticator | None,
+    outages: Outages = dict,
     limits: RequestLimits | None = None,
     refusal: ReasonToWait = lambda: None,
     names: Collection[str] = (),
@@ -365,7 +372,7 @@ def create_app(
         app.add_middleware(tracing.traced)
     app.add_middleware(_HeadAsGet)
     app.add_middleware(Identified)
-    app.include_router(_health_routes(readiness))
+    app.include_router(_health_routes(readiness, outages))
     app.include_router(create_problem_pages())
     if authenticator is not None:
         app.include_router(_identity_routes())
@@ -375,20 +382,23 @@ def create_app(
 
 
 class Health(View):
-    """The process is up (`ok`), or ready."""
+    """The process is ready, or it is although something does not work at the moment (`degraded`)."""
 
-    status: Literal["ok", "ready"]
+    status: Literal["ready", "degraded"]
+    down: dict[str, str] | None = Field(None, description="with `degraded`: what does not work, and why")
+    since: dict[str, datetime] | None = Field(None, description="with `degraded`: since when")
 
 
-class Alive(Health):
+class Alive(View):
     """The process is up, and runs this release."""
 
     model_config = shown_as({"status": "ok", "version": VERSION})
 
+    status: Literal["ok"]
     version: str
 
 
-def _health_routes(readiness: Readiness) -> APIRouter:
+def _health_routes(readiness: Readiness, outages: Outages) -> APIRouter:
     router = new_router("health")
 
     @router.get("/healthz", response_model=Alive)
@@ -398,12 +408,21 @@ def _health_routes(readiness: Readiness) -> APIRouter:
 
     @router.get("/readyz", response_model=Health, responses=documented(problems.NOT_READY))
     async def get_readiness() -> Response:
-        """Whether MongoDB and RabbitMQ answer and the consumer runs; 503 with which one is down."""
+        """Whether MongoDB and RabbitMQ answer and the consumer runs; 503 with which one is down.
+
+        A process that was ready says `degraded` instead until the outage has lasted for ORDERSAGA_READY_GRACE_SECONDS.
+        """
         down = await readiness()
-        if not down:
-            return json_response({"status": "ready"})
-        detail = "; ".join(f"{name}: {why}" for name, why in down.items())
-        return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=problems.NOT_READY, down=down)
+        since = {name: to_rfc3339(outage.since) for name, outage in outages().items()}
+        if down:
+            detail = "; ".join(f"{name}: {why}" for name, why in down.items())
+            return problem_response(
+                HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=problems.NOT_READY, down=down, since=since
+            )
+        if since:
+            away = {name: outage.why for name, outage in outages().items()}
+            return json_response({"status": "degraded", "down": away, "since": since})
+        return json_response({"status": "ready"})
 
     @router.get("/metrics", response_class=PlainTextResponse)
     @requires(Permission.METRICS_READ)

@@ -301,6 +301,15 @@ PROVIDER_UNAVAILABLE = ProblemType(
     "No server provider is configured",
 )
 
+OUTCOME_UNKNOWN = ProblemType(
+    "outcome-unknown",
+    _S.GATEWAY_TIMEOUT,
+    "It is unknown whether the order was stored",
+    "Only a request without an `Idempotency-Key` is answered so; do not just repeat it, there may be two orders then. "
+    "`Location` is where the order is, if it was stored: if it still does not exist a minute later, send it again.",
+    "The database (MongoDB) did not answer in time: order 5f0c2b1e9d may have been stored",
+)
+
 PROBLEM_TYPES: Mapping[str, ProblemType] = {
     each.name: each for each in list(globals().values()) if isinstance(each, ProblemType)
 }
@@ -314,7 +323,7 @@ _GENERAL = {
     for each in (
         *(MALFORMED_REQUEST, CREDENTIAL_INVALID, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, CONFLICT),
         *(BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, UNKNOWN_HOST, INVALID_REQUEST, RATE_LIMITED, HEAD_TOO_LARGE),
-        *(INTERNAL_ERROR, UNAVAILABLE),
+        *(INTERNAL_ERROR, UNAVAILABLE, OUTCOME_UNKNOWN),
     )
 }
 

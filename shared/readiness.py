@@ -1,17 +1,23 @@
 """The readiness of a service, in one place for /readyz, the gauge `ordersaga_ready` and the refusal of requests.
 
 What the process itself knows, such as the state of its consumer, is read on demand. MongoDB is pinged every second.
+
+A service that was ready is degraded while something does not work: an election or a reconnection ends by itself, and
+if all processes were unready meanwhile, a load balancer would have none left. It is unready once that lasts.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import pymongo
 import structlog
 from prometheus_client import Gauge
 
 from shared.background import run_periodically
+from shared.clock import utc_now
 from shared.database import Database, first_line
 
 CHECK_INTERVAL_SECONDS = 1.0
@@ -31,7 +37,7 @@ HealthCheck = Callable[[], str | None]
 _log = structlog.get_logger(__name__)
 READY = Gauge(
     "ordersaga_ready",
-    "1 while the service can use a dependency, or a part of it works, as in /readyz",
+    "1 while the service can use a dependency, or a part of it works; 0 also while /readyz still says degraded",
     ["service", "dependency"],
 )
 
@@ -109,27 +115,74 @@ class ServerCheck:
         return self._clock() - self._finished > OUTDATED_AFTER_SECONDS
 
 
-class Readiness:
-    """The checks that must pass before a service is ready, by name: MongoDB and the `health_checks`."""
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Something that does not work: why, and since when, by the wall clock and by the clock that measures."""
 
-    def __init__(self, service: str, database: Database, health_checks: Mapping[str, HealthCheck]) -> None:
+    why: str
+    since: datetime
+    began: float
+
+
+class Readiness:
+    """The checks that must pass before a service is ready, by name: MongoDB and the `health_checks`.
+
+    A service that was ready stays so for `grace` seconds of an outage, unless it is one of the `final` checks, whose
+    problems do not pass by themselves.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        database: Database,
+        health_checks: Mapping[str, HealthCheck],
+        *,
+        grace: float,
+        final: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = ServerCheck(MONGODB, lambda: _ping(database))
+        self._final = final
         self._health_checks: dict[str, HealthCheck] = {MONGODB: self._database.unhealthy_reason, **health_checks}
+        self._grace = grace
+        self._clock = clock
+        self._outages: dict[str, Outage] = {}
+        self._was_ready = False
         for name, unhealthy_reason in self._health_checks.items():
             READY.labels(service, name).set_function(_works(unhealthy_reason))
 
     async def run(self) -> None:
-        """Keep the state of MongoDB up to date until cancelled."""
-        await self._database.run()
+        """Keep the state of MongoDB, and since when something does not work, up to date until cancelled."""
+        noting = run_periodically(self._note_outages, every=CHECK_INTERVAL_SECONDS, name="noting outages")
+        await asyncio.gather(self._database.run(), noting)
 
-    async def down(self) -> dict[str, str]:
-        """Return the problems by the name of the check; empty if the service is ready."""
+    async def unready(self) -> dict[str, str]:
+        """Return the problems by the name of the check; empty while the service is ready, or degraded."""
         await self._database.refresh()
-        return {name: wrong for name, unhealthy_reason in self._health_checks.items() if (wrong := unhealthy_reason())}
+        await self._note_outages()
+        if self._was_ready and all(self._may_pass(name, each) for name, each in self._outages.items()):
+            return {}
+        return {name: each.why for name, each in self._outages.items()}
+
+    def _may_pass(self, name: str, outage: Outage) -> bool:
+        return name not in self._final and self._clock() - outage.began < self._grace
+
+    def outages(self) -> Mapping[str, Outage]:
+        """Return what does not work at the moment, by the name of the check."""
+        return self._outages
 
     def database_is_away(self) -> bool:
         """Return True while requests would wait in vain for MongoDB."""
         return self._database.is_away()
+
+    async def _note_outages(self) -> None:
+        now, before = self._clock(), self._outages
+        wrong = {name: why for name, unhealthy_reason in self._health_checks.items() if (why := unhealthy_reason())}
+        self._outages = {
+            name: replace(before[name], why=why) if name in before else Outage(why, utc_now(), now)
+            for name, why in wrong.items()
+        }
+        self._was_ready = self._was_ready or not wrong
 
 
 async def _ping(database: Database) -> None:

@@ -45,6 +45,9 @@ GRACE_SECONDS = 5.0
 """The time to finish current requests and the current batch after SIGTERM; unfinished messages are redelivered."""
 ABANDON_SECONDS = 1.5
 """The time after that for what is cut off to end."""
+PROCESS = "process"
+"""The name of the check that fails while the process stops."""
+
 DATABASE_IS_AWAY = "The database is not available; nothing was done"
 """The problem for requests that are refused at once because MongoDB has not answered the last checks."""
 
@@ -133,20 +136,22 @@ class _RunningService:
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
         health_checks = {
-            "process": self._stopping_reason,
+            PROCESS: self._stopping_reason,
             "rabbitmq": self._broker_unhealthy_reason,
             "consumer": self._consumer_unhealthy_reason,
             **self._parts.health_checks,
         }
         # The console records its acts itself, before and after each.
         self._audit = AuditLog(self._database, settings.trusted_proxies, records_writes=not self._parts.pages)
-        self._readiness = Readiness(service.name, self._database, health_checks)
+        self._readiness = Readiness(
+            service.name, self._database, health_checks, grace=settings.ready_grace_seconds, final={PROCESS}
+        )
         self._collections_ready = False
         self._prepared = False
         self._other = self._parts.other_server(self._admission()) if self._parts.other_server else None
 
     def _admission(self) -> Admission:
-        return Admission(self._authenticator, self._limits, self._audit, self._refusal, self._readiness.down)
+        return Admission(self._authenticator, self._limits, self._audit, self._refusal, self._readiness.unready)
 
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -195,8 +200,9 @@ class _RunningService:
         app = create_app(
             self._service.name,
             self._service.description,
-            self._readiness.down,
+            self._readiness.unready,
             authenticator=self._authenticator,
+            outages=self._readiness.outages,
             limits=self._limits,
             refusal=self._refusal,
             names=self._settings.known_names,

@@ -206,6 +206,7 @@ class ServiceSettings(FileSettings):
     events_retention: Annotated[str, AfterValidator(read_retention)] = DEFAULT_EVENTS_RETENTION
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     drain_seconds: Annotated[float, Field(ge=0, le=300)] = 0.0
+    ready_grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 15.0
     crash_at: str | None = None
 
     @model_validator(mode="after")

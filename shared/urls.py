@@ -58,8 +58,11 @@ def _matching(pattern: str, example: str) -> Callable[[str], str]:
 
 
 def _ports(url: str) -> list[int]:
-    hosts = re.split(r"[/?]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
-    return [int(port) for port in re.findall(r":(\d+)(?:,|$)", hosts)]
+    return [int(port) for port in re.findall(r":(\d+)(?:,|$)", _hosts(url))]
+
+
+def _hosts(url: str) -> str:
+    return re.split(r"[/?]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
 
 
 check_mongodb_url = _matching(
@@ -67,6 +70,12 @@ check_mongodb_url = _matching(
     "mongodb://user:password@host:port/?replicaSet=rs0",
 )
 """Accept URLs of MongoDB only: with one host, several hosts, or the DNS name of a seed list."""
+
+
+def names_several_members(mongodb_url: str) -> bool:
+    """Return whether a URL names several members of a replica set: by their hosts, or by a DNS name for all."""
+    return "," in _hosts(mongodb_url) or mongodb_url.startswith("mongodb+srv:")
+
 
 _check_amqp_node = _matching(_AMQP_URL.pattern, "amqp://user:password@host:port/vhost")
 

@@ -5,13 +5,14 @@ import secrets
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests.support import sharding
 from tests.support.seeds import IS_LONG_FORM
 from tests.support.servers import (
     AMQP_MANAGEMENT_URL_VARIABLE,
@@ -38,6 +39,8 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+sharding.watch()
 
 WORKERS = 3
 """More than the cores, as much of the time goes into waiting for servers to be away and for processes to start."""
@@ -145,6 +148,14 @@ async def clean_broker(amqp_url: str) -> AsyncIterator[str]:
     await delete_topology(amqp_url)
     yield amqp_url
     await delete_topology(amqp_url)
+
+
+@pytest.fixture(autouse=True)
+def shardable_commands() -> Iterator[None]:
+    """Fail the test in which the product sends a command that a sharded collection refuses."""
+    sharding.refused.found.clear()
+    yield
+    assert not sharding.refused.found, "docs/sharding.md says which commands need the whole `_id`"
 
 
 @pytest.fixture

@@ -100,11 +100,7 @@ class ApprovalRecords:
 
     async def claim(self) -> Document | None:
         """Return an approved act to execute, which no other call returns; None if there is none."""
-        return await self._approvals.find_one_and_update(
-            {"status": APPROVED},
-            {"$set": {"status": EXECUTING, "startedAt": self._clock()}},
-            return_document=ReturnDocument.AFTER,
-        )
+        return await self._take({"status": APPROVED}, {"status": EXECUTING, "startedAt": self._clock()})
 
     async def finish(self, record: Document, status: str, outcome: str) -> None:
         """Record what came of an act that was claimed."""
@@ -116,10 +112,22 @@ class ApprovalRecords:
         """Mark acts whose process ended: they may be done, and must not be done twice."""
         before = self._clock() - LONGEST_ACT
         outcome = "the process ended while it acted: check what came of it"
-        while record := await self._approvals.find_one_and_update(
-            {"status": EXECUTING, "startedAt": {"$lte": before}}, {"$set": {"status": UNKNOWN, "outcome": outcome}}
-        ):
+        lost: Document = {"status": EXECUTING, "startedAt": {"$lte": before}}
+        while record := await self._take(lost, {"status": UNKNOWN, "outcome": outcome}):
             await self._log(person_of(record["by"]).label, record, f"{UNKNOWN}: {outcome}")
+
+    async def _take(self, query: Document, changes: Document) -> Document | None:
+        """Change one record of a query that it leaves by that; return it, None if there is none.
+
+        A sharded collection needs the `_id` for this, so the query only finds candidates.
+        """
+        async for candidate in self._approvals.find(query, {"_id": True}):
+            taken = await self._approvals.find_one_and_update(
+                {**query, "_id": candidate["_id"]}, {"$set": changes}, return_document=ReturnDocument.AFTER
+            )
+            if taken is not None:
+                return taken
+        return None
 
     async def _why_not(self, approval_id: str, person: Person) -> str:
         record = await self.find(approval_id)

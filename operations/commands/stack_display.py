@@ -123,7 +123,7 @@ def print_ready(console: Console, layout: Layout, state: State) -> None:
 
 
 def print_processes(console: Console, processes: list[ProcessStatus]) -> None:
-    """Print a table of processes; below it, the reasons why processes are not ready."""
+    """Print a table of processes; below it, the reasons why processes are not ready, or degraded."""
     table = Table("name", Column("listens on", overflow="fold"), "pid", "ready", box=None, padding=(0, 1, 0, 0))
     for status in processes:
         process = status.process
@@ -131,10 +131,19 @@ def print_processes(console: Console, processes: list[ProcessStatus]) -> None:
             process.name,
             hide_credentials(process.url or ""),
             str(process.identity.pid) if process.identity else "-",
-            "[green]yes[/]" if status.unhealthy_reason is None else "[red]no[/]",
+            _ready(status),
         )
     console.print(table)
     for status in processes:
         if status.unhealthy_reason is not None:
             reason = f"{status.process.name} is not ready: {status.unhealthy_reason}"
             console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+        elif status.degraded is not None:
+            reason = f"{status.process.name} is degraded: {status.degraded}"
+            console.print(reason, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _ready(status: ProcessStatus) -> str:
+    if status.unhealthy_reason is not None:
+        return "[red]no[/]"
+    return "[yellow]degraded[/]" if status.degraded is not None else "[green]yes[/]"

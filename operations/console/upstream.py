@@ -117,11 +117,14 @@ class Services:
         return found
 
     async def ready(self, service: str) -> str | None:
-        """Return None if the service is ready, else the reason why it is not."""
+        """Return None if everything in the service works, else what does not, also while it is only degraded."""
         response = await attempt(self._ask("GET", service, "/readyz"), self._name(service))
         if isinstance(response, Unavailable):
             return response.why
-        return None if response.ok else response.detail
+        if not response.ok:
+            return response.detail
+        down = response.body.get("down", {})
+        return f"degraded: {'; '.join(f'{name}: {why}' for name, why in down.items())}" if down else None
 
     async def act(
         self, method: str, service: str, path: str, body: Mapping[str, Any] | None = None, key: str | None = None

@@ -90,10 +90,15 @@ class ReplayRecords:
 
     async def acquire(self, token: str, replay_id: str | None = None) -> Document | None:
         """Take the lease of this replay, or of any unfinished one, unless another process holds it."""
-        free = _UNFINISHED | _EXPIRED
-        if replay_id is not None:
-            free |= {"_id": replay_id}
-        return await self._replays.find_one_and_update(free, [{"$set": {"lease": _lease(token)}}], return_document=True)
+        # A sharded collection needs the `_id` for this.
+        for candidate in [replay_id] if replay_id is not None else await self.abandoned():
+            free = _UNFINISHED | _EXPIRED | {"_id": candidate}
+            acquired = await self._replays.find_one_and_update(
+                free, [{"$set": {"lease": _lease(token)}}], return_document=True
+            )
+            if acquired is not None:
+                return acquired
+        return None
 
     async def advance(self, replay_id: str, token: str, changes: Document) -> Document:
         """Record progress and renew the lease; return the record. Raises ReplayLeaseLostError."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from operations.stack.environment import is_set, process_environment
@@ -61,17 +62,40 @@ class ServiceProgram:
         return await asyncio.to_thread(probe_readiness, self.url)
 
 
+class Answer(NamedTuple):
+    """What /readyz says: why the service is not ready, or what does not work although it is."""
+
+    unhealthy_reason: str | None
+    degraded: str | None = None
+
+
 def probe_readiness(url: str) -> str | None:
     """Request /readyz of a service; return None if it is ready, else the reason in one line. Never raises."""
+    return ask_readiness(url).unhealthy_reason
+
+
+def ask_readiness(url: str) -> Answer:
+    """Request /readyz of a service. Never raises."""
     try:
         status, body = _get(url, "/readyz")
     except ssl.SSLError as error:
-        return f"{hide_credentials(url)}: {plain_reason(str(error))}"
+        return Answer(f"{hide_credentials(url)}: {plain_reason(str(error))}")
     except (OSError, http.client.HTTPException) as error:
-        return f"nothing answers on {hide_credentials(url)} yet ({type(error).__name__})"
+        return Answer(f"nothing answers on {hide_credentials(url)} yet ({type(error).__name__})")
     except StartError as error:
-        return str(error)
-    return None if status == http.client.OK else f"/readyz answers {status}: {_one_line(body)}"
+        return Answer(str(error))
+    if status != http.client.OK:
+        return Answer(f"/readyz answers {status}: {_one_line(body)}")
+    return Answer(None, _degraded(body))
+
+
+def _degraded(body: bytes) -> str | None:
+    """Return what the body of a degraded service says does not work, and since when."""
+    try:
+        found = json.loads(body)
+        return "; ".join(f"{name}: {why}, since {found['since'][name]}" for name, why in found["down"].items())[:300]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def read_version(url: str) -> str | None:

@@ -14,7 +14,7 @@ from operations.reading.reachability import amqp_missing, mongodb_missing
 from operations.stack.environment import with_values_for_commands
 from operations.stack.layout import AMQP_URL_VARIABLE, DATABASE_PREFIX_VARIABLE, MONGODB_URL_VARIABLE, Layout
 from operations.stack.processes import find
-from operations.stack.services import probe_readiness
+from operations.stack.services import Answer, ask_readiness
 from operations.stack.state import ProcessState, State, read_state
 from shared.errors import StartError
 from shared.services import PROCESSES
@@ -34,10 +34,14 @@ class ExternalStack(State):
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """The status of a process; `unhealthy_reason` is None if it is ready."""
+    """The status of a process; `unhealthy_reason` is None if it is ready.
+
+    `degraded` says what does not work at the moment although it is ready, None if everything works.
+    """
 
     process: ProcessState
     unhealthy_reason: str | None
+    degraded: str | None = None
 
 
 def external_stack(environment: Mapping[str, str]) -> ExternalStack | None:
@@ -71,25 +75,25 @@ async def check_stack(layout: Layout, environment: Mapping[str, str] = os.enviro
     """Return the state of the stack and the status of each listed process."""
     state = read_state(layout)
     if not state.running and (external := external_stack(environment)):
-        reasons = await asyncio.gather(*(_check_url(process.url or "") for process in external.processes))
-        return external, [ProcessStatus(*pair) for pair in zip(external.processes, reasons, strict=True)]
+        answers = await asyncio.gather(*(_check_url(process.url or "") for process in external.processes))
+        return external, [ProcessStatus(each, *found) for each, found in zip(external.processes, answers, strict=True)]
     listed = [process for process in state.processes if process.url is not None]
-    reasons = await asyncio.gather(*(_check_process(process, state) for process in listed))
-    return state, [ProcessStatus(*pair) for pair in zip(listed, reasons, strict=True)]
+    answers = await asyncio.gather(*(_check_process(process, state) for process in listed))
+    return state, [ProcessStatus(each, *found) for each, found in zip(listed, answers, strict=True)]
 
 
-async def _check_process(process: ProcessState, state: State) -> str | None:
+async def _check_process(process: ProcessState, state: State) -> Answer:
     if process.identity is None or find(process.identity) is None:
-        return "does not run" if process.detail in ("ready", "starting") else process.detail
+        return Answer("does not run" if process.detail in ("ready", "starting") else process.detail)
     return await _check_url(process.url or "", is_member=state.cluster)
 
 
-async def _check_url(url: str, *, is_member: bool = False) -> str | None:
+async def _check_url(url: str, *, is_member: bool = False) -> Answer:
     if url.startswith("mongodb"):
-        return await mongodb_missing(url, is_member=is_member)
+        return Answer(await mongodb_missing(url, is_member=is_member))
     if url.startswith("amqp"):
-        return await amqp_missing(url)
-    return await asyncio.to_thread(probe_readiness, url)
+        return Answer(await amqp_missing(url))
+    return await asyncio.to_thread(ask_readiness, url)
 
 
 def all_ready(state: State, processes: list[ProcessStatus]) -> bool:
@@ -125,7 +129,7 @@ def _process_as_json(layout: Layout, state: State, status: ProcessStatus) -> dic
         "pid": process.identity.pid if process.identity else None,
         "url": _shown(process.url),
         "ready": status.unhealthy_reason is None,
-        "detail": status.unhealthy_reason or "ready",
+        "detail": status.unhealthy_reason or (f"degraded: {status.degraded}" if status.degraded else "ready"),
         "restarts": process.restarts,
         "log": None if isinstance(state, ExternalStack) else str(layout.logs / f"{process.name}.log"),
     }

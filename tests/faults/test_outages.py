@@ -100,7 +100,7 @@ async def _let_pass(seconds: float) -> None:
 async def _until_not_ready(stack: Stack, server: str) -> None:
     async def named() -> bool:
         answer = await stack.client.get(f"{stack.url('order')}/readyz")
-        return answer.status_code == 503 and server in answer.json()["detail"]
+        return server in answer.json().get("down", {})
 
     await eventually(named, 60, f"readyz to name {server}")
 

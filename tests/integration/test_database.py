@@ -67,6 +67,23 @@ def test_options_that_the_driver_does_not_take_are_one_line_at_the_start(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "options", "connect", "heartbeat"),
+    [
+        ("127.0.0.1:1", "", 20, 10),
+        ("127.0.0.1:1,127.0.0.1:2", "", 2, 2),
+        ("127.0.0.1:1,127.0.0.1:2", "&connecttimeoutms=7000", 7, 2),
+    ],
+)
+async def test_the_loss_of_one_of_several_members_is_noticed_early_unless_the_url_says_otherwise(
+    hosts: str, options: str, connect: float, heartbeat: float
+) -> None:
+    client = database.client(ServiceSettings(mongodb_url=f"mongodb://{hosts}/?replicaSet=rs0{options}"))
+    assert client.options.pool_options.connect_timeout == connect
+    assert client._topology_settings.heartbeat_frequency == heartbeat
+    await database.close(client)
+
+
 @pytest.mark.parametrize("code", [13, 18])
 def test_a_refusal_is_not_a_passing_error(code: int) -> None:
     error = OperationFailure("not authorized on orders to execute command", code)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -414,23 +414,6 @@ async def test_an_answer_for_an_unknown_order_is_poison(orders: Orders) -> None:
     handlers = AnswerHandlers(orders, TIMEOUTS, utc_now)
     with pytest.raises(PoisonError, match=r"stock\.reserved for order nobody, which does not exist"):
         await handlers.advance_orders([c.StockReserved(order_id="nobody")])
-
-
-async def test_an_answer_counts_for_an_order_that_a_new_primary_does_not_show_yet(
-    orders: Orders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until it has committed something itself, its majority reads may be from before the order."""
-    order = an_order()
-    await insert(orders, order)
-    load = orders.load
-
-    async def before_the_order(_ids: Iterable[str]) -> dict[str, Order]:
-        monkeypatch.setattr(orders, "load", load)
-        return {}
-
-    monkeypatch.setattr(orders, "load", before_the_order)
-    await AnswerHandlers(orders, TIMEOUTS, utc_now).advance_orders([c.StockReserved(order_id=order.order_id)])
-    assert (await stored(orders, order)).version == order.version + 1
 
 
 async def test_a_failed_order_is_due_when_its_hold_ends(orders: Orders) -> None:

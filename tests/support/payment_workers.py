@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+from pymongo.read_concern import ReadConcern
+
 from payment_service import payments as records
 from payment_service.card_charger import CardCharger
 from payment_service.gateways import simulated
@@ -212,7 +214,7 @@ async def payment_worker(
     async with connected(mongodb_url, f"{database_prefix}_payments", driver) as database:
         await prepare(database, {records.COLLECTION: records.SCHEMA})
         yield PaymentWorker(
-            database,
+            database.with_options(read_concern=ReadConcern("majority")),
             clock or MovableClock(),
             failure_rate,
             timeout_seconds,

@@ -110,7 +110,7 @@ class Stack:
         async def answers() -> bool:
             if not process.alive:
                 raise RuntimeError("it ended: " + "".join(process.output[-20:]))
-            return (await self.client.get(f"{process.url}/readyz")).status_code == 200
+            return bool((await self.client.get(f"{process.url}/readyz")).json() == {"status": "ready"})
 
         await eventually(answers, within, f"{process.service} to be ready")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.group_commit import GroupCommit
+from shared.group_commit import GroupCommit, NotStartedError
 
 
 class Work:
@@ -114,3 +114,19 @@ async def test_draining_waits_for_everything_that_was_submitted(work: Work) -> N
     await draining
     assert [call.result() for call in calls if call.done()] == [0, 2, 4]
     await grouping.drain()
+
+
+async def test_what_has_waited_too_long_for_its_turn_is_refused_and_never_done(work: Work) -> None:
+    grouping = GroupCommit(work, limit=10)
+    work.open.clear()
+    running = asyncio.create_task(grouping.submit(1, start_within=60))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        with pytest.raises(NotStartedError):
+            await grouping.submit(2, start_within=0)
+    patient = asyncio.create_task(grouping.submit(3, start_within=60))
+    await asyncio.sleep(0)
+    work.open.set()
+    assert (await running, await patient) == (2, 6), "what runs already is finished"
+    assert work.groups == [[1], [3]]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import httpx
@@ -29,6 +30,7 @@ from shared.http import (
     not_found,
 )
 from shared.money import JsonMoney
+from shared.readiness import Outage
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.consoles import serve
 from tests.support.eventually import eventually
@@ -47,13 +49,19 @@ class Listed(Body):
 
 
 class Server:
-    """The application under test; `down` is what readiness reports, `failure` what GET /failing raises."""
+    """The application under test; `down` makes it unready, `outages` degraded, and GET /failing raises `failure`."""
 
     def __init__(self) -> None:
         self.down: dict[str, str] = {}
+        self.outages: dict[str, Outage] = {}
         self.failure: Exception = RuntimeError("secret detail")
         self.app: FastAPI = create_app(
-            "test", "A test", self._readiness, authenticator=key_authenticator(), names={"shop.example"}
+            "test",
+            "A test",
+            self._readiness,
+            authenticator=key_authenticator(),
+            outages=lambda: self.outages,
+            names={"shop.example"},
         )
         router = new_router("things")
 
@@ -412,6 +420,19 @@ async def test_readiness_names_what_is_down(client: httpx.AsyncClient, server: S
     assert answer["down"] == server.down
     assert answer["detail"] == "mongodb: no primary; rabbitmq: no connection"
     assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_degraded_process_is_ready_and_says_what_is_away_since_when(
+    client: httpx.AsyncClient, server: Server
+) -> None:
+    since = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    server.outages = {"mongodb": Outage("no primary", since, 0)}
+    answer = await client.get("/readyz")
+    assert answer.status_code == 200
+    told = {"down": {"mongodb": "no primary"}, "since": {"mongodb": "2026-01-31T09:30:00.000Z"}}
+    assert answer.json() == {"status": "degraded", **told}
+    server.down = {"mongodb": "no primary"}
+    assert problem(await client.get("/readyz"), 503).items() >= told.items()
 
 
 async def test_metrics_count_by_route_and_not_by_path(client: httpx.AsyncClient) -> None:

@@ -51,7 +51,7 @@ def test_types_are_named_alike_and_apart() -> None:
 
 
 def test_every_status_that_a_route_may_raise_has_a_type() -> None:
-    raised = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 431, 500, 503)
+    raised = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 431, 500, 503, 504)
     assert all(general_type(HTTPStatus(status)) for status in raised)
     assert {each.status for each in PROBLEM_TYPES.values()} == {HTTPStatus(status) for status in raised}
 

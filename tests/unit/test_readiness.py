@@ -1,12 +1,17 @@
-"""A server counts as away after repeated failures; slow or failed checks are bounded and do not end the checks."""
+"""A server counts as away after repeated failures; slow or failed checks are bounded and do not end the checks.
+
+A service that was ready is degraded for a while before it is unready.
+"""
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.readiness import CHECK_INTERVAL_SECONDS, FAILED_CHECKS, OUTDATED_AFTER_SECONDS, ServerCheck
+from shared.readiness import CHECK_INTERVAL_SECONDS, FAILED_CHECKS, OUTDATED_AFTER_SECONDS, Readiness, ServerCheck
 from tests.support.eventually import eventually
 
 
@@ -90,3 +95,78 @@ async def test_checks_survive_any_error_of_a_driver() -> None:
     running.cancel()
     await asyncio.wait({running})
     assert running.cancelled()
+
+
+GRACE = 15.0
+
+
+class Answering:
+    """A database that always answers, so that the readiness depends on what the test sets."""
+
+    async def command(self, _: str) -> None:
+        """Answer a ping."""
+
+
+class Service:
+    """The readiness of a service with three parts; the clock stands still until a test moves it."""
+
+    def __init__(self, name: str) -> None:
+        self.now = 1000.0
+        self.wrong: dict[str, str | None] = {"rabbitmq": "not connected", "consumer": None, "process": None}
+        database: Any = Answering()
+        self.readiness = Readiness(
+            name,
+            database,
+            {part: lambda part=part: self.wrong[part] for part in self.wrong},  # type: ignore[misc]
+            grace=GRACE,
+            final={"process"},
+            clock=lambda: self.now,
+        )
+
+    async def unready(self, after: float = 0) -> dict[str, str]:
+        self.now += after
+        return await self.readiness.unready()
+
+
+@pytest.fixture
+def service(unique_id: str) -> Service:
+    return Service(unique_id)
+
+
+async def test_a_service_that_was_never_ready_is_unready_from_the_first_moment(service: Service) -> None:
+    assert await service.unready() == {"rabbitmq": "not connected"}
+    assert await service.unready(after=GRACE) == {"rabbitmq": "not connected"}
+
+
+async def test_a_service_that_was_ready_is_degraded_until_an_outage_lasts(service: Service) -> None:
+    service.wrong["rabbitmq"] = None
+    assert await service.unready() == {}
+    assert not service.readiness.outages()
+    service.wrong["rabbitmq"] = "not connected"
+    assert await service.unready() == {}
+    began = service.readiness.outages()["rabbitmq"].since
+    service.wrong["rabbitmq"] = "connection refused"
+    service.wrong["consumer"] = "waiting"
+    assert await service.unready(after=GRACE - 1) == {}
+    outages = service.readiness.outages()
+    assert (outages["rabbitmq"].why, outages["rabbitmq"].since) == ("connection refused", began)
+    assert await service.unready(after=1) == {"rabbitmq": "connection refused", "consumer": "waiting"}
+
+
+async def test_what_does_not_pass_by_itself_has_no_grace(service: Service) -> None:
+    service.wrong["rabbitmq"] = None
+    assert await service.unready() == {}
+    service.wrong["process"] = "it is stopping"
+    assert await service.unready() == {"process": "it is stopping"}
+
+
+async def test_an_outage_that_ended_does_not_count_for_the_next_one(service: Service) -> None:
+    service.wrong["rabbitmq"] = None
+    await service.unready()
+    for _ in range(3):
+        service.wrong["rabbitmq"] = "not connected"
+        assert await service.unready(after=GRACE) == {}
+        assert service.readiness.outages()
+        service.wrong["rabbitmq"] = None
+        assert await service.unready(after=GRACE) == {}
+        assert not service.readiness.outages()

@@ -143,3 +143,16 @@ def test_the_message_says_how_special_characters_are_written() -> None:
 def test_the_nodes_of_a_cluster_have_the_same_user_and_virtual_host(other: str) -> None:
     with pytest.raises(ValidationError, match="same user, password and virtual host"):
         Urls(amqp=f"amqp://u:p@one/v,{other}")
+
+
+@pytest.mark.parametrize(
+    ("url", "several"),
+    [
+        ("mongodb://127.0.0.1:27017/?replicaSet=rs0", False),
+        ("mongodb://user:a,b@one/?replicaSet=rs0&readPreferenceTags=dc:ny,rack:1", False),
+        ("mongodb://user:pass@one:1,two:2/?replicaSet=rs0", True),
+        ("mongodb+srv://cluster0.example.net/", True),
+    ],
+)
+def test_whether_a_url_names_several_members(url: str, several: bool) -> None:
+    assert urls.names_several_members(url) is several
