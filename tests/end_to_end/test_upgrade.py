@@ -69,7 +69,7 @@ class Upgrade:
         await self.start(release, service)
         await load.grown_by(ORDERS_MEANWHILE)
         former.process.terminate()
-        assert await asyncio.wait_for(former.process.wait(), 60) == 0, "".join(former.output[-20:])
+        assert await asyncio.wait_for(former.process.wait(), 120) == 0, "".join(former.output[-20:])
         if former in self.order_processes:
             self.order_processes.remove(former)
 

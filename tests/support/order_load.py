@@ -49,11 +49,13 @@ class TryingTwice:
 
     async def post(self, path: str, json: Any = None, key: str | None = None) -> httpx.Response:
         headers = {} if key is None else {"Idempotency-Key": key}
-        first = next(self._turns)
+        first = _url(self.processes, next(self._turns))
         try:
-            return await self._client.post(_url(self.processes, first) + path, json=json, headers=headers)
+            return await self._client.post(first + path, json=json, headers=headers)
         except httpx.TransportError:
-            return await self._client.post(_url(self.processes, first + 1) + path, json=json, headers=headers)
+            # The list may have changed meanwhile.
+            others = [process for process in self.processes if process.url != first] or self.processes
+            return await self._client.post(_url(others, next(self._turns)) + path, json=json, headers=headers)
 
 
 def _url(processes: list[Process], turn: int) -> str:
