@@ -1,8 +1,10 @@
 # One image for all services; the command chooses which one runs. Built by BuildKit and by the classic builder alike.
 
 ARG VERSION=0.1.0
+# By its digest for a build that can be repeated: docs/containers.md.
+ARG BASE=python:3.12-slim
 
-FROM python:3.12-slim AS builder
+FROM ${BASE} AS builder
 ARG VERSION
 ARG UV_VERSION=0.13.8
 ENV UV_NO_CACHE=1
@@ -25,7 +27,11 @@ RUN mkdir /app/ordersaga-${VERSION}.dist-info \
 # Compiled here because the user that runs the services may not write to /app.
 RUN /opt/venv/bin/python -m compileall -q /app && chmod -R a+rX /app && chmod 755 /app/container/ordersaga
 
-FROM python:3.12-slim
+FROM ${BASE}
+# Nothing is installed from here on: neither pip nor apt is left for whoever gets into a container. `|| true`: a base may
+# have its pip from Debian, which dpkg removes, or have no dpkg.
+RUN python3 -m pip uninstall --quiet --yes --root-user-action=ignore pip >/dev/null 2>&1 || true; \
+    dpkg --purge --force-all python3-pip apt >/dev/null 2>&1 || true
 RUN groupadd --gid 10001 ordersaga \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin ordersaga
 COPY --from=builder /opt/venv /opt/venv
@@ -47,8 +53,10 @@ CMD ["sh", "-c", "cat /app/container/usage.txt >&2; exit 2"]
 # Last, because they change with each revision.
 ARG VERSION
 ARG REVISION=unknown
+ARG BASE
 LABEL org.opencontainers.image.title="ordersaga" \
       org.opencontainers.image.description="The services, the console and the command line of ordersaga" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -149,6 +149,10 @@ attack: setup  ## Attack a fresh stack with hostile input and show what it withs
 image:  ## Build the container image of the services
 	docker build --build-arg REVISION=$(REVISION) --tag $${ORDERSAGA_IMAGE:-ordersaga:local} .
 
+.PHONY: check-platforms
+check-platforms: setup  ## Check that every package of the image has wheels for amd64 and arm64
+	@scripts/check-platforms
+
 .PHONY: up
 up:  ## Start the stack in containers
 	REVISION=$(REVISION) $(COMPOSE) --project-name ordersaga up --detach --build

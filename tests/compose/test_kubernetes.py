@@ -66,10 +66,13 @@ async def client(secrets: Secrets) -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-async def test_every_probe_of_a_service_succeeds(pods: Pods) -> None:
-    for name in SERVICES:
-        for kind in ("startup", "liveness", "readiness"):
-            assert pods.probe(name, kind) is None
+@pytest.mark.parametrize("kind", ["startup", "liveness", "readiness"])
+async def test_every_probe_of_a_service_succeeds(pods: Pods, kind: str) -> None:
+    async def succeed() -> bool:  # one may exceed its time limit on a busy machine, as in a cluster
+        answers = [await asyncio.to_thread(pods.probe, name, kind) for name in SERVICES]
+        return not any(answers)
+
+    await eventually(succeed, within=60, message=f"the {kind} probes to succeed")
 
 
 async def test_orders_are_confirmed_and_the_books_balance(pods: Pods, client: httpx.AsyncClient) -> None:
@@ -116,6 +119,12 @@ async def test_a_container_cannot_change_its_file_system_or_read_secrets_of_othe
         assert "Read-only file system" in refused.stderr
     files = pods.execute("order", "sh", "-c", "ls /run/ordersaga /run/ordersaga-keys").stdout
     assert set(files.split()) == {"/run/ordersaga:", "/run/ordersaga-keys:", "amqp-url", "mongodb-url", "keys.json"}
+
+
+async def test_nothing_can_be_installed_in_a_container(pods: Pods) -> None:
+    for program in ("apt", "apt-get", "pip", "pip3", "uv"):
+        assert pods.execute("order", "sh", "-c", f"command -v {program}", check=False).stdout == ""
+    assert pods.execute("order", "python", "-m", "pip", "--version", check=False).returncode == 1
 
 
 async def test_the_jobs_can_be_repeated(pods: Pods, secrets: Secrets, tmp_path_factory: pytest.TempPathFactory) -> None:

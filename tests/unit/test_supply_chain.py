@@ -41,6 +41,12 @@ def test_each_tool_is_pinned_with_hashes(lock: str) -> None:
     assert (ROOT / "locks" / f"{lock}.lock").read_text().count("--hash=sha256:") > len(locked(f"{lock}.lock"))
 
 
+def test_the_platforms_are_checked_for_the_python_of_the_image() -> None:
+    (image,) = re.findall(r"^ARG BASE=python:([\d.]+)-slim$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    (checked,) = re.findall(r"^readonly PYTHON=(\S+)", (ROOT / "scripts" / "check-platforms").read_text(), re.MULTILINE)
+    assert image == checked
+
+
 def test_uv_is_pinned_with_hashes() -> None:
     pinned = dict(LOCKED.findall((ROOT / "locks" / "uv.in").read_text()))
     assert locked("uv.lock") == pinned
