@@ -123,7 +123,8 @@ test-webhooks: setup-tests  ## Send 1000 events to receivers of every kind, and 
 
 .PHONY: test-recovery
 test-recovery: setup-tests  ## Lose the broker in the middle of 5,000 orders of all kinds, recover, and check the books
-	@RECOVERY_ORDERS=5000 $(BIN)/pytest tests/faults/test_broker_loss.py -o log_cli=true -o log_cli_level=INFO
+	@RECOVERY_ORDERS=5000 $(BIN)/pytest tests/faults/test_broker_loss.py -o log_cli=true -o log_cli_level=INFO \
+	    -o faulthandler_timeout=3600
 
 .PHONY: attack
 attack: setup  ## Attack a fresh stack with hostile input and show what it withstands, in less than five minutes
