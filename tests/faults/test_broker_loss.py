@@ -113,15 +113,15 @@ class Shop:
         """Hold the unit of an order that takes it over."""
         items = [{"productId": "p1", "quantity": 1}]
         asked = {"userId": f"u{number}", "items": items, "ttlSeconds": 3600}
-        with contextlib.suppress(httpx.TransportError):
-            self._holds[number] = (await self.post("inventory", "/holds", asked))["holdId"]
+        held = await eventually(lambda: self.post("inventory", "/holds", asked), WITHIN)
+        self._holds[number] = held["holdId"]
 
     def body(self, number: int) -> Document:
         """Return the body of an order: half of them are plain, the others of some kind."""
         kinds: dict[int, Document] = {
             5: {"delivery": {"slot": "auto"}},
             6: _one("vps") if number % 20 == 6 and number < 20 * SERVERS_AT_MOST else {},
-            7: {"holdId": self._holds[number]} if number in self._holds else {},
+            7: {"holdId": self._holds.get(number)},
             8: {"payment": {"token": "tok_declined"}},
             9: _one("rare"),
         }
@@ -163,9 +163,14 @@ class Shop:
         )
 
     async def request(self, order_id: str, what: str, body: Any = None) -> None:
-        """Send a request about an order; on a busy machine, its answer may be too late."""
-        with contextlib.suppress(httpx.TransportError):
-            await self.post("order", f"/orders/{order_id}/{what}", body)
+        """Send a request about an order; again if a server of a busy machine does not answer in time."""
+
+        async def is_accepted() -> bool:
+            async with self._gate:
+                answer = await self.stack.client.post(f"{self.stack.url('order')}/orders/{order_id}/{what}", json=body)
+            return answer.is_success or answer.status_code == httpx.codes.CONFLICT  # it was accepted before
+
+        await eventually(is_accepted, WITHIN, f"{what} of {order_id} to be accepted")
 
     async def ids(self, **query: str) -> list[str]:
         return [each["_id"] async for each in self.orders.find(query, {"_id": True}).sort("_id")]
@@ -318,7 +323,6 @@ async def test_the_data_of_the_broker_are_wiped(own_servers: NativeServers, uniq
         report = await shop.recover()
 
         assert report.ok
-        assert report.commands["payment.refund_part"] > 0
         await shop.settles()
         await shop.every_event_is_known()
         await shop.assert_books_balance()
