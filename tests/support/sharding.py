@@ -31,7 +31,7 @@ class RefusedCommands(monitoring.CommandListener):
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         """Look at a command that is sent."""
         for query in _of_one_document(event.command_name, event.command):
-            if not _names_one(query) and (sender := _sender()):
+            if not _names_one(query) and (sender := sender_of_command()):
                 collection = event.command[event.command_name]
                 self.found.add(f"{sender}: {event.command_name} on {collection} by {', '.join(sorted(query))}")
 
@@ -58,14 +58,14 @@ def _names_one(query: Mapping[str, Any]) -> bool:
     return "_id" in query and not (isinstance(named, Mapping) and any(key.startswith("$") for key in named))
 
 
-def _sender() -> str | None:
-    """Return the module of the product that sends the present command; None if a test does."""
-    frame: FrameType | None = sys._getframe(1)
+def sender_of_command() -> str | None:
+    """Return the module of the product that sends the command of the calling listener; None if a test does."""
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(PRODUCT):
             return str(Path(path).relative_to(ROOT))
-        if path.startswith(str(ROOT / "tests")) and path != __file__:
+        if path.startswith(str(ROOT / "tests")):
             return None
         frame = frame.f_back
     return None

@@ -33,7 +33,7 @@ NOT_BY_ID = {"_id": {"$in": ["o1"]}, "status": "PENDING"}
 def test_a_command_for_one_document_needs_its_id(
     command: dict[str, Any], is_refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.support.sharding._sender", lambda: "order_service/orders.py")
+    monkeypatch.setattr("tests.support.sharding.sender_of_command", lambda: "order_service/orders.py")
     watching = RefusedCommands()
     watching.started(CommandStartedEvent(command, "shop", 1, ("127.0.0.1", 1), 1))
     assert bool(watching.found) is is_refused
