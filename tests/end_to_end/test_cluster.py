@@ -102,10 +102,10 @@ async def test_a_cluster_has_three_of_each_server_and_nothing_to_fix(cluster: Cl
     assert {len(queue.members) for queue in queues.values()} == {3}
 
     async def nothing_to_fix() -> str | None:
-        done = await asyncio.to_thread(cluster.run, "doctor")
+        done = await asyncio.to_thread(cluster.run, "doctor", within=UP_WITHIN)
         return done.stdout if done.returncode == 0 else None
 
-    shown = await eventually(nothing_to_fix, within=120, message="doctor to find nothing")
+    shown = await eventually(nothing_to_fix, within=UP_WITHIN, message="doctor to find nothing")
     assert shown is not None
     for line in (
         "✓ replica set members: 3, all there",
