@@ -79,6 +79,10 @@ class RabbitBus:
         return self._options.user
 
     @property
+    def can_publish(self) -> bool:
+        return self._link is not None and self._link.can_publish
+
+    @property
     def unhealthy_reason(self) -> str | None:
         if self._supervisor is None or self._supervisor.done() or self._link is None:
             return f"RabbitMQ: {self._reason}"
