@@ -178,12 +178,15 @@ class Orders:
 
         Orders that have changed meanwhile are left alone.
         """
-        by_version: dict[int, list[str]] = {}
-        for order_id, version in orders:
-            by_version.setdefault(version, []).append(order_id)
-        for version, ids in by_version.items():
+        for version, ids in _by_version(orders).items():
             unchanged = {"_id": {"$in": ids}, "version": version}
             await self._collection.update_many(unchanged, _published(resend_at))
+
+    async def hasten(self, orders: Sequence[tuple[str, int]], now: datetime) -> None:
+        """Make the orders due that are unpublished in these versions."""
+        for version, ids in _by_version(orders).items():
+            unpublished = {"_id": {"$in": ids}, "version": version, "unpublished": True}
+            await self._collection.update_many(unpublished, {"$set": {"dueAt": now}})
 
     async def due(self, now: datetime, limit: int) -> list[Order]:
         """Return the orders whose `due_at` has passed, longest overdue first."""
@@ -334,6 +337,13 @@ def _beyond(after: tuple[datetime, str], *, oldest_first: bool) -> list[Document
     beyond = "$gt" if oldest_first else "$lt"
     later = [{"createdAt": {beyond: created_at}}, {"createdAt": created_at, "_id": {beyond: order_id}}]
     return [{"createdAt": {f"{beyond}e": created_at}}, {"$or": later}]
+
+
+def _by_version(orders: Sequence[tuple[str, int]]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for order_id, version in orders:
+        found.setdefault(version, []).append(order_id)
+    return found
 
 
 def _published(resend_at: datetime) -> list[Document]:

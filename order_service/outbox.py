@@ -19,6 +19,7 @@ from shared.background import run_periodically
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
 from shared.contracts import Message
+from shared.database import translate_error
 from shared.errors import TransientError
 from shared.failpoints import (
     ORDER_CREATED_PUBLISHED,
@@ -59,6 +60,11 @@ class Outbox:
         self._published: deque[tuple[float, str, int]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def can_publish(self) -> bool:
+        """Whether the broker takes messages now, as far as is known."""
+        return self._publisher.can_publish
+
     def post(self, order: Order) -> None:
         """Publish soon, without waiting; if that fails, the sweep publishes the order."""
         self._start(self._groups.submit(order))
@@ -68,10 +74,17 @@ class Outbox:
         self._start(self._send_requested(order))
 
     async def publish(self, orders: Sequence[Order]) -> None:
-        """Publish the messages of orders as they are stored; raises BusUnavailableError if they are not confirmed."""
+        """Publish the messages of orders as they are stored.
+
+        Raises BusUnavailableError if they are not confirmed: the orders are due again at once, in all processes.
+        """
         if orders:
             self._failpoint(ORDER_INSERTED)
-            await self._send(orders, SAGA.state_messages)
+            try:
+                await self._send(orders, SAGA.state_messages)
+            except TransientError:
+                await self._orders.hasten([(order.order_id, order.version) for order in orders], self._clock())
+                raise
             confirmed = time.monotonic()
             self._published.extend((confirmed, order.order_id, order.version) for order in orders)
 
@@ -117,7 +130,11 @@ class Outbox:
 
     async def _send_requested(self, order: Order) -> None:
         self._failpoint(REFUND_REQUESTED)
-        await self.send_commands([order])
+        try:
+            await self.send_commands([order])
+        except TransientError:
+            await self._orders.schedule_resend([(order, self._clock())])
+            raise
 
     async def _publish_group(self, orders: Sequence[Order]) -> Sequence[None]:
         try:
@@ -140,7 +157,7 @@ class Outbox:
     def _posted(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, TransientError):
+        if isinstance(error, Exception) and not isinstance(translate_error(error), TransientError):
             _log.error("publishing failed; the sweep will try again", exc_info=error)
 
 

@@ -43,8 +43,10 @@ class Sweeper:
     async def sweep(self) -> bool:
         """Act on a page of the orders that are due; after the last page, send unanswered commands again.
 
-        Returns whether there is another page.
+        A process that cannot publish leaves all of them to the others. Returns whether there is another page.
         """
+        if not self._outbox.can_publish:
+            return False
         if await self.sweep_once() == PAGE:
             return True
         await self._adopt()

@@ -53,7 +53,12 @@ class Reconciler:
         await run_periodically(self.reconcile, every=PAUSE_SECONDS, name="reconciling payments")
 
     async def reconcile(self) -> bool:
-        """Look up and publish what is due; returns True if more may be due."""
+        """Look up and publish what is due; returns True if more may be due.
+
+        A process that cannot publish leaves it to the others.
+        """
+        if not self._publisher.can_publish:
+            return False
         return await self.look_up_due() + await self.publish_unpublished() >= _PAGE
 
     async def look_up_due(self) -> int:

@@ -62,14 +62,17 @@ class Outbox:
         )
 
     async def publish_posted(self) -> None:
-        """Publish the posted messages, those of each job in their order."""
+        """Publish the posted messages, those of each job in their order; they stay posted until that succeeds."""
         while self._posted:
-            jobs, self._posted = list(self._posted.values()), {}
+            jobs = list(self._posted.values())
             self._failpoint(JOB_RECORDED)
             await self._publish(jobs)
+            for job in jobs:
+                if self._posted[job.order_id] is job:  # it may have been posted anew
+                    del self._posted[job.order_id]
         if self._package_fell:
-            self._package_fell = False
             await self._publish_low_packages(self._clock())
+            self._package_fell = False
 
     async def publish_overdue(self) -> None:
         """Publish messages that were recorded a while ago and never confirmed."""

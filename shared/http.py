@@ -382,19 +382,18 @@ def create_app(
 
 
 class Health(View):
-    """The process is ready, or it is although something does not work at the moment (`degraded`)."""
+    """The process is up (`ok`), ready, or ready although something does not work at the moment (`degraded`)."""
 
-    status: Literal["ready", "degraded"]
+    status: Literal["ok", "ready", "degraded"]
     down: dict[str, str] | None = Field(None, description="with `degraded`: what does not work, and why")
     since: dict[str, datetime] | None = Field(None, description="with `degraded`: since when")
 
 
-class Alive(View):
+class Alive(Health):
     """The process is up, and runs this release."""
 
     model_config = shown_as({"status": "ok", "version": VERSION})
 
-    status: Literal["ok"]
     version: str
 
 

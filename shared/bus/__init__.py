@@ -95,5 +95,9 @@ class Bus(Protocol):
         """The broker's user that it sends as."""
 
     @property
+    def can_publish(self) -> bool:
+        """Whether the broker takes messages now, as far as is known."""
+
+    @property
     def unhealthy_reason(self) -> str | None:
         """The problem with the connection, broker or topology, in a few words; None if there is none."""

@@ -63,9 +63,9 @@ async def declare_event_stream(connection: AbstractConnection, retention: str) -
     differs = None
     try:
         if not retention:
-            if await declarer.queue_exists(stream):
+            if await declarer.queue_exists(stream.name):
                 await _unbind(declarer.channel, stream)
-        elif not await declarer.queue_exists(stream) or (differs := await declarer.difference(stream)) is None:
+        elif not await declarer.queue_exists(stream.name) or (differs := await declarer.difference(stream)) is None:
             await _declare_queue(declarer.channel, stream)
         else:
             await _bind(await declarer.channel.get_queue(stream.name), stream)
@@ -74,6 +74,14 @@ async def declare_event_stream(connection: AbstractConnection, retention: str) -
     await declarer.channel.close()
     if differs is not None:
         raise EventStreamDiffersError(_describe_difference(differs, retention))
+
+
+async def queue_exists(connection: AbstractConnection, name: str) -> bool:
+    """Return whether a queue exists. Raises an error of aio-pika if the connection is lost."""
+    declarer = _Declarer(connection, await connection.channel())
+    exists = await declarer.queue_exists(name)
+    await declarer.channel.close()
+    return exists
 
 
 async def find_missing(
@@ -94,7 +102,7 @@ async def find_missing(
         if not await declarer.exchange_exists(exchange)
     ]
     queues = topology.all_queues(events_retention, tuple(ladder))
-    missing += [f"queue {queue.name}" for queue in queues if not await declarer.queue_exists(queue)]
+    missing += [f"queue {queue.name}" for queue in queues if not await declarer.queue_exists(queue.name)]
     await declarer.channel.close()
     return missing
 
@@ -155,7 +163,7 @@ class _Declarer:
 
         Of the stream of events only the bindings: it may have been declared with another retention.
         """
-        if not await self.queue_exists(queue):
+        if not await self.queue_exists(queue.name):
             return False
         if queue.name == topology.EVENTS:
             await _bind(await self.channel.get_queue(queue.name, ensure=False), queue)
@@ -176,9 +184,9 @@ class _Declarer:
         """Return whether the exchange exists."""
         return await self._exists(self.channel.get_exchange(exchange.name))
 
-    async def queue_exists(self, queue: topology.Queue) -> bool:
+    async def queue_exists(self, name: str) -> bool:
         """Return whether the queue exists."""
-        return await self._exists(self.channel.get_queue(queue.name))
+        return await self._exists(self.channel.get_queue(name))
 
     async def _exists(self, question: Awaitable[object]) -> bool:
         try:

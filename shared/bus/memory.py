@@ -253,6 +253,10 @@ class MemoryBus:
         return "guest"
 
     @property
+    def can_publish(self) -> bool:
+        return self.unhealthy_reason is None
+
+    @property
     def unhealthy_reason(self) -> str | None:
         if not self._open:
             return "memory broker: not connected"

@@ -34,6 +34,15 @@ class Publisher:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
+    @property
+    def can_publish(self) -> bool:
+        """Whether the broker takes messages now, as far as is known.
+
+        Work that other processes may do as well is left to them meanwhile: whoever claims it and cannot tell anybody
+        about it holds it up.
+        """
+        return self._bus.can_publish
+
     async def send(self, messages: Sequence[Message], traceparents: Mapping[str, str | None] = NO_TRACES) -> None:
         """Publish all messages concurrently, each in the trace of its subject if `traceparents` has one.
 

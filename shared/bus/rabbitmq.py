@@ -68,6 +68,7 @@ class RabbitBus:
         self._opened = asyncio.Event()
         self._receiving = asyncio.Event()
         self._stopped_receiving = False
+        self._topology_known = False
         self._closing: set[asyncio.Task[None]] = set()
         self._failures: dict[Address, str] = {}
         self._reason = "not started"
@@ -76,6 +77,10 @@ class RabbitBus:
     def user(self) -> str:
         """The user of its connections."""
         return self._options.user
+
+    @property
+    def can_publish(self) -> bool:
+        return self._link is not None and self._link.can_publish
 
     @property
     def unhealthy_reason(self) -> str | None:
@@ -144,7 +149,13 @@ class RabbitBus:
         while True:
             address = await self._nodes.next()
             try:
-                self._link = await Link.open(address, self._options, self._queue, self._receiving.set)
+                self._link = await Link.open(
+                    address,
+                    self._options,
+                    self._queue,
+                    self._receiving.set,
+                    topology_known=self._topology_known,
+                )
             except StartError as error:
                 if not self._opened.is_set():
                     raise
@@ -182,6 +193,7 @@ class RabbitBus:
         self._receiving.set()  # the first deliveries came before the link was stored
         await asyncio.wait({link.lost})
         self._reason = link.lost.result()
+        self._topology_known = not link.missed_something
         self._link = None
         self._failures.clear()
         log.warning("RabbitMQ connection lost", address=str(address), reason=self._reason)

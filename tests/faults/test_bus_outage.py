@@ -141,3 +141,28 @@ async def test_a_bus_that_starts_before_its_broker_waits_for_it(own_servers: Nat
         await starting
     assert bus.unhealthy_reason is None
     await bus.close()
+
+
+async def test_a_consumer_whose_queue_has_no_leader_is_kept(own_servers: NativeServers) -> None:
+    """Without a leader, the broker counts no consumers of the queue, and ends a connection that begins to consume."""
+    bus = RabbitBus(own_servers.amqp_url, check_every=0.05)
+    await bus.start(INBOX)
+    link = bus._link
+    member = f"quorum_queues, {{'%2F_{INBOX}', node()}}"
+    await asyncio.to_thread(own_servers.rabbitmqctl, "eval", f"ra:stop_server({member}).")
+    await asyncio.to_thread(own_servers.rabbitmqctl, "eval", f"ra:restart_server({member}).")
+
+    async with asyncio.timeout(60):
+        await _until_sent(bus, RefundPayment(order_id="o1"))
+        received = await bus.receive(1)
+
+    assert [delivery.correlation_id for delivery in received] == ["o1"]
+    assert bus._link is link
+    await bus.close()
+
+
+async def _until_sent(bus: RabbitBus, message: Message) -> None:
+    while True:
+        with contextlib.suppress(BusUnavailableError):
+            return await Publisher(bus).send([message])
+        await asyncio.sleep(0.05)

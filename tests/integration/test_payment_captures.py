@@ -161,6 +161,19 @@ async def test_a_capture_of_unknown_outcome_is_learned_later(workers: list[Payme
     assert await workers[0].payments.due(clock.now.replace(year=2100), 10) == []
 
 
+async def test_a_worker_without_a_broker_leaves_what_is_due_to_the_others(
+    workers: list[PaymentWorker], clock: MovableClock
+) -> None:
+    order = order_created("tok_timeout")
+    assert await workers[0].charge(order) == []
+    clock.advance(1)
+    workers[0].outbox.away = True
+    assert not await workers[0].reconciler.reconcile()
+    await workers[1].reconciler.reconcile()
+    (answer,) = workers[1].outbox.sent
+    assert isinstance(answer, PaymentProcessed)
+
+
 class Blocked:
     """Lets a worker's next call of the gateway wait, then go on or get no answer; the other calls pass."""
 

@@ -912,6 +912,19 @@ async def test_messages_recorded_while_the_broker_is_away_are_published_later_in
     assert len(worker.publisher.sent) == 4
 
 
+async def test_messages_that_could_not_be_published_are_published_as_soon_as_the_broker_is_back(
+    worker: ProvisioningWorker,
+) -> None:
+    message = request()
+    await worker.take(message)
+    worker.publisher.away = True
+    with pytest.raises(BusUnavailableError):
+        await worker.settle()
+    worker.publisher.away, worker.publisher.sent = False, []
+    await worker.outbox.publish_posted()
+    assert isinstance(worker.publisher.sent[-1], ProvisioningCompleted)
+
+
 async def test_a_package_that_became_low_while_the_broker_was_away_is_announced_later(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:

@@ -61,6 +61,10 @@ class Outbox:
         self.sent: list[Message] = []
         self.away = False
 
+    @property
+    def can_publish(self) -> bool:
+        return not self.away
+
     async def send(self, messages: Sequence[Message], traceparents: Mapping[str, str | None] = NO_TRACES) -> None:
         if self.away:
             raise BusUnavailableError("the broker is away")

@@ -12,10 +12,10 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from shared.bus.amqp.frames import HEARTBEAT_FRAME, Deliver, Properties, Return
-from shared.bus.amqp.wire import _TappedReader
+from shared.bus.amqp.wire import Tap, _TappedReader
 
 
-class Recorder:
+class Recorder(Tap):
     """A tap that records every event."""
 
     def __init__(self) -> None:

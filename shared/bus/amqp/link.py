@@ -6,6 +6,9 @@ link while the connection lives, because each new connection counts as one more 
     problem                                      reaction of the link
     ───────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
     an alarm, so the broker blocks publishing    does not publish, keeps its deliveries, asks nothing, then resumes
+    a publication is refused, or not confirmed   publishes on a new channel: the old one may ask a leader that is gone,
+    in time                                      and would ask it until it is back
+    the queue of the consumer has no leader      keeps its consumer, which gets messages again from the next leader
     an exchange, queue or binding is missing     declares it again at its next check, if it declares at all; if it only
                                                  checks, is unhealthy until the exchange or queue is back
     one of them exists with other arguments      if it declares, is unhealthy until they are as declared
@@ -28,16 +31,18 @@ from typing import Any, Literal, Self, TypeVar
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel as UnderlyingChannel
 from yarl import URL
 
 from shared import tls, topology
 from shared.bus import Delivery, Envelope
-from shared.bus.amqp.confirms import Confirms, Pending, UnroutableError
-from shared.bus.amqp.frames import Deliver, Properties, Return, acknowledgement, publication, refusal
+from shared.bus.amqp.confirms import Pending, RefusedError, UnroutableError
+from shared.bus.amqp.connecting import connect
+from shared.bus.amqp.frames import Deliver, Properties, acknowledgement, publication, refusal
 from shared.bus.amqp.nodes import Address
-from shared.bus.amqp.wire import TappedTransport
+from shared.bus.amqp.publications import Publications
+from shared.bus.amqp.wire import Tap, TappedTransport
 from shared.bus.declaring import (
     PAUSE_BEFORE_DECLARING_AGAIN,
     EventStreamDiffersError,
@@ -45,6 +50,7 @@ from shared.bus.declaring import (
     declare_topology,
     describe_missing,
     find_missing,
+    queue_exists,
     repair_topology,
 )
 from shared.errors import BusUnavailableError, StartError
@@ -67,12 +73,12 @@ _CLUSTER_HEARTBEAT_SECONDS = 4
 RabbitMQ's guide to heartbeats warns that values below 5 s end sound connections when a network is congested. That costs
 a reconnection here, while a silent node holds up all orders of this process.
 """
+_CLUSTER_TIMEOUT_SECONDS = 5.0
+"""The longest wait for an answer where there are several nodes."""
 SILENT_SECONDS = 4.0
 """The time without a byte after which a node counts as gone, where there are others."""
 _SILENCE_CHECKED_EVERY = 0.5
 _CLOSE_SECONDS = 3.0
-_WRITTEN_AT_ONCE = 256 * 1024
-_DEFAULT_MAX_FRAME = 131_072
 _JITTER = 0.25
 """The random part of the pause between two checks, so the services do not all ask at once."""
 _SILENT_ROUNDS = 3
@@ -118,12 +124,14 @@ class BrokerRefusedError(BusUnavailableError):
     """The broker refuses our user, password or virtual host."""
 
 
-class Link:
+class Link(Tap):
     """A connection with its channels; `lost` is done, with the reason, when any part of it fails."""
 
     def __init__(self, address: Address, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> None:
         self.deliveries: deque[Delivery] = deque()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.missed_something = False
+        """Whether the broker has closed a channel because a queue or an exchange does not exist."""
         self._address = address
         self._options = options
         self._queue = queue or ""
@@ -136,37 +144,57 @@ class Link:
         )
         self._connection.kwargs["transport_factory"] = self._transport
         self._channels: list[AbstractChannel] = []  # aio-pika closes channels without references
-        self._publishing: UnderlyingChannel
+        self._publications: Publications
         self._consuming: UnderlyingChannel
-        self._confirms = Confirms()
-        self._max_frame = _DEFAULT_MAX_FRAME
         self._user = options.user
+        self._renewing = False
         self._blocked: str | None = None
         self._unblocked_at = float("-inf")
         self._unconfirmed: str | None = None
         self._unsound: str | None = None
-        self._watches: list[asyncio.Task[None]] = []
+        self._watches: set[asyncio.Task[None]] = set()
+
+    @property
+    def can_publish(self) -> bool:
+        """Whether the broker confirms what is published, by the last probe."""
+        return self._blocked is None and self._unconfirmed is None
 
     @property
     def unhealthy_reason(self) -> str | None:
         """The problem, in a few words; None while the broker accepts publications and the topology is complete."""
         return self._blocked or self._unconfirmed or self._unsound
 
+    @property
+    def _timeout(self) -> float:
+        """The time for an answer, in seconds: shorter where there are other nodes to ask."""
+        return self._options.timeout if self._address.is_only else min(self._options.timeout, _CLUSTER_TIMEOUT_SECONDS)
+
     @classmethod
-    async def open(cls, address: Address, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> Self:
+    async def open(
+        cls,
+        address: Address,
+        options: Options,
+        queue: str | None,
+        on_delivery: Callable[[], None],
+        *,
+        topology_known: bool = False,
+    ) -> Self:
         """Connect, see to the topology, and consume from `queue` if there is one.
 
+        With `topology_known`, an earlier link has seen to it, and this one is used first and verifies it later: while a
+        node is gone, to declare a binding that exists takes as long as the others wait for that node.
         Raises StartError if the topology contradicts what the broker has or may not be declared, BrokerRefusedError if
         the broker rejects the login or the virtual host, BusUnavailableError if it cannot be reached or if a part of
         the topology is missing that this link does not declare.
         """
         link = cls(address, options, queue, on_delivery)
+        within = link._timeout if topology_known else options.timeout
         try:
-            async with asyncio.timeout(options.timeout):
-                await link._open()
+            async with asyncio.timeout(within):
+                await link._open(topology_known)
         except _LINK_ERRORS as error:
             await link.close()
-            raise link._not_open(error) from error
+            raise link._not_open(error, within) from error
         except BaseException:
             await link.close()
             raise
@@ -175,7 +203,7 @@ class Link:
     async def close(self) -> None:
         """Close the connection; pending publications fail with BusUnavailableError."""
         self._lose("closed")
-        for watch in self._watches:
+        for watch in [*self._watches]:
             watch.cancel()
         with suppress(*_LINK_ERRORS):
             async with asyncio.timeout(_CLOSE_SECONDS):
@@ -188,42 +216,28 @@ class Link:
         """
         if self._blocked is not None:
             raise BusUnavailableError(self._blocked)
-        now, channel = int(time.time()), self._publishing.number
-        frames = [_frames(envelope, self._user, channel, now, self._max_frame) for envelope in envelopes]
+        now, publications = int(time.time()), self._publications
+        frames = [
+            _frames(envelope, self._user, publications.number, now, publications.max_frame) for envelope in envelopes
+        ]
         pending = Pending([envelope.message_id for envelope in envelopes])
         try:
-            async with asyncio.timeout(self._options.timeout):
-                await self._write(frames, pending)
+            async with asyncio.timeout(self._timeout):
+                await publications.write(frames, pending)
                 await pending.outcome
         except TimeoutError as error:
             pending.outcome.cancel()  # so that a late failure is not logged as unretrieved
-            waited = f"{self._options.timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
+            await self._renew_publishing(publications)
+            waited = f"{self._timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
             raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
+        except RefusedError:
+            await self._renew_publishing(publications)
+            raise
         except UnroutableError:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.timeout):
+                async with asyncio.timeout(self._timeout):
                     await self._verify_topology()
             raise
-
-    async def _write(self, frames: Sequence[bytes], pending: Pending) -> None:
-        """Write in chunks and wait for the socket in between, so a slow broker does not fill our memory."""
-        chunk, size = [], 0
-        for frame in frames:
-            chunk.append(frame)
-            size += len(frame)
-            if size >= _WRITTEN_AT_ONCE:
-                await self._write_chunk(chunk, pending)
-                chunk, size = [], 0
-        await self._write_chunk(chunk, pending)
-
-    async def _write_chunk(self, chunk: Sequence[bytes], pending: Pending) -> None:
-        if self.lost.done() or not self._transport.write(b"".join(chunk)):
-            reason = self.lost.result() if self.lost.done() else "the connection is closing"
-            pending.abort(BusUnavailableError(f"RabbitMQ: {reason}"))
-            return
-        for _ in chunk:
-            self._confirms.expect(pending)
-        await self._transport.drain()
 
     def take(self, limit: int) -> list[Delivery]:
         """Return the deliveries that have arrived, at most `limit`."""
@@ -255,43 +269,28 @@ class Link:
         )
         self._on_delivery()
 
-    def returned(self, method: Return, properties: Properties) -> None:
-        reason = f"no queue takes {method.routing_key!r} from exchange {method.exchange!r} ({method.reason})"
-        self._confirms.returned(properties.message_id, reason)
-
-    def confirmed(self, tag: int, *, all_up_to: bool) -> None:
-        self._confirms.confirmed(tag, all_up_to=all_up_to)
-
-    def refused(self, tag: int, *, all_up_to: bool) -> None:
-        self._confirms.refused(tag, all_up_to=all_up_to)
-
-    def _not_open(self, error: BaseException) -> BusUnavailableError:
+    def _not_open(self, error: BaseException, within: float) -> BusUnavailableError:
         if self._transport.close_reason is not None:
             refused = self._transport.close_reason.startswith(_NOT_LET_IN)
             return (BrokerRefusedError if refused else BusUnavailableError)(self._transport.close_reason)
         if isinstance(error, TimeoutError):
-            return BusUnavailableError(f"no answer within {self._options.timeout:g} s")
+            return BusUnavailableError(f"no answer within {within:g} s")
         if (reason := tls.plain_reason(str(error))) != str(error):
             return BusUnavailableError(reason)
         hint = _TLS_HINT if self._connection.url.scheme == "amqp" and _CUT.search(str(error)) else ""
         return BusUnavailableError(f"{type(error).__name__}: {error}{hint}")
 
-    async def _open(self) -> None:
+    async def _open(self, topology_known: bool) -> None:
         await self._connect()
         self._connection.close_callbacks.add(self._closed)
-        if self._options.topology == "declare":
-            await declare_topology(self._connection, self._options.ladder)
-            await self._declare_events()
-        elif self._options.topology == "check" and (
-            missing := await find_missing(
-                self._connection, self._options.ladder, events_retention=self._options.events_retention
-            )
-        ):
-            raise BusUnavailableError(describe_missing(missing))
-        self._publishing = await self._open_channel(publisher_confirms=True)
-        self._max_frame = self._publishing.connection.connection_tune.frame_max or _DEFAULT_MAX_FRAME
+        if not topology_known or not await self._has_queue():
+            await self._prepare_topology()
+        await self._open_publishing()
+        self.lost.add_done_callback(self._fail_publications)
         if self._queue:
-            self._consuming = await self._open_channel(publisher_confirms=False)
+            channel = await self._open_channel(publisher_confirms=False)
+            self._consuming = await channel.get_underlay_channel()
+            self._transport.tap(self._consuming.number, self)
             await self._consume()
             self._start("watch-consumer", self._watch_consumer())
         self._start("watch-publishing", self._watch_publishing())
@@ -310,6 +309,21 @@ class Link:
                 raise BusUnavailableError(f"no answer within {seconds:g} s") from error
             raise
 
+    async def _has_queue(self) -> bool:
+        return not self._queue or await queue_exists(self._connection, self._queue)
+
+    async def _prepare_topology(self) -> None:
+        """Declare the topology, or check that it is there, as the options say."""
+        if self._options.topology == "declare":
+            await declare_topology(self._connection, self._options.ladder)
+            await self._declare_events()
+        elif self._options.topology == "check" and (
+            missing := await find_missing(
+                self._connection, self._options.ladder, events_retention=self._options.events_retention
+            )
+        ):
+            raise BusUnavailableError(describe_missing(missing))
+
     async def _declare_events(self) -> None:
         """Declare the stream of events; a stream with another retention is used as it is."""
         try:
@@ -317,13 +331,47 @@ class Link:
         except EventStreamDiffersError as error:
             _log.warning("the stream of events stays as it is", reason=str(error))
 
-    async def _open_channel(self, *, publisher_confirms: bool) -> UnderlyingChannel:
+    async def _open_channel(self, *, publisher_confirms: bool) -> AbstractChannel:
         channel = await self._connection.channel(publisher_confirms=publisher_confirms)
         channel.close_callbacks.add(self._closed)
         self._channels.append(channel)
-        underlying = await channel.get_underlay_channel()
-        self._transport.tap(underlying.number, self)
-        return underlying
+        return channel
+
+    async def _open_publishing(self) -> None:
+        channel = await self._open_channel(publisher_confirms=True)
+        self._publications = Publications(channel, await channel.get_underlay_channel(), self._transport)
+
+    def _fail_publications(self, lost: asyncio.Future[str]) -> None:
+        self._publications.lost(lost.result())
+
+    async def _renew_publishing(self, late: Publications) -> None:
+        """Publish on another channel from now on: this one may still ask a leader that is gone.
+
+        RabbitMQ 3.10 looks up the leader of a queue once for each channel. If its node is already dead then, the
+        channel refuses every message for that queue until the node is back.
+        What waits on the old channel fails, and is published again by whoever sent it.
+        """
+        if late is not self._publications or self._renewing or self._blocked is not None or self.lost.done():
+            return
+        self._renewing = True
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._open_publishing()
+        except _LINK_ERRORS as error:  # the next publication tries again, if the connection lives
+            _log.warning("no other channel to publish on", queue=self._queue or None, error=str(error))
+        else:
+            late.channel.close_callbacks.discard(self._closed)
+            late.lost("its channel is given up")
+            self._start("close-channel", self._close_channel(late.channel))
+        finally:
+            self._renewing = False
+
+    async def _close_channel(self, channel: AbstractChannel) -> None:
+        """Close a channel that is no longer used; it may not answer."""
+        self._channels.remove(channel)
+        with suppress(*_LINK_ERRORS):
+            async with asyncio.timeout(self._timeout):
+                await channel.close()
 
     async def _consume(self) -> None:
         self._consuming.on_consumer_cancel_callbacks.add(self._cancelled)
@@ -333,28 +381,41 @@ class Link:
     def _start(self, name: str, watch: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(watch, name=name)
         task.add_done_callback(self._watch_ended)
-        self._watches.append(task)
+        self._watches.add(task)
 
     def _watch_ended(self, watch: asyncio.Task[None]) -> None:
+        self._watches.discard(watch)
         if not watch.cancelled() and (error := watch.exception()) is not None:
             self._lose(f"{watch.get_name()} failed: {error!r}")
 
     async def _watch_consumer(self) -> None:
-        """Ask the broker regularly for the consumers of the queue; end the link if it twice knows none.
-
-        Once is no proof: a queue without a leader has no consumers either.
-        """
-        missed = 0
-        while missed < 2:
+        """Ask the broker regularly for the consumers of the queue; end the link if it does not know ours."""
+        while True:
             await asyncio.sleep(self._options.check_every)
             question = self._consuming.queue_declare(self._queue, passive=True)
             try:
-                answer = await self._answered(question, _SILENT_ROUNDS * self._options.timeout)
+                answer = await self._answered(question, _SILENT_ROUNDS * self._timeout)
             except _LINK_ERRORS as error:
                 self._lose(f"the queue could not be checked: {error!r}")
                 return
-            missed = 0 if answer.consumer_count else missed + 1
-        self._lose("the broker no longer knows the consumer")
+            if not answer.consumer_count and await self._is_forgotten():
+                self._lose("the broker no longer knows the consumer")
+                return
+
+    async def _is_forgotten(self) -> bool:
+        """Return whether a second consumer of the queue is the only one.
+
+        Without a leader, a queue has no consumers by its answer, and takes no second one: that proves nothing. The
+        broker even ends the connection of the second one, which is therefore not ours.
+        """
+        with suppress(*_LINK_ERRORS):
+            async with await connect(self._address.url, self._timeout) as connection, asyncio.timeout(self._timeout):
+                channel = await (await connection.channel()).get_underlay_channel()
+                await channel.basic_qos(prefetch_count=1)
+                await channel.basic_consume(self._queue, _unreached)
+                answer = await channel.queue_declare(self._queue, passive=True)
+                return answer.consumer_count == 1
+        return False
 
     async def _watch_publishing(self) -> None:
         """Detect within seconds that the broker has blocked publishing or does not confirm."""
@@ -385,7 +446,7 @@ class Link:
         """Restore missing parts of the topology if this link declares it; note any other problem with it."""
         if self._options.topology == "trust":
             return
-        within = _SILENT_ROUNDS * self._options.timeout
+        within = _SILENT_ROUNDS * self._timeout
         verify = repair_topology if self._options.topology == "declare" else find_missing
         try:
             question = verify(self._connection, self._options.ladder, events_retention=self._options.events_retention)
@@ -439,6 +500,7 @@ class Link:
         self._blocked = None if reason is None else f"RabbitMQ has blocked publishing: {reason}"
 
     def _closed(self, _sender: object, error: BaseException | None) -> None:
+        self.missed_something = self.missed_something or isinstance(error, ChannelNotFoundEntity)
         self._lose(self._transport.close_reason or str(error) or type(error).__name__)
 
     def _cancelled(self, _consumer: object) -> None:
@@ -449,7 +511,6 @@ class Link:
     def _lose(self, reason: str) -> None:
         if not self.lost.done():
             self.lost.set_result(reason)
-            self._confirms.lost(f"RabbitMQ: {reason}")
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:

@@ -8,7 +8,7 @@ objects out, without a task, a queue or a future per message (see shared.bus.amq
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from aiormq.connection import TransportFactory
 from aiormq.exceptions import AMQPConnectionError
@@ -49,8 +49,8 @@ def ignore_blocking(_reason: str | None) -> None:
     """Do nothing about it."""
 
 
-class Tap(Protocol):
-    """The receiver of one channel's messages and confirms."""
+class Tap:
+    """The receiver of one channel's messages and confirms. It ignores what a subclass does not take."""
 
     def delivered(self, method: Deliver, properties: Properties, body: bytes) -> None:
         """Receive a message for the consumer."""

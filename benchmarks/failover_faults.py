@@ -1,0 +1,154 @@
+"""The faults of `benchmarks.failover`: each kills, stops or restarts servers and services of a running cluster."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pymongo
+
+from operations.stack.layout import Layout
+from operations.stack.processes import find
+from operations.stack.rabbitmq import find_rabbitmq
+from operations.stack.rabbitmq_cluster import RabbitMQCluster
+from operations.stack.state import ProcessState, read_state
+
+SILENT_SECONDS = 30.0
+"""How long a server that is stopped (SIGSTOP) says nothing."""
+GATHERED_SECONDS = 5.0
+"""The time for clients to connect elsewhere."""
+_BACK_WITHIN = 90.0
+_BROKER_NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
+_MEMBERS = ("mongodb", "mongodb-2", "mongodb-3")
+_SERVICES = ("order", "inventory", "payment", "notification", "provisioning")
+
+
+class Cluster:
+    """The processes of a stack that `ordersaga up --cluster` has started; its supervisor restarts what is killed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._layout = Layout(directory)
+        state = read_state(self._layout)
+        self._broker = RabbitMQCluster(find_rabbitmq(), self._layout.rabbitmq, state.node, state.ports)
+
+    def process(self, name: str) -> ProcessState:
+        """Return the state of a process."""
+        return next(each for each in read_state(self._layout).processes if each.name == name)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a process."""
+        identity = self.process(name).identity
+        if identity is None or (found := find(identity)) is None:
+            raise SystemExit(f"{name} does not run")
+        found.send_signal(number)
+
+    async def restarted(self, name: str, before: ProcessState) -> None:
+        """Wait until a process that was ended is back and ready."""
+        deadline = time.monotonic() + _BACK_WITHIN
+        while (now := self.process(name)).identity == before.identity or not now.ready:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{name} is not back after {_BACK_WITHIN:g} s: {now.detail}")
+            await asyncio.sleep(0.1)
+
+    @contextlib.asynccontextmanager
+    async def silent(self, name: str) -> AsyncIterator[None]:
+        """Stop a process, and continue it at the end."""
+        self.send(name, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.send(name, signal.SIGCONT)
+
+    async def primary(self) -> str:
+        """Return the name of the member that is the primary."""
+        return await asyncio.to_thread(self._primary)
+
+    def _primary(self) -> str:
+        for name in _MEMBERS:
+            with contextlib.suppress(pymongo.errors.PyMongoError):
+                url = self.process(name).url
+                with pymongo.MongoClient[dict[str, object]](url, serverSelectionTimeoutMS=2000) as client:
+                    if client.admin.command("hello").get("isWritablePrimary"):
+                        return name
+        raise SystemExit("the replica set has no primary")
+
+    async def gather_clients(self) -> None:
+        """Have all clients connect to the first node of the broker: the others close theirs, and take no more."""
+        others = self._broker.nodes[1:]
+        for node in others:
+            await asyncio.to_thread(node.control, "suspend_listeners")
+        for node in others:
+            await asyncio.to_thread(node.control, "close_all_connections", "--global", "a test")
+        await asyncio.sleep(GATHERED_SECONDS)
+        for node in others:
+            await asyncio.to_thread(node.control, "resume_listeners")
+
+
+Act = Callable[[Cluster], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault: what is done before the measurement, and in the middle of it."""
+
+    name: str
+    title: str
+    act: Act
+    prepare: Act | None = None
+
+
+async def _kill_and_wait(cluster: Cluster, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+    before = cluster.process(name)
+    cluster.send(name, number)
+    await cluster.restarted(name, before)
+
+
+async def _kill_a_node(cluster: Cluster) -> None:
+    await _kill_and_wait(cluster, "rabbitmq-2")
+
+
+async def _kill_the_first_node(cluster: Cluster) -> None:
+    await _kill_and_wait(cluster, "rabbitmq")
+
+
+async def _silence_a_node(cluster: Cluster) -> None:
+    async with cluster.silent("rabbitmq-2"):
+        await asyncio.sleep(SILENT_SECONDS)
+
+
+async def _kill_the_primary(cluster: Cluster) -> None:
+    await _kill_and_wait(cluster, await cluster.primary())
+
+
+async def _silence_the_primary(cluster: Cluster) -> None:
+    async with cluster.silent(await cluster.primary()):
+        await asyncio.sleep(SILENT_SECONDS)
+
+
+async def _restart_all_servers(cluster: Cluster) -> None:
+    for name in (*_BROKER_NODES, *_MEMBERS):
+        await _kill_and_wait(cluster, name, signal.SIGTERM)
+
+
+def _kill_a_service(name: str) -> Act:
+    async def act(cluster: Cluster) -> None:
+        await _kill_and_wait(cluster, name)
+
+    return act
+
+
+FAULTS: Sequence[Fault] = (
+    Fault("none", "no fault", lambda _cluster: asyncio.sleep(10)),
+    Fault("node-killed", "kill -9 of a broker node, clients spread", _kill_a_node),
+    Fault(
+        "all-on-node-killed", "kill -9 of the broker node of all clients", _kill_the_first_node, Cluster.gather_clients
+    ),
+    Fault("node-silent", f"a broker node silent for {SILENT_SECONDS:g} s", _silence_a_node),
+    Fault("primary-killed", "kill -9 of the primary", _kill_the_primary),
+    Fault("primary-silent", f"the primary silent for {SILENT_SECONDS:g} s", _silence_the_primary),
+    Fault("rolling-restart", "restart of all nodes and members in turn", _restart_all_servers),
+    *(Fault(f"{name}-killed", f"kill -9 of {name}", _kill_a_service(name)) for name in _SERVICES),
+)

@@ -1,0 +1,65 @@
+"""The channel of a link that messages are published on, and the confirms that come back on it."""
+
+from collections.abc import Sequence
+
+from aio_pika.abc import AbstractChannel
+from aiormq.abc import AbstractChannel as UnderlyingChannel
+
+from shared.bus.amqp.confirms import Confirms, Pending
+from shared.bus.amqp.frames import Properties, Return
+from shared.bus.amqp.wire import Tap, TappedTransport
+from shared.errors import BusUnavailableError
+
+_WRITTEN_AT_ONCE = 256 * 1024
+_DEFAULT_MAX_FRAME = 131_072
+
+
+class Publications(Tap):
+    """What is published on one channel, until the broker has confirmed or refused it, or the channel is given up."""
+
+    def __init__(self, channel: AbstractChannel, underlying: UnderlyingChannel, transport: TappedTransport) -> None:
+        self.channel = channel
+        self.number = underlying.number
+        self.max_frame = underlying.connection.connection_tune.frame_max or _DEFAULT_MAX_FRAME
+        self._transport = transport
+        self._confirms = Confirms()
+        self._lost: str | None = None
+        transport.tap(self.number, self)
+
+    async def write(self, frames: Sequence[bytes], pending: Pending) -> None:
+        """Write in chunks and wait for the socket in between, so a slow broker does not fill our memory."""
+        chunk, size = [], 0
+        for frame in frames:
+            chunk.append(frame)
+            size += len(frame)
+            if size >= _WRITTEN_AT_ONCE:
+                await self._write_chunk(chunk, pending)
+                chunk, size = [], 0
+        await self._write_chunk(chunk, pending)
+
+    async def _write_chunk(self, chunk: Sequence[bytes], pending: Pending) -> None:
+        if self._lost is not None or not self._transport.write(b"".join(chunk)):
+            pending.abort(BusUnavailableError(f"RabbitMQ: {self._lost or 'the connection is closing'}"))
+            return
+        for _ in chunk:
+            self._confirms.expect(pending)
+        await self._transport.drain()
+
+    def lost(self, reason: str) -> None:
+        """Fail everything that is not decided, and what is still to be written."""
+        if self._lost is None:
+            self._lost = reason
+            self._confirms.lost(f"RabbitMQ: {reason}")
+
+    def returned(self, method: Return, properties: Properties) -> None:
+        """Note that a mandatory message came back."""
+        reason = f"no queue takes {method.routing_key!r} from exchange {method.exchange!r} ({method.reason})"
+        self._confirms.returned(properties.message_id, reason)
+
+    def confirmed(self, tag: int, *, all_up_to: bool) -> None:
+        """Note that publications were accepted."""
+        self._confirms.confirmed(tag, all_up_to=all_up_to)
+
+    def refused(self, tag: int, *, all_up_to: bool) -> None:
+        """Note that publications were not accepted."""
+        self._confirms.refused(tag, all_up_to=all_up_to)
