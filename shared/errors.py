@@ -66,6 +66,9 @@
         ├── UnreadableStateError               the record of a stack is damaged
         ├── KeyFileError                       the file of API keys is damaged, or does not have the key
         ├── ArchiveError                       an archive cannot be written, or is damaged
+        ├── BackupError                        a backup cannot be made or restored
+        │   ├── DamagedError                       files of it are missing, damaged or not its own
+        │   └── UnreadableError                    the content of a file is not as it was written
         ├── NotPermittedError                  the key of a command does not grant what it needs
         ├── NoEventStreamError                 the broker has no stream of events, or does not let this user read it
         ├── ExportFormatError                  the library that writes this format is not installed

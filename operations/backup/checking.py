@@ -5,8 +5,8 @@ from pathlib import Path
 
 from operations.archive.files import file_errors
 from operations.backup.directory import PARTIAL
-from operations.backup.errors import BackupError, DamagedError
-from operations.backup.files import Content, HashedFile, UnreadableError, read_compressed, whole_documents
+from operations.backup.errors import BackupError, DamagedError, UnreadableError
+from operations.backup.files import Content, HashedFile, read_compressed, whole_documents
 from operations.backup.manifest import NAME, CopiedCollection, Manifest, read_manifest
 
 Progress = Callable[[int], None]

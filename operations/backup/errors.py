@@ -14,3 +14,7 @@ class DamagedError(BackupError):
         more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
         super().__init__(f"the backup in {directory} is damaged: {problems[0]}{more}")
         self.problems = problems
+
+
+class UnreadableError(BackupError):
+    """The content of a file is not as it was written."""

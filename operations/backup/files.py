@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from operations.archive.files import BLOCK, create_private
+from operations.backup.errors import UnreadableError
 
 LEVEL = 3
 """The compression: 2.5 times as fast as gzip's usual 6, for files that are a seventh bigger."""
 _LENGTH = struct.Struct("<i")
 _SMALLEST = 5
 """The length of an empty document: its own length, and the byte that ends it."""
-
-
-class UnreadableError(Exception):
-    """The content of a file is not as it was written."""
 
 
 @dataclass(slots=True)

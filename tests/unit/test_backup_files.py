@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from operations.backup.errors import BackupError
+from operations.backup.errors import BackupError, UnreadableError
 from operations.backup.files import (
     CompressedFile,
     Content,
     HashedFile,
-    UnreadableError,
     read_compressed,
     spans,
     whole_documents,
