@@ -196,7 +196,8 @@ def _with_users(stack: Stack, layout: Layout, prefix: str) -> Stack:
         stack,
         mongodb_url=users.url(CONSOLE.user, stack.mongodb_url),
         maintenance_url=users.url(MAINTENANCE, stack.mongodb_url),
-        backup_url=users.url(BACKUP, stack.mongodb_url),
+        # A stack of an earlier release has no such user until this one has started it.
+        backup_url=users.url(BACKUP, stack.mongodb_url) if BACKUP in users.passwords else "",
         database_users=users,
     )
 

@@ -9,6 +9,7 @@
     │   ├── NotStartedError                    a write has not been sent in time, and will not be
     │   ├── BusUnavailableError                RabbitMQ does not answer, or does not confirm in time
     │   │   ├── BrokerRefusedError                 it refuses the login or the virtual host
+    │   │   ├── MessageRefusedError                it refuses a message, as a queue is full or has no leader
     │   │   └── UnroutableError                    a message that must arrive reached no queue
     │   ├── BatchAbandonedError                a batch cannot be finished here; it is delivered again
     │   ├── ContentionError                    a transaction lost against others too often

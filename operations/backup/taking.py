@@ -38,7 +38,7 @@ from operations.errors import UnreachableError
 from operations.reading.connection import open_mongodb
 from operations.reading.snapshots import SNAPSHOT_TOO_OLD, Snapshots, cluster_time
 from operations.settings import Stack
-from operations.stack.database_rights import NOT_BACKED_UP
+from operations.stack.database_rights import BACKUP, NOT_BACKED_UP
 from operations.stack.database_schemas import all_schemas
 from operations.stack.files import write_private
 from shared.clock import utc_now
@@ -73,6 +73,10 @@ async def take_backup(
     `outside` is what the provider has for sale. Raises DataDirectoryError if the directory is not empty, BackupError if
     the copy fails, UnreachableError when MongoDB does not answer. The directory is then as it was.
     """
+    if stack.database_users is not None and BACKUP not in stack.database_users.passwords:
+        raise BackupError(
+            "MongoDB has no user `backup` yet: `ordersaga down` and `ordersaga up` of this release make it"
+        )
     began = utc_now()
     with new_backup(directory) as partial:
         async with open_mongodb(stack.url_for_backups, purpose="the backup", name="ordersaga-backup") as client:

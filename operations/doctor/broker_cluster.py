@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.stack.queue_members import (
-    LOADED_PATTERN,
-    QUORUM,
-    STREAM,
     ClusterStatus,
     Control,
     QueueMembers,
@@ -20,6 +17,8 @@ from operations.stack.queue_members import (
 
 NODES, MEMBERS, LEADERS, TICK, PARTITIONS = "cluster nodes", "queue members", "queue leaders", "net tick", "partitions"
 PAGE = "docs/clusters.md"
+RESTART = "`ordersaga down`, then `ordersaga up --detach`: the start"
+"""How the members and leaders of a stack of ours are put right: RabbitMQ's tools do not find its private nodes."""
 WANTED_MEMBERS = 3
 SLOW_TICK_SECONDS = 15
 """The net tick from which a silent node holds up orders for longer than clients wait."""
@@ -66,17 +65,7 @@ def check_members(queues: Sequence[QueueMembers], status: ClusterStatus) -> Find
     if not short:
         return ok(MEMBERS, f"at least {wanted} of each of {len(queues)} queues and streams")
     detail = f"{len(short)} of {len(queues)} have fewer than {wanted}: {_listed([queue.name for queue in short])}"
-    return wrong(MEMBERS, detail, "; ".join(dict.fromkeys(_commands(short, status.running))))
-
-
-def _commands(short: Sequence[QueueMembers], running: Sequence[str]) -> Iterator[str]:
-    """Name the commands that give queues a member on every node."""
-    for queue in short:
-        for node in sorted(set(running) - queue.members):
-            if queue.kind == QUORUM:
-                yield f"rabbitmq-queues grow {node} all"
-            elif queue.kind == STREAM:
-                yield f"rabbitmq-streams add_replica {queue.name} {node}"
+    return wrong(MEMBERS, detail, f"{RESTART} adds the members that are missing")
 
 
 def check_leaders(queues: Sequence[QueueMembers], running: Sequence[str]) -> Finding:
@@ -84,8 +73,7 @@ def check_leaders(queues: Sequence[QueueMembers], running: Sequence[str]) -> Fin
     leaders = count_leaders(queues, running)
     detail = ", ".join(f"{node} leads {number}" for node, number in sorted(leaders.items()))
     if not is_balanced(queues, running):
-        fix = f"rabbitmq-queues rebalance quorum --queue-pattern '{LOADED_PATTERN}', when there is little to do"
-        return note(LEADERS, f"{detail} of the queues that carry the load", fix)
+        return note(LEADERS, f"{detail} of the queues that carry the load", f"{RESTART} spreads them")
     return ok(LEADERS, detail)
 
 

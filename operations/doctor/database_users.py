@@ -102,6 +102,8 @@ async def _without_a_user(client: Client) -> Finding:
 
 async def _check_by_login(name: str, users: DatabaseUsers, url: str) -> Finding:
     """Check a user of a MongoDB that `ordersaga up` runs, with its own password."""
+    if name not in users.passwords:
+        return wrong(_subject(name), "does not exist: an earlier release has started this stack", START_AGAIN)
     address = f"{url.partition('://')[0]}://{url.rpartition('@')[2].partition('&authSource=')[0]}"
     try:
         async with _connect(users.url(name, address)) as client:

@@ -68,8 +68,12 @@ def load_passwords(directory: Path, users: Iterable[str] = USERS) -> dict[str, s
 
 
 def read_users(directory: Path, prefix: str) -> DatabaseUsers:
-    """Return the users of a stack that runs, without the administrator. Raises OSError."""
-    return DatabaseUsers(prefix, {user: (directory / f"mongodb-{user}").read_text().strip() for user in USERS})
+    """Return the users of a stack that runs, without the administrator and those that its release does not have.
+
+    Raises OSError.
+    """
+    files = {user: directory / f"mongodb-{user}" for user in USERS}
+    return DatabaseUsers(prefix, {user: file.read_text().strip() for user, file in files.items() if file.exists()})
 
 
 def load_key_file(directory: Path) -> Path:

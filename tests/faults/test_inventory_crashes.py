@@ -295,7 +295,7 @@ async def test_a_shipping_whose_worker_died_counts_units_once(
 
 @pytest.mark.parametrize(
     ("record", "method"),
-    [("stock_items", "read"), ("reservations", "read"), ("stock_items", "write"), ("reservations", "mark")],
+    [("stock_items", "read"), ("reservations", "read_existing"), ("stock_items", "write"), ("reservations", "mark")],
     ids=["before-products", "before-reservations", "between-reading-and-writing", "between-stock-and-reservation"],
 )
 async def test_a_shipping_that_stalls_while_another_worker_completes_it_counts_units_once(

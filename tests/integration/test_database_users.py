@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -21,11 +22,14 @@ from notification_service.signing_secrets import SecretVault, new_secret
 from operations import actions
 from operations.archive.archiving import ArchivePlan, archive_orders
 from operations.audit.service_databases import ServiceDatabases
+from operations.backup.errors import BackupError
 from operations.backup.restoring import check_target, restore
 from operations.backup.taking import take_backup
+from operations.doctor.database_users import check_users
 from operations.settings import Stack
-from operations.stack.database_rights import USERS, users_of
+from operations.stack.database_rights import BACKUP, MAINTENANCE, USERS, users_of
 from operations.stack.database_schemas import schema_of
+from operations.stack.database_users import read_users
 from operations.stack.files import write_private
 from shared import schema
 from shared.clock import utc_now
@@ -182,6 +186,21 @@ async def test_passwords_are_for_their_owner_alone_and_are_not_printed(prepared:
         assert (prepared.directory / f"mongodb-{user}").stat().st_mode & 0o777 == 0o600
     log = (prepared.directory.parent / "data" / "log").read_text()
     assert not [user for user in USERS if prepared.password(user) in log]
+
+
+async def test_a_user_that_an_earlier_release_did_not_have_is_missed_where_it_is_needed(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    secrets = tmp_path / "secrets"
+    shutil.copytree(prepared.directory, secrets)
+    (secrets / f"mongodb-{BACKUP}").unlink()
+    users = read_users(secrets, PREFIX)
+    stack = Stack(prepared.url_of(CONSOLE), "amqp://127.0.0.1:1", {}, None, PREFIX, database_users=users)
+
+    with pytest.raises(BackupError, match="no user `backup` yet"):
+        await take_backup(stack, tmp_path / "backup")
+    found = [each async for each in check_users(prepared.url(MAINTENANCE), PREFIX, users)]
+    assert [each.subject for each in found if each.outcome == "wrong"] == [f"user {BACKUP} of MongoDB"]
 
 
 async def test_only_an_administrator_may_create_users(prepared: Prepared) -> None:

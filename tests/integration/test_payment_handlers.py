@@ -331,12 +331,12 @@ async def test_the_loop_outlives_errors_and_ends_when_cancelled(worker: PaymentW
     order = order_created("tok_timeout")
     await worker.charge(order)
     clock.advance(1)
-    worker.outbox.away = True
+    worker.outbox.failing = True
     running = asyncio.create_task(worker.reconciler.run())
     async with asyncio.timeout(60):
         while not (await worker.payment(order.order_id)).unpublished:
             await asyncio.sleep(0.01)
-        worker.outbox.away = False
+        worker.outbox.failing = False
         clock.advance(5)
         while not worker.outbox.sent:
             await asyncio.sleep(0.01)

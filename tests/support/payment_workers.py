@@ -55,18 +55,18 @@ class MovableClock:
 
 
 class Outbox:
-    """Collects what the reconciler publishes; raises while `away`."""
+    """Collects what the reconciler publishes; raises while `away`, which is known beforehand, or `failing`."""
 
     def __init__(self) -> None:
         self.sent: list[Message] = []
-        self.away = False
+        self.away = self.failing = False
 
     @property
     def can_publish(self) -> bool:
         return not self.away
 
     async def send(self, messages: Sequence[Message], traceparents: Mapping[str, str | None] = NO_TRACES) -> None:
-        if self.away:
+        if self.away or self.failing:
             raise BusUnavailableError("the broker is away")
         self.sent.extend(messages)
 

@@ -30,7 +30,7 @@ def test_a_cluster_needs_three_nodes_that_run_and_see_each_other(
     assert (found.outcome, found.detail) == (outcome, detail)
 
 
-def test_the_commands_for_queues_with_too_few_members_are_named_once() -> None:
+def test_queues_with_too_few_members_are_named() -> None:
     queues = [
         queue("one", "a@x"),
         queue("two", "a@x"),
@@ -40,11 +40,6 @@ def test_the_commands_for_queues_with_too_few_members_are_named_once() -> None:
     found = check_members(queues, ClusterStatus(NODES, NODES, False))
     assert found.outcome == "wrong"
     assert found.detail == "3 of 4 have fewer than 3: one, two, events"
-    assert found.fix.split("; ") == [
-        "rabbitmq-queues grow b@x all",
-        "rabbitmq-queues grow c@x all",
-        "rabbitmq-streams add_replica events c@x",
-    ]
 
 
 def test_a_queue_of_two_nodes_has_two_members() -> None:

@@ -10,7 +10,7 @@ class UnroutableError(BusUnavailableError):
     """A mandatory message reached no queue, because a queue or its binding was deleted."""
 
 
-class RefusedError(BusUnavailableError):
+class MessageRefusedError(BusUnavailableError):
     """The broker refused a message: its queue is full or has no leader, or had none when the channel first used it."""
 
 
@@ -76,7 +76,7 @@ class Confirms:
         """Note that the broker refused the publication `tag`, or all up to it: a queue is full or has no leader."""
         for one in range(self._oldest if all_up_to else tag, tag + 1):
             if one in self._undecided:
-                self._undecided[one].fail(RefusedError("RabbitMQ refused a message (a queue is full or away)"))
+                self._undecided[one].fail(MessageRefusedError("RabbitMQ refused a message (a queue is full or away)"))
         self.confirmed(tag, all_up_to=all_up_to)
 
     def returned(self, message_id: str | None, reason: str) -> None:

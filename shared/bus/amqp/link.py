@@ -37,7 +37,7 @@ from yarl import URL
 
 from shared import tls, topology
 from shared.bus import Delivery, Envelope
-from shared.bus.amqp.confirms import Pending, RefusedError, UnroutableError
+from shared.bus.amqp.confirms import MessageRefusedError, Pending, UnroutableError
 from shared.bus.amqp.connecting import connect
 from shared.bus.amqp.frames import Deliver, Properties, acknowledgement, publication, refusal
 from shared.bus.amqp.nodes import Address
@@ -230,7 +230,7 @@ class Link(Tap):
             await self._renew_publishing(publications)
             waited = f"{self._timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
             raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
-        except RefusedError:
+        except MessageRefusedError:
             await self._renew_publishing(publications)
             raise
         except UnroutableError:
