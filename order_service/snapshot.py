@@ -47,9 +47,9 @@ def snapshot(order: Order) -> dict[str, Any]:
     }
 
 
-def ends(status: Status, confirmed: datetime | None, completed: datetime | None) -> dict[str, str | None]:
+def ends(status: str, confirmed: datetime | None, completed: datetime | None) -> dict[str, str | None]:
     """Show when the order was confirmed and completed; earlier releases stored the first of goods as the second."""
-    if status is Status.CONFIRMED and confirmed is None:
+    if status == Status.CONFIRMED and confirmed is None:
         confirmed, completed = completed, None
     return {"confirmedAt": moment(confirmed), "completedAt": moment(completed)}
 

@@ -280,7 +280,10 @@ def show(document: Document, *, personal: bool) -> dict[str, Any]:
 
 
 def show_listed(document: Document) -> dict[str, Any]:
-    """Show a stored order without its history, and without its items if they were not loaded."""
+    """Show a stored order without its history, and without its items if they were not loaded.
+
+    The order may be of a newer saga, in a status that this release does not know.
+    """
     items = show_items(document)
     return {
         "orderId": document["_id"],
@@ -291,7 +294,7 @@ def show_listed(document: Document) -> dict[str, Any]:
         "totalAmount": to_json_number(document["totalAmount"]),
         "currency": document["currency"],
         "status": document["status"],
-        **{participant.stored_field: document[participant.stored_field] for participant in PARTICIPANTS},
+        **{participant.stored_field: document.get(participant.stored_field) for participant in PARTICIPANTS},
         "provisioningStatus": document.get("provisioningStatus"),
         "failureReason": document.get("failureReason"),
         "failureCode": shown_code(document.get("failureReason"), document.get("failureCode"), document.get("cause")),
@@ -303,7 +306,7 @@ def show_listed(document: Document) -> dict[str, Any]:
         "server": _server(document.get("server")),
         "createdAt": to_rfc3339(document["createdAt"]),
         "updatedAt": to_rfc3339(document["updatedAt"]),
-        **ends(Status(document["status"]), document.get("confirmedAt"), document.get("completedAt")),
+        **ends(document["status"], document.get("confirmedAt"), document.get("completedAt")),
         "cancelledAt": moment(document.get("cancelledAt")),
     }
 

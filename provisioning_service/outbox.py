@@ -16,7 +16,7 @@ from provisioning_service.packages import Packages
 from shared.background import run_periodically
 from shared.bus.publisher import Publisher
 from shared.clock import Clock
-from shared.contracts import BY_ROUTING_KEY
+from shared.contracts import BY_ROUTING_KEY, Message
 from shared.failpoints import JOB_RECORDED, Failpoint
 
 SWEEP_SECONDS = 2.0
@@ -71,8 +71,12 @@ class Outbox:
                 if self._posted[job.order_id] is job:  # it may have been posted anew
                     del self._posted[job.order_id]
         if self._package_fell:
-            await self._publish_low_packages(self._clock())
             self._package_fell = False
+            try:
+                await self._publish_low_packages(self._clock())
+            except BaseException:
+                self._package_fell = True
+                raise
 
     async def publish_overdue(self) -> None:
         """Publish messages that were recorded a while ago and never confirmed."""
@@ -90,14 +94,20 @@ class Outbox:
             await self._packages.mark_announced(low)
 
     async def _publish(self, jobs: Sequence[Job]) -> None:
-        if not jobs:
+        sendable = [(job, messages) for job in jobs if (messages := _messages(job))]
+        if not sendable:
             return
         await self._publisher.send(
-            [
-                BY_ROUTING_KEY[message.routing_key].model_validate(message.body)
-                for job in jobs
-                for message in job.outbox
-            ],
-            {job.order_id: job.traceparent for job in jobs},
+            [message for _, messages in sendable for message in messages],
+            {job.order_id: job.traceparent for job, _ in sendable},
         )
-        await self._jobs.mark_published([(job.order_id, job.outbox[-1].sequence) for job in jobs if job.outbox])
+        await self._jobs.mark_published([(job.order_id, job.outbox[-1].sequence) for job, _ in sendable])
+
+
+def _messages(job: Job) -> list[Message]:
+    """Return the messages of a job; none, with an error in the log, if they are not ones of the contract."""
+    try:
+        return [BY_ROUTING_KEY[message.routing_key].model_validate(message.body) for message in job.outbox]
+    except (KeyError, ValueError):  # it holds up no other job
+        _log.exception("the messages of a job cannot be sent", order_id=job.order_id)
+        return []

@@ -32,6 +32,7 @@ from shared.bus.failures import (
     RETRY_LEVEL,
     ROUTING_KEY,
     TRACEBACK,
+    WAITS,
     failed_attempts,
     fitting,
 )
@@ -56,7 +57,7 @@ DELIVERY_LIMIT = "DeliveryLimit"
 UNROUTABLE = "Unroutable"
 
 _OWN = frozenset(
-    {ATTEMPTS, ERROR_MESSAGE, ERROR_TYPE, FAILED_AT, FIRST_FAILED_AT, HEADERS_LEFT_OUT, QUEUE, RETRY_LEVEL}
+    {ATTEMPTS, ERROR_MESSAGE, ERROR_TYPE, FAILED_AT, FIRST_FAILED_AT, HEADERS_LEFT_OUT, QUEUE, RETRY_LEVEL, WAITS}
     | {ROUTING_KEY, TRACEBACK}
 )
 """Headers about the failure; the record has them as fields, and a replay starts without them."""

@@ -62,7 +62,7 @@ def order_message(shown: Mapping[str, Any]) -> pb.Order:
         items=[_item_message(item) for item in shown["items"]],
         total_amount=amount_text(shown["totalAmount"]),
         currency=shown["currency"],
-        status=f"ORDER_STATUS_{shown['status']}",
+        status=_status(shown["status"]),
         provisioning_status=shown["provisioningStatus"],
         failure_code=shown.get("failureCode"),
         failure_reason=shown["failureReason"],
@@ -83,6 +83,12 @@ def _states(shown: Mapping[str, Any]) -> Fields:
     return {name: state for name, state in states.items() if name in pb.Order.DESCRIPTOR.fields_by_name}
 
 
+def _status(word: str) -> str:
+    """Return the name of a status in the contract; that of a newer release is not specified in this one."""
+    name = f"ORDER_STATUS_{word}"
+    return name if name in pb.OrderStatus.keys() else "ORDER_STATUS_UNSPECIFIED"  # noqa: SIM118 - not a mapping
+
+
 _TIMES = ("slotStart", "slotVisibleAt", "createdAt", "updatedAt", "confirmedAt", "completedAt", "cancelledAt")
 
 
@@ -96,7 +102,7 @@ def event_message(number: int, entry: Mapping[str, Any]) -> pb.OrderEvent:
         number=number,
         at=_time(entry["at"]),
         event=entry["event"],
-        status=f"ORDER_STATUS_{entry['status']}",
+        status=_status(entry["status"]),
         message=entry.get("message"),
     )
 

@@ -16,6 +16,8 @@ from shared.bus.reading import type_name
 from shared.errors import NewerOrderError, NewerReleaseError, PoisonError
 
 ATTEMPTS = "x-attempts"
+WAITS = "x-waits"
+"""How often the message has waited for a newer process, which does not count as an attempt."""
 FIRST_FAILED_AT = "x-first-failed-at"
 ROUTING_KEY = "x-routing-key"
 """The message type, which only operations reads, to show it. Consumers never trust a header."""
@@ -35,8 +37,8 @@ _MAX_HEADER_BYTES = 64 * 1024
 _MAX_OWN_TEXT = 4 * 1024
 _MAX_TRACEBACK = 16 * 1024
 
-NEWER_ORDER_ATTEMPTS = 30
-"""Attempts on a message whose order only a newer process can decide about: with the usual ladder, almost an hour."""
+NEWER_ORDER_WAITS = 30
+"""The most waits of a message whose order only a newer process can decide about: with the usual ladder, an hour."""
 
 BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 """The broker sets these; on a republished message they would describe the history of another one."""
@@ -44,7 +46,16 @@ BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count",
 
 def failed_attempts(headers: Mapping[str, Any]) -> int:
     """Return how often the message has failed before, according to its header."""
-    value = headers.get(ATTEMPTS)
+    return _count(headers, ATTEMPTS)
+
+
+def waits(headers: Mapping[str, Any]) -> int:
+    """Return how often the message has waited for a newer process, according to its header."""
+    return _count(headers, WAITS)
+
+
+def _count(headers: Mapping[str, Any], name: str) -> int:
+    value = headers.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
@@ -63,14 +74,14 @@ def next_level(
 
     What a newer release may know waits on the slowest level each time, for an upgrade of this process. A message whose
     order began under a newer saga climbs the ladder, as a newer process may be the next to take it, and stays on the
-    slowest level for up to NEWER_ORDER_ATTEMPTS.
+    slowest level, until it has waited NEWER_ORDER_WAITS times.
     """
-    attempts = failed_attempts(delivery.headers)
+    attempts, waited = failed_attempts(delivery.headers), waits(delivery.headers)
     match error:
         case PoisonError():
             return None
         case NewerOrderError():
-            return ladder[min(attempts, len(ladder) - 1)] if attempts < NEWER_ORDER_ATTEMPTS else None
+            return ladder[min(waited, len(ladder) - 1)] if waited < NEWER_ORDER_WAITS else None
         case _ if attempts >= len(ladder):
             return None
         case NewerReleaseError():
@@ -88,8 +99,9 @@ def after_failure(
         return dead_letter(delivery, error, now)
     level = delay.queue_of(delivery.queue)
     headers = {name: value for name, value in delivery.headers.items() if not name.startswith(BROKERS_OWN)}
+    counted = WAITS if isinstance(error, NewerOrderError) else ATTEMPTS
     own = {
-        ATTEMPTS: failed_attempts(delivery.headers) + 1,
+        counted: _count(delivery.headers, counted) + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
         ROUTING_KEY: _short(type_name(delivery)),
         RETRY_LEVEL: level,

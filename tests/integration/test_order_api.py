@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from order_service.rpc.generated.orders_pb2 import OrderStatus
+from order_service.rpc.messages import order_message
 from order_service.saga import SAGA_VERSION
+from order_service.views import show
 from shared.access.permissions import Role
 from shared.paging import write_cursor
 from shared.release import VERSION
@@ -385,6 +388,18 @@ async def test_a_request_about_an_order_of_a_newer_saga_is_for_a_newer_process(s
     )
     assert response.headers["retry-after"] == "1"
     assert (await stack.order(order_id))["status"] == "PENDING"
+
+
+async def test_an_order_in_a_status_that_only_a_newer_release_knows_is_shown(stack: Stack) -> None:
+    order_id = await stack.place()
+    async with connected(stack.mongodb_url, f"{stack.database_prefix}_orders") as database:
+        newer = {"$set": {"sagaVersion": SAGA_VERSION + 1, "status": "PACKED"}, "$unset": {"stockStatus": ""}}
+        await database["orders"].update_one({"_id": order_id}, newer, bypass_document_validation=True)
+        document = await database["orders"].find_one({"_id": order_id})
+    shown = await stack.order(order_id)
+    assert (shown["status"], shown["stockStatus"]) == ("PACKED", None)
+    assert document is not None
+    assert order_message(show(document, personal=True)).status == OrderStatus.ORDER_STATUS_UNSPECIFIED
 
 
 async def test_health_readiness_metrics_and_description(stack: Stack) -> None:

@@ -925,6 +925,19 @@ async def test_messages_that_could_not_be_published_are_published_as_soon_as_the
     assert isinstance(worker.publisher.sent[-1], ProvisioningCompleted)
 
 
+async def test_a_job_whose_messages_cannot_be_sent_holds_up_no_other(worker: ProvisioningWorker) -> None:
+    message = request()
+    await worker.take(message)
+    worker.publisher.away = True
+    with pytest.raises(BusUnavailableError):
+        await worker.settle()
+    worker.publisher.away = False
+    job = await worker.job(message.order_id)
+    worker.outbox.post(replace(job, order_id="damaged", outbox=(replace(job.outbox[0], routing_key="made.up"),)))
+    await worker.outbox.publish_posted()
+    assert isinstance(worker.publisher.sent[-1], ProvisioningCompleted)
+
+
 async def test_a_package_that_became_low_while_the_broker_was_away_is_announced_later(
     worker: ProvisioningWorker, simulator: Simulator
 ) -> None:
