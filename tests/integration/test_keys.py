@@ -183,7 +183,7 @@ async def test_running_services_notice_new_and_revoked_keys(
     file = Layout(tmp_path).keys
     create_key(file, Role.ADMIN, "shop", "first")
     async with (
-        run_stack(mongodb_url, clean_broker, database_prefix, keys_file=file) as stack,
+        run_stack(mongodb_url, clean_broker, database_prefix, keys_file=file, auth_failure_limit="") as stack,
         httpx.AsyncClient() as client,
     ):
         (order,) = await stack.start(ORDER.name)
