@@ -21,6 +21,7 @@ questions nor heartbeats. But it still sends heartbeats, so their absence shows 
 
 import asyncio
 import itertools
+import math
 import random
 import re
 import time
@@ -35,6 +36,7 @@ import structlog
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel as UnderlyingChannel
+from aiormq.connection import parse_heartbeat
 from yarl import URL
 
 from shared import tls, topology
@@ -78,7 +80,7 @@ a reconnection here, while a silent node holds up all orders of this process.
 _CLUSTER_TIMEOUT_SECONDS = 5.0
 """The longest wait for an answer where there are several nodes."""
 SILENT_SECONDS = 4.0
-"""The time without a byte after which a node counts as gone, where there are others."""
+"""The time without a byte after which a node counts as gone, where there are others; see Link._longest_silence."""
 _SILENCE_CHECKED_EVERY = 0.5
 _CLOSE_SECONDS = 3.0
 _JITTER = 0.25
@@ -148,6 +150,7 @@ class Link(Tap):
             client_properties={"connection_name": options.name},
         )
         self._connection.kwargs["transport_factory"] = self._transport
+        self._heartbeat = parse_heartbeat(self._connection.url.query["heartbeat"])
         self._channels: list[AbstractChannel] = []  # aio-pika closes channels without references
         self._publications: Publications
         self._former_publications: set[Publications] = set()
@@ -458,11 +461,20 @@ class Link(Tap):
 
     async def _watch_silence(self) -> None:
         """End the link when the node has said nothing for a while, not even by heartbeats: there are other nodes."""
-        while self._transport.silent_seconds < SILENT_SECONDS:
+        while self._transport.silent_seconds < self._longest_silence():
             await asyncio.sleep(_SILENCE_CHECKED_EVERY)
-            if self._transport.silent_seconds >= SILENT_SECONDS:
+            if self._transport.silent_seconds >= self._longest_silence():
                 await asyncio.sleep(_SILENCE_CHECKED_EVERY)  # this process may have stood still, and reads it now
-        self._lose(f"the node has said nothing for {SILENT_SECONDS:g} s")
+        self._lose(f"the node has said nothing for {self._longest_silence():g} s")
+
+    def _longest_silence(self) -> float:
+        """Return for how many seconds a sound node may say nothing: during an alarm it sends only heartbeats.
+
+        It looks twice in the interval of the URL whether it has sent nothing since its last look, and sends one then.
+        """
+        if not self._heartbeat:  # turned off in the URL
+            return SILENT_SECONDS if self._blocked is None else math.inf
+        return max(SILENT_SECONDS, self._heartbeat)
 
     async def _watch_topology(self) -> None:
         """Restore missing parts of the topology regularly, or note that they are missing."""
