@@ -40,8 +40,7 @@ class GroupCommit(Generic[Item, Result]):
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
         if self._runner is None:
-            # In a separate context: the run serves all callers, so the log context of the first must not stick to it.
-            self._runner = asyncio.create_task(self._run(), context=Context())
+            self._start()
         if start_within is None:
             return await future
         timer = loop.call_later(start_within, self._withdraw, future)
@@ -54,6 +53,10 @@ class GroupCommit(Generic[Item, Result]):
         """Wait until everything that was submitted has been processed."""
         while self._runner is not None:
             await asyncio.wait({self._runner})
+
+    def _start(self) -> None:
+        # In a separate context: the run serves all callers, so the log context of the first must not stick to it.
+        self._runner = asyncio.create_task(self._run(), context=Context())
 
     def _withdraw(self, future: "asyncio.Future[Result]") -> None:
         """Refuse an item that still waits; one that is being processed stays."""
@@ -71,6 +74,8 @@ class GroupCommit(Generic[Item, Result]):
                 await self._do(group)
         finally:
             self._runner = None
+            if any(not future.done() for _, future in self._waiting):  # a run was cancelled, and others still wait
+                self._start()
 
     async def _do(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:

@@ -15,6 +15,7 @@ from operations.reading.broker import count_messages
 from operations.stack.services import ask_readiness
 from shared import topology
 from shared.bus import Delivery
+from shared.bus.amqp import link as link_module
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
 from shared.bus.rabbitmq import RabbitBus
@@ -152,6 +153,25 @@ async def test_a_blocked_connection_whose_broker_goes_silent_is_noticed(
             await eventually(lambda: bus._link is None, within=60)
             proxy.carrying.set()
         await eventually(lambda: bus.unhealthy_reason is None, within=60)
+        await bus.close()
+
+
+async def test_during_an_alarm_a_node_that_sends_few_heartbeats_is_kept(
+    own_servers: NativeServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(Proxy(URL(own_servers.amqp_url)).open()) for _ in range(2)]
+        bus = RabbitBus(",".join(str(node.url.update_query(heartbeat=20)) for node in nodes))
+        await bus.start(INBOX)
+        link = bus._link
+        assert link is not None
+        async with alarm(own_servers, "memory"):
+            await eventually(lambda: "low on memory" in str(bus.unhealthy_reason), within=60)
+            monkeypatch.setattr(link_module, "SILENT_SECONDS", 1.0)
+            await eventually(lambda: link._transport.silent_seconds > 3, within=60)
+            assert bus._link is link
+        await eventually(lambda: bus.unhealthy_reason is None, within=60)
+        assert bus._link is link
         await bus.close()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +16,8 @@ from yarl import URL
 
 from shared import topology
 from shared.bus import Envelope
+from shared.bus.amqp import link as link_module
+from shared.bus.amqp.confirms import Pending
 from shared.bus.amqp.frames import BODY, HEADER, METHOD, UNREADABLE_HEADERS
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher, envelope
@@ -189,21 +192,97 @@ async def test_a_server_other_than_rabbitmq_is_waited_for_with_a_reason(greeting
         await bus.close()
 
 
-async def test_a_refusal_by_a_full_queue_is_an_error(harness: RabbitHarness) -> None:
+FULL = "test.full"
+
+
+@pytest.fixture
+async def full_queue(harness: RabbitHarness) -> AsyncIterator[None]:
+    """A queue that refuses messages."""
     arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
-    await harness._channel.declare_queue("test.full", durable=True, arguments=arguments)
-    bus = await harness.bus()
+    await harness._channel.declare_queue(FULL, durable=True, arguments=arguments)
     try:
-        with pytest.raises(BusUnavailableError, match="refused"):
-            await _publish_for_ever(bus, "test.full")
-        await Publisher(bus).send([RefundPayment(order_id="o1")])
+        await _be_refused(await harness.bus())
+        yield
     finally:
-        await harness.delete_queue("test.full")
+        await harness.delete_queue(FULL)
 
 
-async def _publish_for_ever(bus: Any, queue: str) -> None:
-    while True:  # the limit is enforced a little late
-        await bus.publish([raw(b"{}", queue, message_id=f"m{number}") for number in range(10)])
+async def _be_refused(bus: Any) -> None:
+    """Publish to the full queue until a message is refused: the limit is enforced a little late."""
+    async with asyncio.timeout(60):
+        with pytest.raises(BusUnavailableError, match="refused"):
+            await _publish_for_ever(bus)
+
+
+async def _publish_for_ever(bus: Any) -> None:
+    while True:
+        await bus.publish([raw(b"{}", FULL, message_id=f"m{number}") for number in range(10)])
+
+
+@pytest.mark.usefixtures("full_queue")
+async def test_a_refusal_by_a_full_queue_is_an_error(harness: RabbitHarness) -> None:
+    bus = await harness.bus()
+    await _be_refused(bus)
+    await Publisher(bus).send([RefundPayment(order_id="o1")])
+
+
+@pytest.mark.usefixtures("full_queue")
+async def test_refusals_do_not_disturb_other_publications(harness: RabbitHarness) -> None:
+    bus = await harness.bus(publish_timeout=60)
+    link = bus._link  # type: ignore[attr-defined]
+    first = link._publications
+    many = [raw(b"{}", INBOX, message_id=str(number)) for number in range(3000)]
+
+    others = asyncio.create_task(bus.publish(many))
+    await _be_refused(bus)
+    await eventually(lambda: link._publications is not first, within=60)
+
+    await others
+    await eventually(lambda: len(link._channels) == 1, within=60, message="the first channel to be closed")
+    await bus.publish([raw(b"{}", INBOX)])
+    assert bus._link is link  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("full_queue")
+async def test_what_waits_on_a_former_channel_fails_at_once_when_the_connection_is_lost(harness: RabbitHarness) -> None:
+    bus = await harness.bus(publish_timeout=600)
+    link = bus._link  # type: ignore[attr-defined]
+    first, waiting = link._publications, Pending(["m"])
+    await _be_refused(bus)
+    first._confirms.expect(waiting)
+    await first.write([], waiting)
+    await eventually(lambda: link._publications is not first, within=60)
+    assert not waiting.outcome.done()
+
+    await harness.drop_connections()
+
+    async with asyncio.timeout(60):
+        with pytest.raises(BusUnavailableError):
+            await waiting.outcome
+
+
+@pytest.mark.usefixtures("full_queue")
+async def test_while_refusals_go_on_few_channels_are_opened(harness: RabbitHarness) -> None:
+    bus = await harness.bus()
+    used, begun = set(), time.monotonic()
+    for _ in range(30):
+        await _be_refused(bus)
+        used.add(bus._link._publications)  # type: ignore[attr-defined]
+    assert len(used) <= 2 + (time.monotonic() - begun) / link_module._RENEWAL_PAUSE
+
+
+@pytest.mark.usefixtures("full_queue")
+async def test_channel_numbers_are_used_again(harness: RabbitHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    # RabbitMQ ends a connection that uses a number above 2,047.
+    monkeypatch.setattr(link_module, "_RENEWAL_PAUSE", 0)
+    bus = await harness.bus()
+    link = bus._link  # type: ignore[attr-defined]
+    for _ in range(20):
+        former = link._publications
+        await _be_refused(bus)
+        await eventually(lambda: link._publications is not former and len(link._channels) == 1, within=60)  # noqa: B023
+    assert link._publications.number < 10
+    assert bus._link is link  # type: ignore[attr-defined]
 
 
 async def test_a_name_or_headers_that_do_not_fit_the_protocol_are_refused_before_anything_is_sent(
@@ -256,12 +335,35 @@ async def test_a_publication_that_is_not_confirmed_in_time_is_an_error(harness: 
     patient, link._options = link._options, replace(link._options, timeout=1)
     with pytest.raises(BusUnavailableError, match="in 1 s for 3 of 3 confirms"):
         await bus.publish([envelope(RefundPayment(order_id=f"o{number}")) for number in range(3)])
+    assert link._renewing, "it has not waited for another channel"
     link._options = patient
     proxy.carrying.set()
+    await eventually(lambda: not link._renewing, within=60)
 
     await Publisher(bus).send([RefundPayment(order_id="o4")])
 
     await harness.take_from(INBOX, 4)
+    await bus.close()
+
+
+async def test_a_publication_is_not_cancelled_when_its_connection_is_given_up(
+    harness: RabbitHarness, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # aio-pika gives up after 2.5 s of silence, and cancels whoever waits for its answers.
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1.25)
+    bus = RabbitBus(str(proxy.url.update_query(heartbeat=1)), ladder=SHORT_LADDER)
+    await bus.start(None)
+    link = bus._link
+    assert link is not None
+    proxy.carrying.clear()
+    link._options = replace(link._options, timeout=2)
+
+    with pytest.raises(BusUnavailableError):
+        await Publisher(bus).send([RefundPayment(order_id="o1")])
+
+    await eventually(lambda: bus._link is None, within=60)
+    proxy.carrying.set()
+    await eventually(lambda: bus.can_publish, within=60)
     await bus.close()
 
 

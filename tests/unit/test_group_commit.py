@@ -90,6 +90,19 @@ async def test_a_crash_of_the_work_does_not_leave_its_callers_waiting(work: Work
         assert await grouping.submit(2) == 4
 
 
+async def test_what_waits_while_a_run_is_cancelled_is_done_by_another_run() -> None:
+    async def cancelled_at_zero(items: Sequence[int]) -> list[int]:
+        if 0 in items:
+            raise asyncio.CancelledError
+        return list(items)
+
+    grouping = GroupCommit(cancelled_at_zero, limit=1)
+    async with asyncio.timeout(60):
+        first, *others = await asyncio.gather(*map(grouping.submit, range(3)), return_exceptions=True)
+    assert isinstance(first, asyncio.CancelledError)
+    assert others == [1, 2]
+
+
 async def test_a_caller_that_gives_up_does_not_disturb_the_others(work: Work) -> None:
     grouping = GroupCommit(work, limit=10)
     work.open.clear()

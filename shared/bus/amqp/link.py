@@ -7,7 +7,8 @@ link while the connection lives, because each new connection counts as one more 
     ───────────────────────────────────────────  ────────────────────────────────────────────────────────────────────
     an alarm, so the broker blocks publishing    does not publish, keeps its deliveries, asks nothing, then resumes
     a publication is refused, or not confirmed   publishes on a new channel: the old one may ask a leader that is gone,
-    in time                                      and would ask it until it is back
+    in time                                      and would ask it until it is back. What else waits on the old one is
+                                                 still confirmed there after a refusal, and fails after a time-out
     the queue of the consumer has no leader      keeps its consumer, which gets messages again from the next leader
     an exchange, queue or binding is missing     declares it again at its next check, if it declares at all; if it only
                                                  checks, is unhealthy until the exchange or queue is back
@@ -19,6 +20,8 @@ questions nor heartbeats. But it still sends heartbeats, so their absence shows 
 """
 
 import asyncio
+import itertools
+import math
 import random
 import re
 import time
@@ -33,6 +36,7 @@ import structlog
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel as UnderlyingChannel
+from aiormq.connection import parse_heartbeat
 from yarl import URL
 
 from shared import tls, topology
@@ -76,13 +80,16 @@ a reconnection here, while a silent node holds up all orders of this process.
 _CLUSTER_TIMEOUT_SECONDS = 5.0
 """The longest wait for an answer where there are several nodes."""
 SILENT_SECONDS = 4.0
-"""The time without a byte after which a node counts as gone, where there are others."""
+"""The time without a byte after which a node counts as gone, where there are others; see Link._longest_silence."""
 _SILENCE_CHECKED_EVERY = 0.5
 _CLOSE_SECONDS = 3.0
 _JITTER = 0.25
 """The random part of the pause between two checks, so the services do not all ask at once."""
 _SILENT_ROUNDS = 3
 """The number of time-outs that a check waits for its answer: a busy broker answers questions later than confirms."""
+
+_RENEWAL_PAUSE = 1.0
+"""The time between two channels to publish on: a queue that is full or away refuses each publication for a while."""
 
 _PROBE_SECONDS = 2.0
 _PROBE = Envelope(b"", topology.PROBE_EXCHANGE, "ordersaga.probe", "probe", "", "probe", mandatory=False)
@@ -143,11 +150,14 @@ class Link(Tap):
             client_properties={"connection_name": options.name},
         )
         self._connection.kwargs["transport_factory"] = self._transport
+        self._heartbeat = parse_heartbeat(self._connection.url.query["heartbeat"])
         self._channels: list[AbstractChannel] = []  # aio-pika closes channels without references
         self._publications: Publications
+        self._former_publications: set[Publications] = set()
         self._consuming: UnderlyingChannel
         self._user = options.user
         self._renewing = False
+        self._renewed_at = float("-inf")
         self._blocked: str | None = None
         self._unblocked_at = float("-inf")
         self._unconfirmed: str | None = None
@@ -227,11 +237,11 @@ class Link(Tap):
                 await pending.outcome
         except TimeoutError as error:
             pending.outcome.cancel()  # so that a late failure is not logged as unretrieved
-            await self._renew_publishing(publications)
+            self._renew_publishing(publications, patience=0)
             waited = f"{self._timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
             raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
         except MessageRefusedError:
-            await self._renew_publishing(publications)
+            self._renew_publishing(publications, patience=self._timeout)
             raise
         except UnroutableError:
             with suppress(TimeoutError):
@@ -332,39 +342,60 @@ class Link(Tap):
             _log.warning("the stream of events stays as it is", reason=str(error))
 
     async def _open_channel(self, *, publisher_confirms: bool) -> AbstractChannel:
-        channel = await self._connection.channel(publisher_confirms=publisher_confirms)
+        channel = await self._connection.channel(self._free_number(), publisher_confirms=publisher_confirms)
         channel.close_callbacks.add(self._closed)
         self._channels.append(channel)
         return channel
+
+    def _free_number(self) -> int:
+        """Return the lowest free channel number; aio-pika counts upwards, and RabbitMQ allows 2,047."""
+        transport = self._connection.transport
+        taken = transport.connection.channels if transport else {}
+        return next(number for number in itertools.count(1) if number not in taken)
 
     async def _open_publishing(self) -> None:
         channel = await self._open_channel(publisher_confirms=True)
         self._publications = Publications(channel, await channel.get_underlay_channel(), self._transport)
 
     def _fail_publications(self, lost: asyncio.Future[str]) -> None:
-        self._publications.lost(lost.result())
+        for publications in (self._publications, *self._former_publications):
+            publications.lost(lost.result())
 
-    async def _renew_publishing(self, late: Publications) -> None:
-        """Publish on another channel from now on: this one may still ask a leader that is gone.
+    def _renew_publishing(self, late: Publications, *, patience: float) -> None:
+        """Begin to publish on another channel: this one may still ask a leader that is gone.
 
         RabbitMQ 3.10 looks up the leader of a queue once for each channel. If its node is already dead then, the
         channel refuses every message for that queue until the node is back.
-        What waits on the old channel fails, and is published again by whoever sent it.
+        What waits on the old channel is confirmed within `patience` seconds, or fails.
         """
         if late is not self._publications or self._renewing or self._blocked is not None or self.lost.done():
             return
+        if time.monotonic() - self._renewed_at < _RENEWAL_PAUSE:
+            return
         self._renewing = True
+        # Not by the publisher: it would wait twice as long, and aio-pika cancels whoever waits for a dead connection.
+        self._start("renew-channel", self._replace_publications(late, patience))
+
+    async def _replace_publications(self, late: Publications, patience: float) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 await self._open_publishing()
-        except _LINK_ERRORS as error:  # the next publication tries again, if the connection lives
+        except _LINK_ERRORS as error:  # a later publication tries again, if the connection lives
             _log.warning("no other channel to publish on", queue=self._queue or None, error=str(error))
         else:
-            late.channel.close_callbacks.discard(self._closed)
-            late.lost("its channel is given up")
-            self._start("close-channel", self._close_channel(late.channel))
+            self._former_publications.add(late)
+            self._start("end-channel", self._end_publications(late, patience))
         finally:
+            self._renewed_at = time.monotonic()
             self._renewing = False
+
+    async def _end_publications(self, late: Publications, patience: float) -> None:
+        """Close a former channel once everything on it is decided, or `patience` seconds are over."""
+        await late.finish(patience)
+        late.lost("its channel is given up")
+        self._former_publications.discard(late)
+        late.channel.close_callbacks.discard(self._closed)
+        await self._close_channel(late.channel)
 
     async def _close_channel(self, channel: AbstractChannel) -> None:
         """Close a channel that is no longer used; it may not answer."""
@@ -430,11 +461,20 @@ class Link(Tap):
 
     async def _watch_silence(self) -> None:
         """End the link when the node has said nothing for a while, not even by heartbeats: there are other nodes."""
-        while self._transport.silent_seconds < SILENT_SECONDS:
+        while self._transport.silent_seconds < self._longest_silence():
             await asyncio.sleep(_SILENCE_CHECKED_EVERY)
-            if self._transport.silent_seconds >= SILENT_SECONDS:
+            if self._transport.silent_seconds >= self._longest_silence():
                 await asyncio.sleep(_SILENCE_CHECKED_EVERY)  # this process may have stood still, and reads it now
-        self._lose(f"the node has said nothing for {SILENT_SECONDS:g} s")
+        self._lose(f"the node has said nothing for {self._longest_silence():g} s")
+
+    def _longest_silence(self) -> float:
+        """Return for how many seconds a sound node may say nothing: during an alarm it sends only heartbeats.
+
+        It looks twice in the interval of the URL whether it has sent nothing since its last look, and sends one then.
+        """
+        if not self._heartbeat:  # turned off in the URL
+            return SILENT_SECONDS if self._blocked is None else math.inf
+        return max(SILENT_SECONDS, self._heartbeat)
 
     async def _watch_topology(self) -> None:
         """Restore missing parts of the topology regularly, or note that they are missing."""

@@ -1,5 +1,6 @@
 """The channel of a link that messages are published on, and the confirms that come back on it."""
 
+import asyncio
 from collections.abc import Sequence
 
 from aio_pika.abc import AbstractChannel
@@ -23,11 +24,14 @@ class Publications(Tap):
         self.max_frame = underlying.connection.connection_tune.frame_max or _DEFAULT_MAX_FRAME
         self._transport = transport
         self._confirms = Confirms()
+        self._undecided: set[asyncio.Future[None]] = set()
         self._lost: str | None = None
         transport.tap(self.number, self)
 
     async def write(self, frames: Sequence[bytes], pending: Pending) -> None:
         """Write in chunks and wait for the socket in between, so a slow broker does not fill our memory."""
+        self._undecided.add(pending.outcome)
+        pending.outcome.add_done_callback(self._undecided.discard)
         chunk, size = [], 0
         for frame in frames:
             chunk.append(frame)
@@ -44,6 +48,11 @@ class Publications(Tap):
         for _ in chunk:
             self._confirms.expect(pending)
         await self._transport.drain()
+
+    async def finish(self, within: float) -> None:
+        """Wait at most `within` seconds until everything is decided, also what is still to be written."""
+        if self._undecided:
+            await asyncio.wait(self._undecided, timeout=within)
 
     def lost(self, reason: str) -> None:
         """Fail everything that is not decided, and what is still to be written."""
