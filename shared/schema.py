@@ -20,6 +20,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from shared.database import Database, Document, first_line, is_transient
 from shared.errors import StartError
+from shared.unfinished_restore import unfinished_restore
 
 ATTEMPTS = 20
 """The most repetitions because another process is changing the same collection."""
@@ -109,14 +110,17 @@ async def examine(database: Database, collections: Collections) -> dict[str, lis
     }
 
 
-async def prepare(database: Database, collections: Collections, *, pause: float = 1.0) -> None:
+async def prepare(database: Database, collections: Collections, *, pause: float = 1.0, restoring: bool = False) -> None:
     """Bring the collections to the state of their schemas; any number of processes may do so at once.
 
-    Waits while MongoDB is away, with one log line per second. Raises StartError if an operator must act.
+    Waits while MongoDB is away, with one log line per second. Raises StartError if an operator must act, also if a
+    restore is not finished, unless this is a part of it (`restoring`).
     """
     overtaken = 0
     while True:
         try:
+            if not restoring and (reason := await unfinished_restore(database)):
+                raise StartError(reason)
             await _prepare(database, collections)
         except PyMongoError as error:
             if is_transient(error):
