@@ -3,18 +3,19 @@
     python initiate_replica_set.py mongodb://mongo:27017/ rs0 mongo:27017[,mongo-2:27017,...]
 
 The last argument has the addresses under which clients will reach the members, the first of which is that mongod. Waits
-for all of them and then for their election, so that processes started later find a primary. Exits 0 once there is one,
-else 1 with one line.
+for all of them and then for their election, so that processes started later find a primary. The first one leads until
+create_database_users.py has created the users. Exits 0 once there is a primary that takes writes, else 1 with one line.
 """
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from operations.stack.replica_set import ELECTION_SETTINGS
+from operations.stack.replica_set import ELECTION_SETTINGS, initial_members
 
 PAUSE_SECONDS = 0.2
 
@@ -48,16 +49,21 @@ def _advance(mongo: MongoClient[dict[str, Any]], name: str, members: list[str]) 
     hello = mongo.admin.command("hello")
     if "setName" in hello:
         _check(hello, name, members)
-        return bool(hello.get("primary"))
+        return has_primary(hello)
     if not hello.get("isreplicaset"):
         raise WrongReplicaSetError(f"mongod is not a replica set member: start it with --replSet {name}")
     # A server that has just started says this too before it has read its configuration; then this fails, and
     # the next round finds it configured.
-    config: dict[str, Any] = {"_id": name, "members": [{"_id": i, "host": host} for i, host in enumerate(members)]}
+    config: dict[str, Any] = {"_id": name, "members": initial_members(members)}
     if len(members) > 1:
         config["settings"] = ELECTION_SETTINGS
     mongo.admin.command("replSetInitiate", config)
     return False
+
+
+def has_primary(hello: Mapping[str, Any]) -> bool:
+    """Return whether there is a primary; a server that has just been elected does not take writes at once."""
+    return bool(hello.get("isWritablePrimary") or hello.get("primary") not in (None, hello.get("me")))
 
 
 def _check(hello: dict[str, Any], name: str, members: list[str]) -> None:

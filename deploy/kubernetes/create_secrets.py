@@ -11,6 +11,7 @@ Each Secret has what one pod needs: the URLs with its own users, and nothing of 
 """
 
 import argparse
+import base64
 import json
 import re
 import sys
@@ -133,7 +134,8 @@ def as_manifest(secrets: Mapping[str, Mapping[str, str]], namespace: str) -> str
             "kind": "Secret",
             "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/part-of": "ordersaga"}},
             "type": "Opaque",
-            "stringData": dict(content),
+            # Not `stringData`: kubectl would keep a key that is no longer there.
+            "data": {key: base64.b64encode(value.encode()).decode() for key, value in content.items()},
         }
         for name, content in secrets.items()
     ]

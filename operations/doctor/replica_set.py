@@ -14,7 +14,6 @@ MEMBERS, ELECTIONS, WRITES = "replica set members", "elections", "write concern"
 PAGE = "docs/clusters.md"
 SLOW_ELECTION_MS = 5000
 """The election time-out from which requests fail during the loss of a primary, because clients wait for less."""
-LEAST_MEMBERS = 3
 _IN_ORDER = frozenset({"PRIMARY", "SECONDARY", "ARBITER"})
 
 
@@ -31,6 +30,11 @@ class ReplicaSet:
         """The members that elect the primary."""
         return [member["host"] for member in self.config["members"] if member["votes"]]
 
+    @property
+    def arbiters(self) -> list[str]:
+        """The members that vote, but have no data: no write can wait for them."""
+        return [member["host"] for member in self.config["members"] if member["arbiterOnly"]]
+
 
 async def check_members(client: "pymongo.AsyncMongoClient[dict[str, Any]]", *, is_own: bool) -> list[Finding]:
     """Check the members of the replica set. Of one that `ordersaga up` runs, `is_own`, a single member is in order."""
@@ -41,7 +45,7 @@ async def check_members(client: "pymongo.AsyncMongoClient[dict[str, Any]]", *, i
             raise
         fix = f"run `ordersaga database prepare`, which lets maintenance read them, or rs.conf() in mongosh: {PAGE}"
         return [note(MEMBERS, "not checked: this user may not read the configuration of the replica set", fix)]
-    findings = [check_states(found) or check_number(len(found.voting), is_own)]
+    findings = [check_states(found) or check_number(found, is_own)]
     if len(found.voting) > 1:
         findings.append(check_elections(found.config["settings"]))
     return [*findings, check_writes(found)]
@@ -64,14 +68,20 @@ def check_states(found: ReplicaSet) -> Finding | None:
     return wrong(MEMBERS, described, f"start it, or see its log; if it never returns, replace it: {PAGE}")
 
 
-def check_number(voting: int, is_own: bool) -> Finding:
-    """Check that the loss of one member leaves a majority; a stack of ours may have a single one."""
+def check_number(found: ReplicaSet, is_own: bool) -> Finding:
+    """Check that writes reach a majority after the loss of one member; a stack of ours may have a single one."""
+    voting, arbiters = len(found.voting), ", ".join(found.arbiters)
+    with_data = voting - len(found.arbiters)
+    described = f"{with_data} with data and the arbiter {arbiters}" if arbiters else str(voting)
     if voting == 1:
         detail = "one: nothing works while it is away, and its disk is the only copy"
         return ok(MEMBERS, detail) if is_own else note(MEMBERS, detail, f"add two members: {PAGE}")
-    if voting < LEAST_MEMBERS:
-        return wrong(MEMBERS, f"{voting}: without either of them there is no majority", f"add a third member: {PAGE}")
-    return ok(MEMBERS, f"{voting}, all there")
+    if with_data > voting // 2 + 1:
+        return ok(MEMBERS, f"{described}, all there")
+    if arbiters:
+        detail = f"{described}: without one of those with data, every write waits"
+        return wrong(MEMBERS, detail, f"replace the arbiter by a member with data: {PAGE}")
+    return wrong(MEMBERS, f"{described}: without either of them there is no majority", f"add a third member: {PAGE}")
 
 
 def check_elections(settings: Mapping[str, Any]) -> Finding:

@@ -217,12 +217,12 @@ class Mongod:
         if self._is_configured(hello):
             return self._not_ready(hello)
         try:
-            admin.command("replSetInitiate", self._replica_set())
+            admin.command("replSetInitiate", self.configuration())
         except pymongo.errors.OperationFailure as error:
             if error.code != ALREADY_INITIALIZED:
                 raise
             # The data was used with other ports before, or with fewer members.
-            admin.command("replSetReconfig", self._replica_set(), force=True)
+            admin.command("replSetReconfig", self.configuration(), force=True)
             return "the replica set is being configured again"
         return "the replica set is being initiated"
 
@@ -234,7 +234,8 @@ class Mongod:
         """Return None if the replica set can be used."""
         return None if hello.get("isWritablePrimary") else "the replica set has no primary yet"
 
-    def _replica_set(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, Any]:
+        """Return the configuration with which the replica set is initiated."""
         # With force, a version that was used before is accepted.
         return {"_id": REPLICA_SET, "version": 1, "members": [{"_id": 0, "host": self._address}]}
 
@@ -244,11 +245,14 @@ class Mongod:
             if not await asyncio.to_thread(ensure_administrator, users, self._direct_url, self._client):
                 raise _administrator_refused()
             async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, self.replica_set_url)) as client:
-                await prepare_users(client, users.prefix, users.passwords)
+                await self._prepare_users(client, users)
         except (pymongo.errors.PyMongoError, StartError) as error:
             return f"the users cannot be created: {brief(error)}"
         self._ready_for_services = True
         return None
+
+    async def _prepare_users(self, client: AsyncMongoClient[Document], users: DatabaseUsers) -> None:
+        await prepare_users(client, users.prefix, users.passwords)
 
 
 def _administrator_refused() -> StackStartError:

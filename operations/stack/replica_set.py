@@ -1,19 +1,21 @@
 """MongoDB as a replica set with three members on this machine, which elects another primary within seconds.
 
 The first member initiates the set, moves it to other ports, makes a single mongod the first of three, and creates the
-users. All three have to be there for that, so they are started together.
+users. All three have to be there for that, so they are started together. Until the users exist, the first member leads.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pymongo import AsyncMongoClient
 from pymongo.database import Database
 
 from operations.stack.database_users import DatabaseUsers
 from operations.stack.layout import CLUSTER_SIZE, numbered, numbered_directory
 from operations.stack.mongod import REPLICA_SET, Mongod, Security
+from shared.database import Document
 
 ELECTION_SETTINGS = {
     "electionTimeoutMillis": 3000,
@@ -25,6 +27,31 @@ ELECTION_SETTINGS = {
 
 CLIENT_SETTINGS = "connectTimeoutMS=2000&heartbeatFrequencyMS=2000"
 """How soon clients miss a primary that is silent."""
+
+FIRST_PRIORITY = 1.5
+"""The priority of the first member until the users exist. Not 2, which an operator may choose for a member."""
+
+
+def initial_members(addresses: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the members of a set to initiate.
+
+    Another member may win the first election, but only the first one can create the first user: a server without users
+    permits that to its own machine alone. Its higher priority makes it take over; `make_members_equal` ends that.
+    """
+    members: list[dict[str, Any]] = [{"_id": index, "host": address} for index, address in enumerate(addresses)]
+    if len(members) > 1:
+        members[0]["priority"] = FIRST_PRIORITY
+    return members
+
+
+async def make_members_equal(client: AsyncMongoClient[Document]) -> None:
+    """Let any member lead from now on, unless that has been done. Errors of the driver pass through."""
+    config = (await client.admin.command("replSetGetConfig"))["config"]
+    preferred = [member for member in config["members"] if member["priority"] == FIRST_PRIORITY]
+    if preferred:
+        for member in preferred:
+            member["priority"] = 1
+        await client.admin.command("replSetReconfig", {**config, "version": config["version"] + 1})
 
 
 class ReplicaSetMember(Mongod):
@@ -72,9 +99,13 @@ class ReplicaSetMember(Mongod):
             return "the replica set has no primary yet"
         return None if hello.get("isWritablePrimary") or hello.get("secondary") else "copies the data of the others"
 
-    def _replica_set(self) -> dict[str, Any]:
-        members = [{"_id": index, "host": address} for index, address in enumerate(self._addresses)]
-        return super()._replica_set() | {"members": members, "settings": ELECTION_SETTINGS}
+    def configuration(self) -> dict[str, Any]:
+        """Return the configuration with which the replica set is initiated."""
+        return super().configuration() | {"members": initial_members(self._addresses), "settings": ELECTION_SETTINGS}
 
     async def _prepare_for_services(self, users: DatabaseUsers) -> str | None:
         return await super()._prepare_for_services(users) if self._is_first else None
+
+    async def _prepare_users(self, client: AsyncMongoClient[Document], users: DatabaseUsers) -> None:
+        await super()._prepare_users(client, users)
+        await make_members_equal(client)

@@ -14,6 +14,7 @@ from operations.stack.api_keys import KeyFileError
 from operations.stack.environment import is_set, unknown_settings
 from operations.stack.files import PRIVATE_UMASK, restrict
 from operations.stack.layout import (
+    AMQP_URL_VARIABLE,
     AUTH_VARIABLE,
     CLUSTER_SIZE,
     DATA_DIRECTORY_VARIABLE,
@@ -107,7 +108,7 @@ def _prepare(
         claims,
         environment,
         grpc=options.grpc,
-        cluster=_is_cluster(layout, options, listener),
+        cluster=is_cluster(layout, options, listener, environment),
     )
     state = replace(plan.state, phase="starting", supervisor=identify(os.getpid()))
     write_state(layout, state)  # a full disk fails the start here already
@@ -116,11 +117,13 @@ def _prepare(
     return Supervisor(layout, plan.stages, state, listener.on_change, listener.on_event, ready_within)
 
 
-def _is_cluster(layout: Layout, options: StackOptions, listener: StackListener) -> bool:
+def is_cluster(layout: Layout, options: StackOptions, listener: StackListener, environment: Mapping[str, str]) -> bool:
     """Return whether to run a cluster: a single server would not be a majority of one whose data is here."""
-    if layout.has_cluster and not options.cluster:
-        listener.on_event("the data is that of a cluster, so it runs as one; --fresh deletes the data")
-    return layout.has_cluster or options.cluster
+    has_servers = not all(is_set(environment, variable) for variable in (MONGODB_URL_VARIABLE, AMQP_URL_VARIABLE))
+    if options.cluster or not (layout.has_cluster and has_servers):
+        return options.cluster
+    listener.on_event("the data is that of a cluster, so it runs as one; --fresh deletes the data")
+    return True
 
 
 def _stored_state(layout: Layout, listener: StackListener) -> State:

@@ -13,7 +13,7 @@ from shared.services import SERVICES
 from tests.compose.pods import Pods, pods_of
 from tests.support.access import bearer
 from tests.support.eventually import NotWithinError, eventually
-from tests.support.manifests import Manifests
+from tests.support.manifests import Manifests, read_secrets
 
 START_SECONDS = 180
 ORDERS = 20
@@ -24,8 +24,7 @@ Secrets = dict[str, dict[str, str]]
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
     directory = tmp_path_factory.mktemp("created")
     main(["single", "--directory", str(directory)])
-    document = json.loads((directory / "secrets.yaml").read_text())
-    return {item["metadata"]["name"]: item["stringData"] for item in document["items"]}
+    return read_secrets(directory)
 
 
 @pytest.fixture(scope="module")

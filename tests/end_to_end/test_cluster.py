@@ -138,16 +138,15 @@ async def test_doctor_names_a_queue_with_one_member_and_a_start_adds_the_others(
 async def test_doctor_names_settings_that_make_the_loss_of_a_node_slow_or_dangerous(cluster: Cluster) -> None:
     last = cluster.broker.nodes[-1]
 
-    def evaluate(expression: str) -> None:
-        last.control("-q", "eval", f"{expression}.")
+    def change(tick: int, handling: str) -> None:
+        handle = f"application:set_env(rabbit, cluster_partition_handling, {handling})"
+        last.control("-q", "eval", f"net_kernel:set_net_ticktime({tick}, 0), {handle}.")
 
     try:
-        await asyncio.to_thread(evaluate, "net_kernel:set_net_ticktime(60, 0)")
-        await asyncio.to_thread(evaluate, "application:set_env(rabbit, cluster_partition_handling, ignore)")
+        await asyncio.to_thread(change, 60, "ignore")
         found = await cluster.findings_of_broker()
     finally:
-        await asyncio.to_thread(evaluate, "net_kernel:set_net_ticktime(8, 0)")
-        await asyncio.to_thread(evaluate, "application:set_env(rabbit, cluster_partition_handling, pause_minority)")
+        await asyncio.to_thread(change, 8, "pause_minority")
     assert found[broker_cluster.TICK].outcome == "note"
     assert "after up to 75 s" in found[broker_cluster.TICK].detail
     assert found[broker_cluster.PARTITIONS].outcome == "wrong"
@@ -158,6 +157,7 @@ async def test_doctor_names_settings_that_make_the_loss_of_a_node_slow_or_danger
 async def test_doctor_names_settings_that_make_elections_slow_or_writes_uncertain(cluster: Cluster) -> None:
     with cluster.mongodb() as client:
         good = client.admin.command("replSetGetConfig")["config"]
+        assert {member["priority"] for member in good["members"]} == {1}, "any member may lead"
         settings = good["settings"] | {"electionTimeoutMillis": 10_000}
         bad = good | {"settings": settings, "version": good["version"] + 1, "writeConcernMajorityJournalDefault": False}
         client.admin.command("replSetReconfig", bad)

@@ -1,5 +1,8 @@
 """The manifests of deploy/kubernetes as kustomize renders them, and what pods and network policies in them mean."""
 
+import base64
+import functools
+import json
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ Manifest = dict[str, Any]
 Labels = Mapping[str, str]
 
 
+@functools.cache
 def render(directory: str) -> str:
     """Return what `kubectl apply --kustomize` would apply, for a directory of deploy/kubernetes."""
     command = [str(TOOLS / "kubectl"), "kustomize", str(KUBERNETES / directory)]
@@ -35,7 +39,7 @@ class Manifests:
     @classmethod
     def of(cls, directory: str) -> "Manifests":
         """Render a directory."""
-        return cls(list(yaml.safe_load_all(render(directory))))
+        return cls(list(yaml.load_all(render(directory), yaml.CSafeLoader)))
 
     def of_kind(self, *kinds: str) -> Iterator[Manifest]:
         """The resources of these kinds."""
@@ -97,6 +101,15 @@ def secret_files(pod: Manifest, container: Manifest, secrets: Mapping[str, Mappi
             items = volume.get("items") or [{"key": key, "path": key} for key in content]
             files |= {f"{mount['mountPath']}/{item['path']}": content[item["key"]] for item in items}
     return files
+
+
+def read_secrets(directory: Path) -> dict[str, dict[str, str]]:
+    """The content of each key of the Secrets that `create_secrets.py` wrote to a directory."""
+    document = json.loads((directory / "secrets.yaml").read_text())
+    return {
+        item["metadata"]["name"]: {key: base64.b64decode(value).decode() for key, value in item["data"].items()}
+        for item in document["items"]
+    }
 
 
 def _allows(policy: Manifest, direction: str, own: Labels, peer: Labels, port: int) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.container.initiate_replica_set import has_primary
 from operations.stack.layout import CLUSTER_SIZE, numbered
 from operations.stack.rabbitmq_cluster import CLUSTER_CONFIGURATION
 from operations.stack.replica_set import ReplicaSetMember
@@ -80,6 +81,14 @@ def test_the_replica_set_has_all_members_and_a_primary_hands_over(overlay: dict[
     assert (
         f"shutdownTimeoutMillisForSignaledShutdown={ReplicaSetMember.shutdown_pause_ms}" in overlay["mongo"]["command"]
     )
+
+
+def test_a_server_that_has_just_been_elected_does_not_take_writes_yet() -> None:
+    elected = {"me": "mongo:27017", "primary": "mongo:27017", "isWritablePrimary": False}
+    assert not has_primary(elected)
+    assert has_primary(elected | {"isWritablePrimary": True})
+    assert has_primary(elected | {"primary": "mongo-2:27017"})
+    assert not has_primary({"me": "mongo:27017", "isWritablePrimary": False})
 
 
 def test_what_prepares_the_stack_waits_for_all_servers(base: dict[str, Any], overlay: dict[str, Any]) -> None:

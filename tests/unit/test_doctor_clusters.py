@@ -62,11 +62,29 @@ def test_the_settings_of_every_node_are_read_also_while_one_changes() -> None:
     assert handling == {"a-1@localhost": "pause_minority", "b@localhost": "pause_if_all_down"}
 
 
+def replica_set(with_data: int, arbiters: int = 0) -> ReplicaSet:
+    members = [
+        {"host": f"{'x' if number >= with_data else 'm'}{number}:1", "votes": 1, "arbiterOnly": number >= with_data}
+        for number in range(with_data + arbiters)
+    ]
+    return ReplicaSet({"members": members}, {}, "majority")
+
+
 @pytest.mark.parametrize(
-    ("voting", "is_own", "outcome"), [(1, True, "ok"), (1, False, "note"), (2, True, "wrong"), (3, False, "ok")]
+    ("members", "is_own", "outcome"), [(1, True, "ok"), (1, False, "note"), (2, True, "wrong"), (3, False, "ok")]
 )
-def test_one_member_is_in_order_for_development_and_two_never(voting: int, is_own: bool, outcome: str) -> None:
-    assert check_number(voting, is_own).outcome == outcome
+def test_one_member_is_in_order_for_development_and_two_never(members: int, is_own: bool, outcome: str) -> None:
+    assert check_number(replica_set(members), is_own).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("with_data", "arbiters", "outcome"),
+    [(1, 1, "wrong"), (2, 1, "wrong"), (3, 1, "wrong"), (3, 2, "wrong"), (4, 1, "ok")],
+)
+def test_an_arbiter_is_no_member_that_a_write_can_wait_for(with_data: int, arbiters: int, outcome: str) -> None:
+    found = check_number(replica_set(with_data, arbiters), is_own=False)
+    assert found.outcome == outcome
+    assert f"{with_data} with data and the arbiter x{with_data}:1" in found.detail
 
 
 def test_members_that_are_away_and_writes_that_may_be_lost_are_wrong() -> None:

@@ -31,9 +31,20 @@ from shared.services import CONSOLE, SERVICES, Service
 from shared.settings import ServiceSettings
 from shared.topology import INBOXES, MAX_MESSAGE_BYTES
 from shared.urls import split_amqp_url
-from tests.support.manifests import KUBERNETES, NAME, ROOT, TOOLS, Manifest, Manifests, containers, render, secret_files
+from tests.support.manifests import (
+    KUBERNETES,
+    NAME,
+    ROOT,
+    TOOLS,
+    Manifest,
+    Manifests,
+    containers,
+    read_secrets,
+    render,
+    secret_files,
+)
 
-OVERLAYS = ("overlays/single", "overlays/ha", "example")
+OVERLAYS = ("overlays/single", "example")
 """The example is the overlay `ha` with all components."""
 OF_OPERATORS = {"overlays/single": 0, "example": 14}
 """The resources without a schema."""
@@ -71,11 +82,6 @@ def create_secrets(*arguments: str | Path) -> None:
     main([overlay, "--directory", directory, *others])
 
 
-def read_secrets(directory: Path) -> Secrets:
-    document = json.loads((directory / "secrets.yaml").read_text())
-    return {item["metadata"]["name"]: item["stringData"] for item in document["items"]}
-
-
 @pytest.fixture(params=SERVICES.values(), ids=list(SERVICES))
 def service(request: pytest.FixtureRequest) -> Service:
     found: Service = request.param
@@ -85,16 +91,17 @@ def service(request: pytest.FixtureRequest) -> Service:
 # --- The manifests themselves. ---
 
 
-@pytest.mark.parametrize("directory", ["overlays/single", "example"])  # which has all of overlays/ha
-def test_kubernetes_takes_the_manifests(directory: str, tmp_path: Path) -> None:
-    rendered = tmp_path / "rendered.yaml"
-    rendered.write_text(render(directory))
-    command = [str(TOOLS / "kubernetes-validate"), "--strict", str(rendered)]
+def test_kubernetes_takes_the_manifests(tmp_path: Path) -> None:
+    rendered = {directory: tmp_path / directory.replace("/", "-") for directory in OVERLAYS}
+    for directory, file in rendered.items():
+        file.write_text(render(directory))
+    command = [str(TOOLS / "kubernetes-validate"), "--strict", *map(str, rendered.values())]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     said = checked.stdout + checked.stderr
     assert checked.returncode == 0, said
-    assert len(re.findall("Couldn't find schema", said)) == OF_OPERATORS[directory]
-    assert said.count(" passed for ") > 40
+    for directory, file in rendered.items():
+        assert said.count(f"{file} Couldn't find schema") == OF_OPERATORS[directory]
+        assert said.count(f"{file} passed for ") > 40
 
 
 def test_what_is_made_from_other_files_is_current() -> None:
@@ -302,6 +309,19 @@ def test_secrets_can_be_made_again_and_are_for_their_owner_only(
     assert not any(value in said for content in first.values() for value in content.values())
 
 
+def test_a_secret_that_others_issue_is_gone_once_its_file_is(tmp_path: Path) -> None:
+    key = tmp_path / "stripe-api-key"
+    key.write_text("sk_test_of_the_operator\n")
+    create_secrets("single", tmp_path)
+    assert read_secrets(tmp_path)["payment"]["stripe-api-key"] == "sk_test_of_the_operator"
+    key.unlink()
+    create_secrets("single", tmp_path)
+    assert "stripe-api-key" not in read_secrets(tmp_path)["payment"]
+    # What kubectl removes from a Secret: keys that it applied to `data` before.
+    kept = {field for item in json.loads((tmp_path / "secrets.yaml").read_text())["items"] for field in item}
+    assert kept == {"apiVersion", "kind", "metadata", "type", "data"}
+
+
 def test_servers_of_the_operator_are_taken(tmp_path: Path) -> None:
     (tmp_path / "administrator").write_text("mongodb://root:secret@db/?replicaSet=rs9\n")
     arguments = ("--mongodb-url", "mongodb://db/?replicaSet=rs9&tls=true", "--broker-url", "amqps://broker:5671")
@@ -385,6 +405,20 @@ def test_the_hosts_of_the_servers_are_those_of_the_manifests(
         assert f"replicaSet={name}&" in secrets["order"]["mongodb-url"]
         (administrator,) = database["spec"]["users"]
         assert secrets[administrator["passwordSecretRef"]["name"]].keys() == {"password"}
+
+
+def test_users_that_could_not_be_made_again_are_not_ready(tmp_path: Path) -> None:
+    (users,) = (one for one in containers(Manifests.of("overlays/single").pods()["mongodb"]) if one["name"] == "users")
+    assert users["readinessProbe"]["exec"]["command"] == ["test", "-e", "/tmp/done"]
+    done = tmp_path / "done"  # of a container of the same pod that ran before
+    done.touch()
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    command = [word.replace("/tmp/done", str(done)) for word in users["command"]]
+    ended = subprocess.run(command, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert not done.exists()
 
 
 # --- The network. ---

@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from operations.stack.plan import StackPlan, make_plan
 from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.program import ServerMissingError
 from operations.stack.rabbitmq import find_rabbitmq
+from operations.stack.run import StackOptions, is_cluster
 from operations.stack.services import ServiceProgram, choose_services
 from operations.stack.start import StackStartError
 from operations.stack.state import State
@@ -173,6 +175,31 @@ def test_a_cluster_may_have_one_server_of_somebody_else_but_not_both(claims: Por
     assert [program.name for stage in made.stages[1:3] for program in stage] == list(NODES)
     with pytest.raises(StackStartError, match="--cluster starts three of each server, but ORDERSAGA_MONGODB_URL and"):
         plan(claims, tmp_path, GIVEN, cluster=True)
+
+
+def test_a_former_cluster_runs_as_one_unless_both_servers_are_somebody_elses(tmp_path: Path) -> None:
+    layout, said = Layout(tmp_path), Said()
+    (tmp_path / "mongodb-2").mkdir()
+    options = StackOptions(tmp_path, ())
+    assert not is_cluster(layout, options, said, GIVEN)
+    assert not is_cluster(layout, options, said, {f"{name}_FILE": "/a/file" for name in GIVEN})
+    assert said.events == []
+    assert is_cluster(layout, options, said, {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/"})
+    assert said.events == ["the data is that of a cluster, so it runs as one; --fresh deletes the data"]
+    assert is_cluster(layout, replace(options, cluster=True), said, GIVEN), "which the plan refuses"
+
+
+class Said:
+    """Keeps the events of a stack."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def on_change(self, state: State) -> None:
+        pass
+
+    def on_event(self, text: str) -> None:
+        self.events.append(text)
 
 
 SECRETS = {
