@@ -16,6 +16,7 @@ from pymongo import AsyncMongoClient
 
 from operations.stack.database_rights import (
     APPEND_ONLY,
+    BACKUP,
     USERS,
     DatabaseRole,
     DatabaseUser,
@@ -68,12 +69,13 @@ def load_passwords(directory: Path, users: Iterable[str] = USERS) -> dict[str, s
 
 
 def read_users(directory: Path, prefix: str) -> DatabaseUsers:
-    """Return the users of a stack that runs, without the administrator and those that its release does not have.
+    """Return the users of a stack that runs, without the administrator; `backup` only if its release made it.
 
     Raises OSError.
     """
     files = {user: directory / f"mongodb-{user}" for user in USERS}
-    return DatabaseUsers(prefix, {user: file.read_text().strip() for user, file in files.items() if file.exists()})
+    known = {user: file for user, file in files.items() if user != BACKUP or file.exists()}
+    return DatabaseUsers(prefix, {user: file.read_text().strip() for user, file in known.items()})
 
 
 def load_key_file(directory: Path) -> Path:
