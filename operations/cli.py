@@ -16,12 +16,10 @@ from typing import Annotated
 
 import typer
 
+from operations.commands.failures import status_of
 from operations.commands.terminal import print_error
-from operations.errors import DataDirectoryError, UnreachableError
+from operations.errors import CommandError
 from shared.observability import logs_to_stderr
-
-WRONG_USAGE = 2
-UNREACHABLE = 3
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,9 @@ def main() -> None:
     """Run the command line of this process."""
     try:
         build_application(sys.argv[1:])()
-    except UnreachableError as error:
+    except CommandError as error:
         print_error(str(error))
-        sys.exit(UNREACHABLE)
-    except DataDirectoryError as error:
-        print_error(str(error))
-        sys.exit(WRONG_USAGE)
+        sys.exit(status_of(error))
 
 
 if __name__ == "__main__":

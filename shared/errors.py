@@ -58,6 +58,7 @@
     │   └── UnreadableCredentialsError         the credentials of a server
     └── CommandError                       a command cannot do its work: a message for the operator
         ├── UnreachableError                   a server does not answer, or no stack is known: exit status 3
+        ├── UnfinishedRestoreError             the databases hold a part of a backup only
         ├── DataDirectoryError                 the path cannot be a data directory: exit status 2
         ├── StackStartError                    a program of the stack cannot be started
         ├── ServerMissingError                 MongoDB or RabbitMQ is not installed

@@ -20,6 +20,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from shared.database import Database, Document, first_line, is_transient
 from shared.errors import StartError
+from shared.unfinished_restore import unfinished_restore
 
 ATTEMPTS = 20
 """The most repetitions because another process is changing the same collection."""
@@ -109,14 +110,19 @@ async def examine(database: Database, collections: Collections) -> dict[str, lis
     }
 
 
-async def prepare(database: Database, collections: Collections, *, pause: float = 1.0) -> None:
+async def prepare(
+    database: Database, collections: Collections, *, pause: float = 1.0, refuse_partial: bool = False
+) -> None:
     """Bring the collections to the state of their schemas; any number of processes may do so at once.
 
-    Waits while MongoDB is away, with one log line per second. Raises StartError if an operator must act.
+    Waits while MongoDB is away, with one log line per second. Raises StartError if an operator must act; with
+    `refuse_partial` also if a restore into the database is not finished.
     """
     overtaken = 0
     while True:
         try:
+            if refuse_partial and (reason := await unfinished_restore(database)):
+                raise StartError(reason)
             await _prepare(database, collections)
         except PyMongoError as error:
             if is_transient(error):

@@ -17,14 +17,16 @@ from operations.audit.service_databases import PAGE, ServiceDatabases
 from operations.audit.stock import StockRecords
 from operations.dead_letters.lookup import DeadLetterLookup
 from operations.dead_letters.status import DEAD, REPLAYING
-from operations.errors import UnreachableError
+from operations.errors import UnfinishedRestoreError, UnreachableError
 from operations.reading.broker import RETRY_QUEUES, count_messages
 from operations.reading.connection import open_mongodb
 from operations.reading.order_collections import KINDS
 from operations.reading.reachability import amqp_missing
 from shared.clock import Clock, utc_now
 from shared.money import to_json_number
+from shared.services import CONSOLE
 from shared.topology import DEAD_LETTERS, INBOXES, OPERATIONS_INBOX
+from shared.unfinished_restore import unfinished_restore
 
 MOST_LISTED = 10_000
 """The most suspicions that are checked again and listed: enough to start with."""
@@ -63,9 +65,11 @@ async def audit(
 
     `clock` tells the time at which to judge what is late, such as that of a backup which was restored.
     Only violations that are found twice are reported: suspicions are checked again after `confirm_after` seconds.
-    Raises UnreachableError when a server does not answer.
+    Raises UnreachableError when a server does not answer, UnfinishedRestoreError if there is only a part of a backup.
     """
     async with open_mongodb(mongodb_url, purpose="the audit", name="ordersaga-audit") as client:
+        if reason := await unfinished_restore(client[CONSOLE.database_in(database_prefix)]):
+            raise UnfinishedRestoreError(reason)
         await _require_broker(amqp_url)
         databases = ServiceDatabases(client, database_prefix, page)
         ledger = LedgerPass(Journal(client, database_prefix, page))

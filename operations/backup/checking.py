@@ -19,8 +19,8 @@ def open_backup(directory: Path) -> Manifest:
         try:
             content = (directory / NAME).read_bytes()
         except FileNotFoundError:
-            broken_off = directory.name.endswith(PARTIAL)
-            why = "it was broken off, or is still being written" if broken_off else "it is no complete backup"
+            partial = directory.name.endswith(PARTIAL)
+            why = "it was interrupted, or is still being written" if partial else "it is no complete backup"
             raise BackupError(f"there is no {NAME} in {directory}: {why}") from None
     return read_manifest(content)
 

@@ -28,7 +28,7 @@ def new_backup(path: Path) -> Iterator[Path]:
             partial.mkdir(mode=PRIVATE_DIRECTORY)
         except FileExistsError:
             raise DataDirectoryError(
-                f"{partial} exists: another backup writes to it, or was broken off; in that case delete it"
+                f"{partial} exists: another backup writes to it, or was interrupted; in that case delete it"
             ) from None
     try:
         yield partial

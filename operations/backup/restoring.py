@@ -2,18 +2,20 @@
 
 The files are verified before anything is written. Indexes are those of this release's schema. Every collection is then
 read back and compared with the backup, the restore is an entry of the audit log, and the audit judges the records as
-of the moment of the backup.
+of the moment of the backup. Until everything is compared each database has a mark, which keeps its service from
+starting, also after this process was killed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure
 
 from operations.actions import record_action
 from operations.archive.files import file_errors
@@ -23,16 +25,19 @@ from operations.backup.errors import BackupError
 from operations.backup.files import Content, HashedFile, read_compressed, spans, whole_documents
 from operations.backup.manifest import CopiedCollection, Manifest, differences, incompatibility
 from operations.backup.taking import copied_collections, present_schemas, raw_documents
+from operations.errors import UnreachableError
 from operations.reading.broker import queue_levels
 from operations.reading.connection import open_mongodb
-from operations.reading.driver_errors import first_line
+from operations.reading.driver_errors import reason_of
 from operations.settings import Stack
 from operations.stack.database_schemas import all_schemas
 from shared import schema
-from shared.database import Collection, Document
+from shared.database import Collection, Database, Document
 from shared.errors import StartError
 from shared.services import CONSOLE, SERVICES
 from shared.topology import INBOXES
+from shared.unfinished_restore import COLLECTION as MARK
+from shared.unfinished_restore import unfinished_restore
 
 RESTORE_ACTION = "stack.restore"
 """The action of `ordersaga restore` in the audit log."""
@@ -44,7 +49,11 @@ GROUP = 1000
 """The most documents of one insert."""
 
 EMPTY_STACK = "`ordersaga up --only '' --data-dir NEW` starts an empty stack"
-PART = "The databases hold a part of the backup now: do not start the services, restore into an empty stack again"
+PART = "The databases hold a part of the backup now, and services refuse to start: restore into an empty stack again"
+
+START = "start the services: `ordersaga up`"
+RECOVER = "send again what orders wait for: `ordersaga recover`"
+AUDIT = "check the books once all has settled: `ordersaga audit`"
 
 
 @dataclass(slots=True)
@@ -105,7 +114,10 @@ async def check_target(stack: Stack) -> None:
     await _require_idle(stack)
     async with open_mongodb(stack.url_for_changes, purpose="the restore", name="ordersaga-restore") as client:
         held = [found async for found in _held(client, stack.database_prefix)]
+        unfinished = await unfinished_restore(client[CONSOLE.database_in(stack.database_prefix)])
     if held:
+        if unfinished:
+            raise BackupError(unfinished)
         more = f" and {len(held) - 4} more collections" if len(held) > 4 else ""
         raise BackupError(f"the stack holds records: {', '.join(held[:4])}{more}; {EMPTY_STACK}")
 
@@ -144,37 +156,71 @@ async def restore(
     """Write the records of a verified backup into a stack that `check_target` accepts, verify and audit them.
 
     `on_progress` receives the number of documents written or compared since its last call. Raises BackupError if the
-    records cannot be written or are not those of the backup, UnreachableError when a server does not answer.
+    records cannot be written or are not those of the backup, UnreachableError when a server does not answer; the error
+    says whether the records are restored.
     """
     result = RestoreResult(manifest)
     async with open_mongodb(stack.url_for_changes, purpose="the restore", name="ordersaga-restore") as client:
         mongodb = str((await client.server_info())["version"])
         result.notes = differences(manifest, present_schemas(), mongodb)
         writing = _Writing(client, stack.database_prefix, directory, on_progress)
+        await _write(writing, stack, result)
+        with records_are_restored("the entry in the audit log"):
+            await record_action(
+                client[CONSOLE.database_in(stack.database_prefix)],
+                by=by,
+                why=why,
+                action=RESTORE_ACTION,
+                subject=str(directory),
+                outcome=f"restored {manifest.documents:,} records as of {manifest.cluster_time.at.isoformat()}",
+            )
+    moment = manifest.cluster_time.at
+    with records_are_restored("the audit"):
+        result.report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, clock=lambda: moment)
+    return result
+
+
+async def _write(writing: "_Writing", stack: Stack, result: RestoreResult) -> None:
+    """Write and compare everything; until that is done, each database is marked."""
+    collections = result.manifest.collections
+    await writing.mark()
+    await writing.prepare()
+    with _part_is_written():
+        await writing.suspend_validators()
+        for copied in collections:
+            await writing.write(copied)
+        for copied in collections:
+            if expired := await writing.compare(copied):
+                result.expired[copied.namespace] = expired
         await writing.prepare()
         try:
-            await writing.suspend_validators()
-            for copied in manifest.collections:
-                await writing.write(copied)
-            for copied in manifest.collections:
-                if expired := await writing.compare(copied):
-                    result.expired[copied.namespace] = expired
-            await writing.prepare()
             await _require_idle(stack)
-        except (PyMongoError, BackupError) as error:
-            reason = first_line(error) if isinstance(error, PyMongoError) else str(error)
-            raise BackupError(f"{reason}. {PART}") from error
-        await record_action(
-            client[CONSOLE.database_in(stack.database_prefix)],
-            by=by,
-            why=why,
-            action=RESTORE_ACTION,
-            subject=str(directory),
-            outcome=f"restored {manifest.documents:,} records as of {manifest.cluster_time.at.isoformat()}",
-        )
-    moment = manifest.cluster_time.at
-    result.report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, clock=lambda: moment)
-    return result
+        except UnreachableError as error:
+            result.notes.append(f"it is not known whether a service ran meanwhile: {error}")
+        await writing.unmark()
+
+
+@contextlib.contextmanager
+def _part_is_written() -> Iterator[None]:
+    """Say in any error, an interruption too, that the databases hold a part of the backup."""
+    try:
+        yield
+    except BaseException as error:
+        raise _kind_of(error)(f"{reason_of(error)}. {PART}") from error
+
+
+@contextlib.contextmanager
+def records_are_restored(step: str) -> Iterator[None]:
+    """Say in any error of this step that the records are restored, and what is left to do."""
+    try:
+        yield
+    except BaseException as error:
+        left = f"Next: {START}; {RECOVER}; {AUDIT}"
+        raise _kind_of(error)(f"the records are restored; {step} failed: {reason_of(error)}. {left}") from error
+
+
+def _kind_of(error: BaseException) -> type[UnreachableError | BackupError]:
+    return UnreachableError if isinstance(error, UnreachableError | ConnectionFailure) else BackupError
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +232,33 @@ class _Writing:
     directory: Path
     on_progress: Callable[[int], None]
 
+    async def mark(self) -> None:
+        """Mark every database as one that holds a part of a backup, until `unmark`. Raises BackupError."""
+        await self._create({name: {MARK: schema.CollectionSchema()} for name in SERVICES})
+
+    async def unmark(self) -> None:
+        """Let the services start; the database of operations, where commands look, comes last."""
+        for name in sorted(SERVICES, key=CONSOLE.name.__eq__):
+            await self._database(name).drop_collection(MARK)
+
     async def prepare(self) -> None:
         """Create all collections, indexes and validators as this release declares them. Raises BackupError."""
-        for name, declared in all_schemas().items():
+        await self._create(all_schemas())
+
+    async def _create(self, schemas: Mapping[str, schema.Collections]) -> None:
+        for name, declared in schemas.items():
             try:
-                await schema.prepare(self.client[SERVICES[name].database_in(self.prefix)], declared)
+                await schema.prepare(self._database(name), declared)
             except StartError as error:
                 raise BackupError(str(error)) from error
+
+    def _database(self, service: str) -> Database:
+        return self.client[SERVICES[service].database_in(self.prefix)]
 
     async def suspend_validators(self) -> None:
         """Let every document in, also one that an earlier release wrote; `prepare` ends that."""
         for name, declared in all_schemas().items():
-            database = self.client[SERVICES[name].database_in(self.prefix)]
+            database = self._database(name)
             for collection in (key for key, wanted in declared.items() if wanted.validator is not None):
                 off = {"collMod": collection, "validationLevel": "off", "writeConcern": {"w": "majority"}}
                 await database.command(off)

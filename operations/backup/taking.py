@@ -34,8 +34,8 @@ from operations.backup.manifest import (
     present_version,
     schema_digest,
 )
-from operations.errors import UnreachableError
 from operations.reading.connection import open_mongodb
+from operations.reading.driver_errors import reason_of
 from operations.reading.snapshots import SNAPSHOT_TOO_OLD, Snapshots, cluster_time
 from operations.settings import Stack
 from operations.stack.database_rights import BACKUP, NOT_BACKED_UP
@@ -110,8 +110,8 @@ async def _verdict(stack: Stack) -> Verdict:
     """Audit the stack. A backup is made all the same if the audit cannot run, or finds something."""
     try:
         report = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix)
-    except UnreachableError as error:
-        return Verdict(ok=None, at=utc_now(), reason=str(error))
+    except Exception as error:  # noqa: BLE001 - such as a damaged record; the copy is complete without a verdict
+        return Verdict(ok=None, at=utc_now(), reason=reason_of(error))
     found = [violation.describe() for violation in report.violations]
     return Verdict(ok=report.ok, at=utc_now(), violations=found[:MOST_VIOLATIONS])
 

@@ -16,7 +16,15 @@ from operations.archive.filesystems import MOUNTS, VOLATILE, volatile_filesystem
 from operations.backup.checking import open_backup, verify_backup
 from operations.backup.manifest import Manifest, Verdict
 from operations.backup.outside import OutsideSince, find_since, note_for_sale
-from operations.backup.restoring import RestoreResult, check_target, read_backup
+from operations.backup.restoring import (
+    AUDIT,
+    RECOVER,
+    START,
+    RestoreResult,
+    check_target,
+    read_backup,
+    records_are_restored,
+)
 from operations.backup.restoring import restore as restore_records
 from operations.backup.taking import take_backup
 from operations.commands.failures import errors_shown
@@ -35,9 +43,6 @@ KEPT_APART = (
     "ORDERSAGA_WEBHOOK_KEY, or credentials.key and secrets/ in the data directory), without which no credentials "
     "of servers and no webhook can be used; the file of the API keys; the passwords of users; the configuration."
 )
-START = "start the services: `ordersaga up`"
-RECOVER = "send again what orders wait for: `ordersaga recover`"
-AUDIT = "check the books once all has settled: `ordersaga audit`"
 EVENTS_BEFORE = timedelta(minutes=10)
 """Events of this time before the backup are published again: some may have been on the broker only."""
 LOST = "Orders and changes after that moment are not known here; docs/backup.md says what to look at."
@@ -187,9 +192,11 @@ class _Done(NamedTuple):
 
 async def _restore(stack: Stack, directory: Path, manifest: Manifest, why: str, advance: Advance) -> _Done:
     result = await restore_records(stack, directory, manifest, by=current_operator(), why=why, on_progress=advance)
-    outside = await find_since(stack, manifest, os.environ)
-    # An operator should see violations before messages about them are sent.
-    return _Done(result, outside, await _recover(stack, result, why) if result.ok else None)
+    with records_are_restored("the search for servers and charges since then"):
+        outside = await find_since(stack, manifest, os.environ)
+    with records_are_restored("the recovery"):
+        # An operator should see violations before messages about them are sent.
+        return _Done(result, outside, await _recover(stack, result, why) if result.ok else None)
 
 
 async def _recover(stack: Stack, result: RestoreResult, why: str) -> RecoveryReport | None:

@@ -16,6 +16,7 @@ from operations.stack.database_schemas import schema_of
 from shared import schema
 from shared.database import is_transient, with_our_tls
 from shared.services import SERVICES
+from shared.unfinished_restore import REMEDY, unfinished_restore
 
 TIMEOUT_MS = 3000
 SEARCH_MS = 3000
@@ -97,6 +98,8 @@ async def check_schema(database: Database, service: str) -> list[Finding]:
         fix = await _remedy(database, error)
         return [wrong(f"collections of {database.name}", f"cannot be read: {brief(error)}", fix)]
     findings = []
+    if await unfinished_restore(database):
+        findings.append(wrong(f"records of {database.name}", "a part of a backup: a restore is not finished", REMEDY))
     for name, found in examined.items():
         findings.append(_collection(f"{database.name}.{name}", found, service))
         findings += await _check_documents(database, name, collections[name].validator)

@@ -1,11 +1,13 @@
-"""Translates errors of MongoDB's driver for commands: a server could not be reached."""
+"""Translates errors, those of MongoDB's driver above all, for commands."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 
 from pymongo.errors import ConnectionFailure, PyMongoError
 
 from operations.errors import UnreachableError
+from shared.errors import OrdersagaError
 from shared.urls import hide_credentials
 
 
@@ -24,3 +26,14 @@ def first_line(error: PyMongoError) -> str:
     """Return the message of an error, without the driver's description of every server."""
     text = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
     return hide_credentials(text.partition("\n")[0])[:300]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return any error in one line, an interruption too."""
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        return "it was interrupted"
+    if isinstance(error, PyMongoError):
+        return first_line(error)
+    if isinstance(error, OrdersagaError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]

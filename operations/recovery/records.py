@@ -1,6 +1,6 @@
 """Reads the records that messages are pending for, and counts those that their services continue with."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -46,8 +46,10 @@ _CONTINUING = (
 class PendingRecords:
     """The records of a stack. Errors of the driver pass through."""
 
-    def __init__(self, client: AsyncMongoClient[Document], stack: Stack) -> None:
+    def __init__(self, client: AsyncMongoClient[Document], stack: Stack, on_damaged: Callable[[str], None]) -> None:
+        """`on_damaged` receives the id of an order whose record cannot be read; it holds up no other order."""
         self._client = client
+        self._on_damaged = on_damaged
         self._prefix = stack.database_prefix
         # No message may rest on a write that a failover could take back.
         self._orders = self._collection(ORDER, "orders").with_options(read_concern=ReadConcern("majority"))
@@ -90,7 +92,11 @@ class PendingRecords:
             cursor = cursor.sort(sort, ASCENDING)
         page: list[Order] = []
         async for document in cursor:
-            page.append(from_document(document))
+            try:
+                page.append(from_document(document))
+            except (LookupError, TypeError, ValueError):  # a field is missing, or is something else
+                self._on_damaged(str(document["_id"]))
+                continue
             if len(page) == size:
                 yield page
                 page = []

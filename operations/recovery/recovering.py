@@ -19,7 +19,7 @@ from functools import partial
 from aio_pika.exceptions import AMQPError
 
 from operations.actions import record_action
-from operations.errors import UnreachableError
+from operations.errors import UnfinishedRestoreError, UnreachableError
 from operations.reading.connection import open_bus, open_mongodb
 from operations.reading.reachability import brief
 from operations.recovery.records import PendingRecords
@@ -41,6 +41,7 @@ from shared.database import Database
 from shared.errors import BusUnavailableError
 from shared.services import CONSOLE
 from shared.topology import NOTIFICATION_INBOX
+from shared.unfinished_restore import unfinished_restore
 
 DEFAULT_RATE = 500.0
 """Orders per second: about what the services handle, so that neither memory nor queues fill up."""
@@ -62,7 +63,9 @@ async def preview(stack: Stack, *, since: datetime, on_progress: Progress = lamb
     """Return what `recover` would do, without changing anything. Raises UnreachableError."""
     report = RecoveryReport(since, missing=await _find_missing(stack))
     async with open_mongodb(stack.mongodb_url, purpose="the recovery", name=NAME) as client:
-        await _Recovery(PendingRecords(client, stack), None, report, _Pace(float("inf"), on_progress)).run()
+        await _Recovery(
+            PendingRecords(client, stack, report.note_unsendable), None, report, _Pace(float("inf"), on_progress)
+        ).run()
     return report
 
 
@@ -79,15 +82,18 @@ async def recover(
 
     At most `rate` orders per second are published. The broker's user must be one that may declare and publish
     everything, the deployer. The log of actions says who did it and why. Raises UnreachableError when a server does
-    not answer, and StartError if the topology may not be declared or exists with other arguments; a repetition is safe.
+    not answer, UnfinishedRestoreError if there is only a part of a backup, and StartError if the topology may not be
+    declared or exists with other arguments; a repetition is safe.
     """
     report = RecoveryReport(since)
     async with open_mongodb(stack.mongodb_url, purpose="the recovery", name=NAME) as client:
         database: Database = client[CONSOLE.database_in(stack.database_prefix)]
+        if reason := await unfinished_restore(database):
+            raise UnfinishedRestoreError(reason)
         async with _logged(database, by, why, report):
             report.missing = await _declare(stack)
             async with open_bus(stack.amqp_url, None, name=NAME) as bus:
-                records, pace = PendingRecords(client, stack), _Pace(rate, on_progress)
+                records, pace = PendingRecords(client, stack, report.note_unsendable), _Pace(rate, on_progress)
                 await _Recovery(records, Publisher(bus), report, pace).run()
     return report
 

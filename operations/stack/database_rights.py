@@ -54,6 +54,9 @@ APPEND_ONLY = "actions"
 TOTALS = "archived"
 """The running totals of archived orders in the database of operations, which only the archive adds to."""
 
+UNFINISHED_RESTORE = "unfinished_restore"
+"""The collection that exists in each database while a restore is not finished; `shared.unfinished_restore`."""
+
 NOT_BACKED_UP: Mapping[str, tuple[str, ...]] = {
     PAYMENT.name: ("transaction_sessions",),
     CONSOLE.name: ("sessions", "sign_in_links"),
@@ -69,6 +72,7 @@ _APPEND = ("find", "insert", "listIndexes")
 _PREPARE = ("find", "createCollection", "listIndexes")
 _COPY = ("find", "listIndexes")
 _ADD_UP = ("find", "insert", "update")
+_MARK = ("createCollection", "listIndexes", "dropCollection")
 _OWN = (
     "find",
     "insert",
@@ -152,7 +156,8 @@ def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[Dat
     )
     included = tuple((role.name, "admin") for role in of_services)
     own = ((*PROBED, _FIND), (CONSOLE.database_in(prefix), TOTALS, _ADD_UP), (THE_SERVER, "", _READ_REPLICA_SET))
-    maintenance = DatabaseRole(role_of(MAINTENANCE, prefix), own, included)
+    marks = tuple((service.database_in(prefix), UNFINISHED_RESTORE, _MARK) for service in SERVICES.values())
+    maintenance = DatabaseRole(role_of(MAINTENANCE, prefix), (*own, *marks), included)
     return (*of_services, maintenance, DatabaseRole(role_of(BACKUP, prefix), tuple(_copied(prefix, collections))))
 
 

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -21,8 +22,10 @@ from pymongo.errors import OperationFailure
 
 from operations.audit import audit
 from operations.backup.errors import BackupError
-from operations.backup.restoring import read_backup
+from operations.backup.restoring import read_backup, restore
 from operations.backup.taking import take_backup
+from operations.doctor.database import check_schema
+from operations.errors import UnreachableError
 from operations.reading.broker import count_messages
 from operations.settings import Stack
 from operations.stack.database_rights import NOT_BACKED_UP
@@ -32,9 +35,11 @@ from payment_service.gateways.port import Charged, ChargeRequest
 from payment_service.settings import PaymentSettings
 from shared import audit_log, schema, topology
 from shared.clock import utc_now
-from shared.services import CONSOLE, SERVICES
+from shared.services import CONSOLE, ORDER, SERVICES
+from shared.unfinished_restore import COLLECTION as MARK
 from tests.support.backups import Commands, Records, commands_for, files_in, records_of_stack
 from tests.support.eventually import eventually
+from tests.support.processes import run_stack
 from tests.support.servers import NativeServers, drop_databases
 from tests.support.simulators import package, run_simulator
 from tests.support.stripe_api import API_KEY, VISA, run_stripe_api
@@ -153,6 +158,8 @@ async def test_everything_comes_back(world: World, commands: Commands, tmp_path:
         for name in names:
             database = world.client[SERVICES[service].database_in(world.prefix)]
             assert await database[name].count_documents({}) == 0
+    for each in SERVICES.values():
+        assert MARK not in await world.client[each.database_in(world.prefix)].list_collection_names()
 
 
 async def test_the_files_are_those_of_mongodump(world: World, commands: Commands, tmp_path: Path) -> None:
@@ -212,7 +219,7 @@ async def test_a_backup_needs_an_empty_directory(world: World, commands: Command
     (tmp_path / "backup.partial").mkdir()
     status, printed = await commands.run("backup", str(tmp_path / "backup"))
     assert status == 2
-    assert "backup.partial exists: another backup writes to it, or was broken off" in printed
+    assert "backup.partial exists: another backup writes to it, or was interrupted" in printed
 
 
 async def test_a_backup_that_fails_leaves_nothing(world: World, tmp_path: Path) -> None:
@@ -229,6 +236,34 @@ async def test_a_backup_without_a_broker_is_made_without_an_audit(world: World, 
     shown = await commands.must("backup", str(tmp_path / "backup"))
     assert shown["audit"]["ok"] is None
     assert "RabbitMQ does not answer" in shown["audit"]["reason"]
+
+
+async def test_a_record_that_no_audit_can_read_costs_no_backup(
+    world: World, commands: Commands, tmp_path: Path
+) -> None:
+    await world.collection("orders").update_one({"_id": "confirmed"}, {"$unset": {"items.0.quantity": ""}})
+    before = await backed_up(world, commands, tmp_path / "backup")
+    kept = await commands.must("backup", str(tmp_path / "backup"), "--verify")
+    assert kept["audit"]["ok"] is None
+    assert kept["audit"]["reason"] == "KeyError: 'quantity'"
+    status, printed = await commands.run("restore", str(tmp_path / "backup"), "--yes")
+    assert status == 1
+    said = " ".join(printed.split())
+    assert "the records are restored; the audit failed: KeyError: " in said
+    assert "Next: start the services: `ordersaga up`; send again what orders wait for: `ordersaga recover`" in said
+    after = await records_of_stack(world.mongodb_url, world.prefix)
+    assert after[f"{world.prefix}_orders.orders"] == before[f"{world.prefix}_orders.orders"]
+
+
+async def test_an_order_that_cannot_be_read_holds_up_no_recovery(world: World, commands: Commands) -> None:
+    times = {"createdAt": utc_now(), "updatedAt": utc_now()}
+    await world.collection("orders").insert_one({"_id": "damaged", "settled": False, **times})
+    for words in (("recover", "--dry-run", "--json"), ("recover", "--json")):
+        status, printed = await commands.run(*words)
+        assert status == 1
+        report = json.loads(printed[printed.index("{") :])
+        assert "damaged" in report["unsendableOrders"]
+        assert report["commands"]
 
 
 async def test_violations_are_in_the_manifest_and_found_again(world: World, commands: Commands, tmp_path: Path) -> None:
@@ -271,6 +306,74 @@ async def test_a_backup_that_takes_longer_than_the_history_says_so(
     assert list(tmp_path.iterdir()) == []
 
 
+# --- A restore that ends early. ---
+
+
+async def test_no_service_runs_on_what_a_killed_restore_has_left(
+    world: World, commands: Commands, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup"
+    before = await backed_up(world, commands, backup)
+    assert (await commands.interrupted_restore(backup, signal.SIGKILL))[0] == -signal.SIGKILL
+    assert await records_of_stack(world.mongodb_url, world.prefix) not in ({}, before)
+
+    left = f"_{ORDER.database} is not finished, so it holds a part of a backup; if that restore was interrupted, "
+    async with run_stack(world.mongodb_url, world.amqp_url, world.prefix) as stack:
+        for service in ("order", "inventory", "payment", "console"):
+            process = await stack.launch(service)
+            assert await asyncio.wait_for(process.process.wait(), 120) == 1
+
+            def refused(output: list[str] = process.output, database: str = SERVICES[service].database) -> bool:
+                return left.replace(ORDER.database, database) in "".join(output)
+
+            await eventually(refused, 60, f"{service} to say why it refuses: {process.output}")
+    (finding, *_) = await check_schema(world.client[f"{world.prefix}_orders"], "order")
+    assert (finding.subject, finding.outcome) == (f"records of {world.prefix}_orders", "wrong")
+    for words in (("restore", str(backup), "--yes"), ("audit",), ("recover",)):
+        status, printed = await commands.run(*words)
+        assert status == 1
+        assert left.replace(ORDER.database, CONSOLE.database) in " ".join(printed.split())
+
+    await drop_databases(world.mongodb_url, world.prefix)
+    await commands.must("restore", str(backup), "--yes")
+
+
+async def test_a_restore_that_is_interrupted_says_what_it_leaves(
+    world: World, commands: Commands, tmp_path: Path
+) -> None:
+    await backed_up(world, commands, tmp_path / "backup")
+    status, printed = await commands.interrupted_restore(tmp_path / "backup", signal.SIGINT)
+    assert (status, "Traceback" in printed) == (1, False), printed
+    said = " ".join(printed.split())
+    assert "it was interrupted. The databases hold a part of the backup now, and services refuse to start" in said
+
+
+async def test_a_file_that_goes_away_during_a_restore_leaves_a_part(
+    world: World, commands: Commands, tmp_path: Path
+) -> None:
+    await backed_up(world, commands, tmp_path / "backup")
+    manifest = read_backup(tmp_path / "backup", world.prefix)
+
+    def remove(_documents: int) -> None:
+        (tmp_path / "backup" / f"{world.prefix}_payments" / "payments.bson.gz").unlink(missing_ok=True)
+
+    with pytest.raises(BackupError, match=r"No such file or directory\. The databases hold a part of the backup"):
+        await restore(stack_of(world), tmp_path / "backup", manifest, by="ada", on_progress=remove)
+
+
+async def test_records_are_restored_although_the_broker_goes_away(
+    world: World, commands: Commands, tmp_path: Path
+) -> None:
+    before = await backed_up(world, commands, tmp_path / "backup")
+    manifest = read_backup(tmp_path / "backup", world.prefix)
+    without_broker = replace(stack_of(world), amqp_url=NO_BROKER)
+    with pytest.raises(UnreachableError, match="the records are restored; the audit failed: RabbitMQ"):
+        await restore(without_broker, tmp_path / "backup", manifest, by="ada")
+    after = await records_of_stack(world.mongodb_url, world.prefix)
+    assert after.keys() == before.keys()
+    assert MARK not in await world.client[f"{world.prefix}_operations"].list_collection_names()
+
+
 # --- What is refused, and why. ---
 
 
@@ -304,7 +407,7 @@ def change_manifest(change: Callable[[Document], Any], reason: str) -> Callable[
     return changed
 
 
-def break_off(directory: Path, _name: str) -> str:
+def interrupt(directory: Path, _name: str) -> str:
     (directory / "manifest.json").unlink()
     return f"there is no manifest.json in {directory}: it is no complete backup"
 
@@ -314,7 +417,7 @@ DAMAGES = {
     "a file too many": add_a_file,
     "a truncated file": truncate,
     "other documents": change_documents,
-    "broken off": break_off,
+    "interrupted": interrupt,
     "another prefix": change_manifest(
         lambda manifest: manifest.update(databasePrefix="other"), "set ORDERSAGA_DATABASE_PREFIX=other"
     ),

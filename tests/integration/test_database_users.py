@@ -34,8 +34,10 @@ from operations.stack.files import write_private
 from shared import schema
 from shared.clock import utc_now
 from shared.database import Document
+from shared.errors import StartError
 from shared.reencryption import Reencryption
 from shared.services import CONSOLE, NOTIFICATION, ORDER, SERVICES, Service
+from shared.unfinished_restore import COLLECTION as MARK
 from tests.support.database_attempts import assert_least_rights, refused
 from tests.support.guarded_mongodb import guarded_mongodb
 
@@ -240,3 +242,27 @@ async def test_backup_reads_all_and_maintenance_restores_it(
     async with AsyncMongoClient[Document](prepared.root_url) as root:
         assert await root["shop_orders"]["orders"].find_one({"_id": "backed-up"})
         assert await root["shop_operations"]["actions"].find_one({"action": "stack.restore", "by": "ada"})
+
+
+@pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+async def test_a_service_sees_an_unfinished_restore_which_only_maintenance_ends(
+    prepared: Prepared, service: Service
+) -> None:
+    name = service.database_in(PREFIX)
+    async with AsyncMongoClient[Document](prepared.url("maintenance"), w="majority") as maintenance:
+        await schema.prepare(maintenance[name], {MARK: schema.CollectionSchema()})
+        async with AsyncMongoClient[Document](prepared.url_of(service), w="majority") as client:
+            with pytest.raises(StartError, match=f"a restore into {name} is not finished"):
+                await schema.prepare(client[name], schema_of(service.name), refuse_partial=True)
+            assert await refused(client, lambda c: c[name][MARK].drop())
+        assert await refused(maintenance, lambda c: c[name]["actions"].drop())
+        await maintenance[name].drop_collection(MARK)
+
+
+async def test_users_are_prepared_during_a_restore(prepared: Prepared) -> None:
+    async with AsyncMongoClient[Document](prepared.url("maintenance"), w="majority") as maintenance:
+        mark = maintenance["shop_orders"][MARK]
+        await schema.prepare(mark.database, {MARK: schema.CollectionSchema()})
+        done = await prepared.prepare()
+        await mark.drop()
+    assert done.returncode == 0, done.stderr

@@ -1,7 +1,10 @@
 """The commands `ordersaga backup` and `restore`, and what is in the databases before and after."""
 
+import asyncio
 import json
 import os
+import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,21 @@ import pymongo
 
 from operations.backup.taking import copied_collections
 from tests.support import warm_processes
+
+INTERRUPTED_RESTORE = """
+import os, sys
+from operations import cli
+from operations.commands import backup
+
+restore, number = backup.restore_records, int(sys.argv.pop(1))
+
+def interrupted(*given, on_progress, **named):
+    return restore(*given, on_progress=lambda _documents: os.kill(os.getpid(), number), **named)
+
+backup.restore_records = interrupted
+cli.main()
+"""
+"""Restores until the first documents are written; then it gets a signal."""
 
 Records = dict[str, dict[Any, dict[str, Any]]]
 
@@ -25,18 +43,31 @@ class Commands:
 
     async def run(self, *words: str, answer: str = "") -> tuple[int, str]:
         """Run a command; return its exit status, and what it printed, errors included."""
+        status, printed, _ = await warm_processes.run(
+            "operations.cli", *words, environment=self._environment(), answer=answer, together=True
+        )
+        return status, printed
+
+    def _environment(self) -> dict[str, str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-        environment |= {
+        return environment | {
             "ORDERSAGA_MONGODB_URL": self.mongodb_url,
             "ORDERSAGA_AMQP_URL": self.amqp_url,
             "ORDERSAGA_DATABASE_PREFIX": self.database_prefix,
             "ORDERSAGA_OPERATOR": "ada",
             **self.settings,
         }
-        status, printed, _ = await warm_processes.run(
-            "operations.cli", *words, environment=environment, answer=answer, together=True
+
+    async def interrupted_restore(self, directory: Path, number: signal.Signals) -> tuple[int | None, str]:
+        """Restore a backup, and send the command a signal when it has written the first documents."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", INTERRUPTED_RESTORE, str(int(number)), "restore", str(directory), "--yes"),
+            env=self._environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
-        return status, printed
+        printed, _ = await process.communicate()
+        return process.returncode, printed.decode()
 
     async def must(self, *words: str) -> dict[str, Any]:
         """Run a command with --json that must succeed; return its document."""
