@@ -110,16 +110,18 @@ async def examine(database: Database, collections: Collections) -> dict[str, lis
     }
 
 
-async def prepare(database: Database, collections: Collections, *, pause: float = 1.0, restoring: bool = False) -> None:
+async def prepare(
+    database: Database, collections: Collections, *, pause: float = 1.0, refuse_partial: bool = False
+) -> None:
     """Bring the collections to the state of their schemas; any number of processes may do so at once.
 
-    Waits while MongoDB is away, with one log line per second. Raises StartError if an operator must act, also if a
-    restore is not finished, unless this is a part of it (`restoring`).
+    Waits while MongoDB is away, with one log line per second. Raises StartError if an operator must act; with
+    `refuse_partial` also if a restore into the database is not finished.
     """
     overtaken = 0
     while True:
         try:
-            if not restoring and (reason := await unfinished_restore(database)):
+            if refuse_partial and (reason := await unfinished_restore(database)):
                 raise StartError(reason)
             await _prepare(database, collections)
         except PyMongoError as error:

@@ -228,7 +228,7 @@ class _RunningService:
 
     async def _work(self) -> None:
         await database.wait_until_ready(self._database)
-        await prepare(self._database, self._parts.collections)
+        await prepare(self._database, self._parts.collections, refuse_partial=True)
         self._collections_ready = True
         try:
             async with asyncio.TaskGroup() as group:

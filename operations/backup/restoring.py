@@ -248,7 +248,7 @@ class _Writing:
     async def _create(self, schemas: Mapping[str, schema.Collections]) -> None:
         for name, declared in schemas.items():
             try:
-                await schema.prepare(self._database(name), declared, restoring=True)
+                await schema.prepare(self._database(name), declared)
             except StartError as error:
                 raise BackupError(str(error)) from error
 

@@ -250,10 +250,19 @@ async def test_a_service_sees_an_unfinished_restore_which_only_maintenance_ends(
 ) -> None:
     name = service.database_in(PREFIX)
     async with AsyncMongoClient[Document](prepared.url("maintenance"), w="majority") as maintenance:
-        await schema.prepare(maintenance[name], {MARK: schema.CollectionSchema()}, restoring=True)
+        await schema.prepare(maintenance[name], {MARK: schema.CollectionSchema()})
         async with AsyncMongoClient[Document](prepared.url_of(service), w="majority") as client:
             with pytest.raises(StartError, match=f"a restore into {name} is not finished"):
-                await schema.prepare(client[name], schema_of(service.name))
+                await schema.prepare(client[name], schema_of(service.name), refuse_partial=True)
             assert await refused(client, lambda c: c[name][MARK].drop())
         assert await refused(maintenance, lambda c: c[name]["actions"].drop())
         await maintenance[name].drop_collection(MARK)
+
+
+async def test_users_are_prepared_during_a_restore(prepared: Prepared) -> None:
+    async with AsyncMongoClient[Document](prepared.url("maintenance"), w="majority") as maintenance:
+        mark = maintenance["shop_orders"][MARK]
+        await schema.prepare(mark.database, {MARK: schema.CollectionSchema()})
+        done = await prepared.prepare()
+        await mark.drop()
+    assert done.returncode == 0, done.stderr
