@@ -13,9 +13,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from operator import sub
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aio_pika
 import psutil
@@ -41,30 +41,13 @@ MESSAGE_BYTES = 1000
 _PUBLISHED_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """A collection's documents, their bytes in memory, and the bytes on disk of documents and indexes."""
 
     documents: int
     bson: int
     data: int
     indexes: int
-
-    def __sub__(self, other: "Size") -> "Size":
-        return Size(
-            self.documents - other.documents,
-            self.bson - other.bson,
-            self.data - other.data,
-            self.indexes - other.indexes,
-        )
-
-    def __add__(self, other: "Size") -> "Size":
-        return Size(
-            self.documents + other.documents,
-            self.bson + other.bson,
-            self.data + other.data,
-            self.indexes + other.indexes,
-        )
 
 
 NOTHING = Size(0, 0, 0, 0)
@@ -148,11 +131,11 @@ async def memory_of_waiting_messages(stack: Stack, messages: int) -> tuple[int, 
 def show_sizes(before: Mapping[str, Size], after: Mapping[str, Size], orders: int) -> None:
     """Print what each collection has grown by, per order."""
     table = Table("collection", "records", "BSON bytes", "bytes on disk", "of that, indexes", title="per order")
-    grown = {name: size - before.get(name, NOTHING) for name, size in after.items()}
+    grown = {name: Size(*map(sub, size, before.get(name, NOTHING))) for name, size in after.items()}
     for name, size in sorted(grown.items(), key=lambda each: -each[1].bson):
         if size.documents / orders >= 0.01:
             table.add_row(name, *_per_order(size, orders))
-    table.add_row("all", *_per_order(sum(grown.values(), start=NOTHING), orders))
+    table.add_row("all", *_per_order(Size(*map(sum, zip(*grown.values(), strict=True))), orders))
     Console(width=120).print(table)
 
 

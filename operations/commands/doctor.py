@@ -46,7 +46,7 @@ def doctor(
     if as_json_document:
         print_json({"ok": not problems, "findings": [finding.as_json() for finding in findings]})
     else:
-        _print(findings, problems)
+        show_findings(findings, f"{problems} to fix" if problems else "nothing is wrong")
     raise typer.Exit(1 if problems else 0)
 
 
@@ -120,10 +120,11 @@ def control_of(layout: Layout, state: State, stack: Stack) -> Control | None:
     return kind(find_rabbitmq(), layout.rabbitmq, state.node, state.ports).control
 
 
-def _print(findings: list[Finding], problems: int) -> None:
+def show_findings(findings: list[Finding], verdict: str) -> None:
+    """Print each finding with what to do about it, and the verdict on all of them."""
     console = open_console(highlight=False, soft_wrap=True)
     for finding in findings:
         console.print(f"{MARKS[finding.outcome]} {foreign(finding.subject)}: {foreign(finding.detail)}")
         if finding.fix:
             console.print(f"  [dim]{foreign(finding.fix)}[/]")
-    console.print(f"{problems} to fix" if problems else "nothing is wrong")
+    console.print(verdict)

@@ -7,9 +7,9 @@ import aio_pika.exceptions
 import typer
 import uvloop
 
-from operations.commands.doctor import MARKS, control_of
+from operations.commands.doctor import control_of, show_findings
 from operations.commands.target import chosen_stack
-from operations.commands.terminal import foreign, open_console, print_json
+from operations.commands.terminal import print_json
 from operations.doctor.broker import check_exchanges, check_queues
 from operations.doctor.database_users import check_users
 from operations.doctor.finding import Finding
@@ -53,7 +53,7 @@ def check(
     if as_json_document:
         print_json({"stack": stack.as_json(), **_as_json(in_flight, findings, reasons)})
     else:
-        _print(findings, reasons)
+        show_findings(findings, _verdict(reasons))
     raise typer.Exit(1 if reasons else 0)
 
 
@@ -93,13 +93,6 @@ def _as_json(in_flight: InFlight, findings: list[Finding], reasons: int) -> dict
     }
 
 
-def _print(findings: list[Finding], reasons: int) -> None:
-    console = open_console(highlight=False, soft_wrap=True)
-    for finding in findings:
-        console.print(f"{MARKS[finding.outcome]} {foreign(finding.subject)}: {foreign(finding.detail)}")
-        if finding.fix:
-            console.print(f"  [dim]{foreign(finding.fix)}[/]")
+def _verdict(reasons: int) -> str:
     version = THIS_RELEASE.version
-    console.print(
-        f"{version} cannot carry this on yet: {reasons} to do first" if reasons else f"{version} can carry this on"
-    )
+    return f"{version} cannot carry this on yet: {reasons} to do first" if reasons else f"{version} can carry this on"
