@@ -43,6 +43,11 @@ _CONTINUING = (
 )
 
 
+def _unsettled(now: datetime) -> Document:
+    """Return the query of unsettled orders; with createdAt, the index `open` answers it, which has only these."""
+    return {"settled": False, "createdAt": {"$lte": now}}
+
+
 class PendingRecords:
     """The records of a stack. Errors of the driver pass through."""
 
@@ -56,9 +61,7 @@ class PendingRecords:
 
     async def unsettled(self, now: datetime, page: int) -> AsyncIterator[list[Order]]:
         """Yield the orders that were placed until now and are not settled, the oldest first, in pages."""
-        # The condition on createdAt is for the index `open`, which has only these orders.
-        query = {"settled": False, "createdAt": {"$lte": now}}
-        async for orders in self._pages(query, page, sort="createdAt"):
+        async for orders in self._pages(_unsettled(now), page, sort="createdAt"):
             yield orders
 
     async def changed_since(self, since: datetime, page: int) -> AsyncIterator[list[Order]]:
@@ -78,9 +81,9 @@ class PendingRecords:
             for each in _CONTINUING
         }
 
-    async def count_newer(self) -> int:
-        """Count the unsettled orders that only a newer release can put into messages."""
-        return await self._orders.count_documents({"settled": False, "$nor": [KNOWN]})
+    async def count_newer(self, now: datetime) -> int:
+        """Count the unsettled orders placed until now that only a newer release can put into messages."""
+        return await self._orders.count_documents({**_unsettled(now), "$nor": [KNOWN]})
 
     async def count_letters_without_outcome(self) -> int:
         """Count the replayed dead letters of which nobody has reported an outcome."""

@@ -132,10 +132,11 @@ class _Recovery:
 
     async def run(self) -> None:
         """Publish commands, then events, and complete the report."""
-        await self._commands(utc_now())
+        now = utc_now()
+        await self._commands(now)
         await self._events_of_orders(self._report.since)
         await self._events_of_packages(self._report.since)
-        self._report.newer = await self._records.count_newer()
+        self._report.newer = await self._records.count_newer(now)
         self._report.continuing = await self._records.count_continuing()
         self._report.letters_without_outcome = await self._records.count_letters_without_outcome()
 
