@@ -88,6 +88,12 @@ def test_the_definitions_have_a_salted_hash_of_each_password() -> None:
     assert {permission["vhost"] for permission in made["permissions"] + made["topic_permissions"]} == {"shop"}
 
 
+def test_the_definitions_have_each_exchange_on_whose_routing_keys_they_give_rights() -> None:
+    made = definitions("shop", {"order": "secret"})
+    needed = {(permission["vhost"], permission["exchange"]) for permission in made["topic_permissions"]}
+    assert needed == {(exchange["vhost"], exchange["name"]) for exchange in made["exchanges"]} == {("shop", EXCHANGE)}
+
+
 def test_a_data_directory_of_an_earlier_release_keeps_its_virtual_host(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     (old / "data" / "ordersaga-1@localhost").mkdir(parents=True)
