@@ -26,7 +26,7 @@ demo: setup  ## Watch real orders go through the whole stack, with the books aud
 	@$(BIN)/ordersaga demo
 
 # Tests start hundreds of processes, and each would compile all of the project again.
-test test-seeds coverage check test-compose: export PYTHONDONTWRITEBYTECODE =
+test test-seeds coverage check test-compose test-matrix: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
 test: setup-tests  ## Run all tests but those of the containers
@@ -164,6 +164,11 @@ down:  ## End the stack in containers; its data stays
 .PHONY: test-compose
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
 	$(BIN)/pytest tests/compose -rs
+
+# About six minutes a combination. COMBINATIONS names some of tests/compose/matrix.toml; all by default.
+.PHONY: test-matrix
+test-matrix: setup  ## Test the stack in containers over old and new versions of Python, RabbitMQ, MongoDB and Compose
+	@$(BIN)/python -m tests.compose.matrix $(COMBINATIONS)
 
 .PHONY: test-kubernetes
 test-kubernetes: setup-tests  ## Run the pods of deploy/kubernetes as containers; skipped where no Docker engine answers

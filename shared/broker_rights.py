@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from shared import services
 from shared.contracts import ALL_MESSAGES, DeadLetterHandled, Message
 from shared.services import SERVICES, Service
-from shared.topology import DEAD_LETTERS, EVENTS, EXCHANGE, INBOXES, PROBE_EXCHANGE, retry_queues
+from shared.topology import (
+    DEAD_LETTERS,
+    EVENTS,
+    EXCHANGE,
+    FORMER_RETRY_QUEUES,
+    INBOXES,
+    PROBE_EXCHANGE,
+    retry_queues,
+)
 
 DEPLOYER = "deployer"
 """The user who declares the topology, and the one for operators' commands. No service knows its password."""
@@ -87,9 +95,15 @@ def _rights_of(service: Service) -> Rights:
 
 
 def _rights_of_operations() -> Rights:
-    """Operations sends replays to inboxes by their names, consumes the dead letters and reads the events."""
+    """Operations sends replays to inboxes by their names, consumes the dead letters and reads the events.
+
+    It counts the messages of all queues, which RabbitMQ 4.3 allows with any right on them: here that to send to the
+    exchanges of the same names, from which messages get to the inboxes too.
+    """
     own = _rights_of(services.CONSOLE)
-    return Rights(own.user, (*own.write, _DEFAULT_EXCHANGE), (*own.read, DEAD_LETTERS, EVENTS), own.topics)
+    counted = (*INBOXES, *(name for inbox in INBOXES for name in retry_queues(inbox)), *FORMER_RETRY_QUEUES)
+    write = tuple(dict.fromkeys((*own.write, _DEFAULT_EXCHANGE, *counted)))
+    return Rights(own.user, write, (*own.read, DEAD_LETTERS, EVENTS), own.topics)
 
 
 RIGHTS: Mapping[str, Rights] = {
@@ -113,6 +127,15 @@ def may_send_by_name(user: str | None) -> bool:
     """
     rights = RIGHTS.get(user or "")
     return rights is None or rights.everything or _DEFAULT_EXCHANGE in rights.write
+
+
+def may_ask_for(user: str | None, name: str) -> bool:
+    """Return whether a user has any right on the exchange or queue of this name, or is not in the table.
+
+    RabbitMQ 4.3 answers only then whether it exists.
+    """
+    rights = RIGHTS.get(user or "")
+    return rights is None or rights.everything or name in rights.write or name in rights.read
 
 
 def could_have_sent(user: str, routing_key: str, inbox: str) -> bool:

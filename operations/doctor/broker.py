@@ -23,7 +23,7 @@ from operations.reading.reachability import amqp_missing, brief
 from operations.stack.queue_members import Control
 from shared import topology
 from shared.broker_rights import EVENT_READER, RIGHTS, Rights
-from shared.bus.amqp.connecting import connect
+from shared.bus.amqp.connecting import broker_version, connect
 from shared.bus.amqp.nodes import host_and_port
 from shared.services import CONSOLE, SERVICES, Service
 from shared.urls import split_amqp_url
@@ -36,6 +36,8 @@ USERS = "docs/broker.md says how to make the users"
 DEFAULT_USERS = ("guest", "ordersaga")
 """RabbitMQ's own user, and the one of the Compose file of earlier releases; their passwords were their names."""
 
+ASK_FOR_ALL_RIGHTS = ("4.2.6", "4.3.0")
+"""Versions of RabbitMQ that tell the length of a queue to users who may declare it, and to nobody else."""
 
 CONSUMERS: Mapping[str, Service] = {service.inbox: service for service in SERVICES.values()} | {
     topology.DEAD_LETTERS: CONSOLE
@@ -94,16 +96,16 @@ async def check_nodes(url: str) -> AsyncIterator[Finding]:
             yield wrong(subject, f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_AMQP_URL")
             continue
         async with connection:
-            yield check_version(subject, connection)
+            yield check_version(subject, broker_version(connection) or "unknown")
 
 
-def check_version(subject: str, connection: aio_pika.abc.AbstractConnection) -> Finding:
+def check_version(subject: str, version: str) -> Finding:
     """Check the version of a node."""
-    transport: Any = connection.transport
-    version = str(transport.connection.server_properties.get("version", "unknown"))
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers and numbers < OLDEST_RABBITMQ:
         return wrong(subject, f"{version} is too old", "run RabbitMQ 3.10 or later")
+    if version in ASK_FOR_ALL_RIGHTS:
+        return wrong(subject, f"{version} lets no service look at its own queue", "run RabbitMQ 4.2.7, 4.3.1 or later")
     return ok(subject, f"{version} answers")
 
 

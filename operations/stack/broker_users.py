@@ -17,7 +17,7 @@ from urllib.parse import quote
 from operations.stack.files import write_private
 from operations.stack.secret_files import load_or_create_secret
 from shared.broker_rights import RIGHTS, VIRTUAL_HOST, Rights
-from shared.topology import EXCHANGE
+from shared.topology import EXCHANGE, Exchange, exchanges
 
 FORMER_VIRTUAL_HOST = "/"
 """The virtual host of earlier releases."""
@@ -67,13 +67,17 @@ def choose_virtual_host(directory: Path) -> str:
 
 
 def definitions(virtual_host: str, passwords: Mapping[str, str]) -> dict[str, Any]:
-    """Return the virtual host, the users and their rights in the form that RabbitMQ imports."""
+    """Return the virtual host, the users and their rights in the form that RabbitMQ imports.
+
+    The exchange comes with them: from RabbitMQ 4.3 on, rights on the routing keys of an exchange need it to exist.
+    """
     everyone = [RIGHTS[user] for user in passwords]
     return {
         "vhosts": [{"name": virtual_host}],
         "users": [_user(name, password) for name, password in passwords.items()],
         "permissions": [_permission(rights, virtual_host) for rights in everyone],
         "topic_permissions": [_topic_permission(rights, virtual_host) for rights in everyone],
+        "exchanges": [_exchange(one, virtual_host) for one in exchanges() if one.name == EXCHANGE],
     }
 
 
@@ -107,4 +111,16 @@ def _topic_permission(rights: Rights, virtual_host: str) -> dict[str, str]:
         "exchange": EXCHANGE,
         "write": rights.topic_pattern,
         "read": read,
+    }
+
+
+def _exchange(exchange: Exchange, virtual_host: str) -> dict[str, Any]:
+    return {
+        "name": exchange.name,
+        "vhost": virtual_host,
+        "type": exchange.kind,
+        "durable": True,
+        "auto_delete": False,
+        "internal": False,
+        "arguments": exchange.arguments,
     }

@@ -14,6 +14,8 @@ from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from aiormq.exceptions import ChannelAccessRefused
 
 from shared import topology
+from shared.broker_rights import may_ask_for
+from shared.bus.amqp.connecting import broker_version, user_of
 from shared.errors import StartError
 
 PAUSE_BEFORE_DECLARING_AGAIN = 1.0
@@ -24,6 +26,9 @@ counts them as consumers of the new one and sends them nothing. After a pause th
 """
 
 _MOST_NAMED = 5
+
+_REFUSES_ANSWERS_FROM = (4, 2, 6)
+"""The first version of RabbitMQ that does."""
 
 _IS_STARTING = "is down or inaccessible"
 """The broker says so, for some tenths of a second after its start, of a stream that exists."""
@@ -94,15 +99,21 @@ async def find_missing(
 
     With an `events_retention`, the stream of events is one of them. Bindings are not checked, since AMQP cannot query
     them. Raises an error of aio-pika if the connection is lost.
+
+    A broker that would refuse an answer is not asked: it closes the channel each time, and under load the connection.
     """
+    user = user_of(connection) if _refuses_answers(connection) else None
     declarer = _Declarer(connection, await connection.channel())
     missing = [
         f"exchange {exchange.name}"
         for exchange in topology.exchanges(tuple(ladder))
-        if not await declarer.exchange_exists(exchange)
+        if may_ask_for(user, exchange.name) and not await declarer.exchange_exists(exchange)
     ]
-    queues = topology.all_queues(events_retention, tuple(ladder))
-    missing += [f"queue {queue.name}" for queue in queues if not await declarer.queue_exists(queue.name)]
+    missing += [
+        f"queue {queue.name}"
+        for queue in topology.all_queues(events_retention, tuple(ladder))
+        if may_ask_for(user, queue.name) and not await declarer.queue_exists(queue.name)
+    ]
     await declarer.channel.close()
     return missing
 
@@ -197,6 +208,12 @@ class _Declarer:
         except ChannelAccessRefused:  # a broker that does not let everybody ask: it knows the name
             self.channel = await self.connection.channel()
         return True
+
+
+def _refuses_answers(connection: AbstractConnection) -> bool:
+    """Return whether the broker tells users only of exchanges and queues on which they have a right."""
+    version = tuple(int(part) for part in re.findall(r"\d+", broker_version(connection))[:3])
+    return version >= _REFUSES_ANSWERS_FROM
 
 
 async def _declare_exchange(channel: AbstractChannel, exchange: topology.Exchange) -> None:

@@ -34,6 +34,9 @@ from tests.support.grpc_servers import metadata, new_order
 ROOT = Path(__file__).parents[2]
 PROJECT = "ordersaga-tests"
 IMAGE = "ordersaga:tests"
+# The images to test with, as docker-compose.yml names them, and the base of ours; unset: what the files say.
+SERVER_IMAGES = ("ORDERSAGA_MONGO_IMAGE", "ORDERSAGA_RABBITMQ_IMAGE")
+BASE_IMAGE = "ORDERSAGA_TEST_BASE_IMAGE"
 GRPC_OVERLAY = "deploy/grpc/docker-compose.grpc.yml"
 TLS_OVERLAY = "deploy/tls/docker-compose.tls.yml"
 GRPC = "grpc"
@@ -78,8 +81,12 @@ class ComposeStack:
         self._scheme = "https" if certificates else "http"
         self._ports = ports
         self._secrets: dict[str, str] = {}
-        # What is set where the tests run is not for the stack.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+        # What else is set where the tests run is not for the stack.
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("ORDERSAGA_") or name in SERVER_IMAGES
+        }
         chosen = {PORT_VARIABLES[service]: str(port) for service, port in ports.items()}
         key = Fernet.generate_key().decode()
         provider = {**WITH_SIMULATOR, "ORDERSAGA_CREDENTIALS_KEY": key}
@@ -148,6 +155,11 @@ class ComposeStack:
             raise ComposeError(f"compose {' '.join(arguments)} exited with {done.returncode}:\n{said}")
         return done.stdout
 
+    def build(self) -> None:
+        """Build the image, on the base that ORDERSAGA_TEST_BASE_IMAGE names, else on that of the Dockerfile."""
+        base = os.environ.get(BASE_IMAGE)
+        self.run("build", *(["--build-arg", f"BASE={base}"] if base else []), timeout=1200)
+
     def up(self) -> None:
         """Start everything; returns before the services are ready."""
         self.run("up", "--detach")
@@ -207,7 +219,7 @@ def compose_stack(command: list[str], certificates: Path | None = None) -> Itera
         stack = ComposeStack(command, ports, certificates)
         stack.down("--volumes")
         try:
-            stack.run("build", timeout=1200)
+            stack.build()
             stack.up()
             yield stack
         finally:

@@ -26,9 +26,9 @@ from tests.support.guarded_rabbitmq import assert_least_rights as broker_rights
 
 # A first start pulls up Erlang, mongod and five processes of ours on what may be two cores.
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
-READY_WITHIN_SECONDS = 120
+READY_WITHIN_SECONDS = 300
 # Longer than the saga takes, shorter than its timeout: no order here may need that.
-SETTLED_WITHIN_SECONDS = 60
+SETTLED_WITHIN_SECONDS = 180
 SERVICE_USER = 10001
 
 

@@ -16,7 +16,7 @@ from tests.compose.stack import ROOT, SERVICES, ComposeStack, all_ready, compose
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 
-READY_WITHIN_SECONDS = 180
+READY_WITHIN_SECONDS = 300
 
 
 @pytest.fixture(scope="module")

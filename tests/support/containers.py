@@ -1,7 +1,8 @@
 """MongoDB and RabbitMQ for a test run as containers, where a Docker engine of this machine answers.
 
-The images are those of docker-compose.yml. Ports are published on 127.0.0.1 alone. The containers are removed when the
-context ends, at the latest when the process does; those of a killed run are removed when the next one starts.
+The images are those of docker-compose.yml, and the same variables name others. Ports are published on 127.0.0.1 alone.
+The containers are removed when the context ends, at the latest when the process does; those of a killed run are removed
+when the next one starts.
 """
 
 import atexit
@@ -24,8 +25,8 @@ from deploy.container.initiate_replica_set import initiate
 from operations.stack.ports import PortClaims
 from tests.support.servers import Servers
 
-MONGO_IMAGE = "mongo:8"
-RABBITMQ_IMAGE = "rabbitmq:4-management"
+MONGO_IMAGE = os.environ.get("ORDERSAGA_MONGO_IMAGE", "mongo:8")
+RABBITMQ_IMAGE = os.environ.get("ORDERSAGA_RABBITMQ_IMAGE", "rabbitmq:4-management")
 REPLICA_SET = "rs0"
 READY_WITHIN_SECONDS = 90
 # Whose containers these are, as host:pid. Testcontainers' own cleaner is one more image to pull, so it is off.

@@ -55,7 +55,6 @@ def attempts_of(service: Service) -> tuple[dict[str, Attempt], dict[str, Attempt
         "publish a message of no contract": publishing(EXCHANGE, "made.up"),
         "publish as another": publishing(EXCHANGE, own_key, user_id=other.user),
         "publish more than the limit": publishing(EXCHANGE, own_key, body=bytes(MAX_MESSAGE_BYTES + 1)),
-        "send to another's retry exchange": publishing(others_retry, own_key),
         "send through the exchange of the retries": publishing(INBOX_EXCHANGE, other.inbox),
         "consume another's inbox": getting(other.inbox),
         "consume a retry queue": getting(retry),
@@ -66,14 +65,16 @@ def attempts_of(service: Service) -> tuple[dict[str, Attempt], dict[str, Attempt
         "purge another's inbox": purging(other.inbox),
         "bind its inbox": binding(service.inbox, others_key),
     }
-    by_name = {
+    operating = {
         "send to another's inbox by its name": publishing("", other.inbox),
         "send to its inbox by its name": publishing("", service.inbox),
+        "send to another's retry exchange": publishing(others_retry, own_key),
         "consume the dead letters": getting(DEAD_LETTERS),
     }
-    if service is services.CONSOLE:  # replays
-        return may | by_name, may_not
-    return may, may_not | by_name
+    if service is services.CONSOLE:  # replays, and the levels of all queues, which older brokers tell everybody
+        counts = {f"count the messages of {queue}": counting(queue) for queue in (other.inbox, others_retry)}
+        return may | operating | counts, may_not
+    return may, may_not | operating
 
 
 def publishing(exchange: str, routing_key: str, *, body: bytes = b"{}", user_id: str | None = None) -> Attempt:
@@ -89,6 +90,10 @@ def getting(queue: str) -> Attempt:
         return await (await channel.get_queue(queue, ensure=False)).get(fail=False)  # not acknowledged: it returns
 
     return get
+
+
+def counting(queue: str) -> Attempt:
+    return lambda channel: channel.declare_queue(queue, passive=True)
 
 
 def purging(queue: str) -> Attempt:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from operations.doctor.broker import compare_rights
+from operations.doctor.broker import check_version, compare_rights
+from operations.reading.broker import EVERY_QUEUE
 from operations.stack.broker_users import choose_virtual_host, definitions, load_users
-from shared.broker_rights import DEPLOYER, RIGHTS, could_have_sent, may_send_by_name, sent_by
+from shared.broker_rights import DEPLOYER, RIGHTS, could_have_sent, may_ask_for, may_send_by_name, sent_by
 from shared.contracts import ALL_MESSAGES, DeadLetterHandled
 from shared.services import SERVICES
 from shared.topology import DEAD_LETTERS, EVENTS, EXCHANGE, INBOX_EXCHANGE, INBOXES, all_queues, exchanges
@@ -28,16 +29,16 @@ def test_the_patterns_of_a_service_match_its_own_names_only(user: str) -> None:
     rights = RIGHTS[user]
     assert rights.configure_pattern == ""
     for exchange in exchanges():
-        allowed = exchange.name in (EXCHANGE, DEAD_LETTERS) or exchange.name.startswith(f"{user}.retry.")
+        retry = re.search(r"\.retry\." if user == "operations" else rf"^{user}\.retry\.", exchange.name)
+        allowed = exchange.name in (EXCHANGE, DEAD_LETTERS) or bool(retry)
         assert bool(re.search(rights.write_pattern, exchange.name)) is allowed, exchange.name
     assert bool(re.search(rights.write_pattern, "amq.default")) is (user == "operations")
     for queue in all_queues("7D"):
         for_operations = queue.name in (DEAD_LETTERS, EVENTS)
         own = queue.name == f"{user}.inbox" or (for_operations and user == "operations")
         assert bool(re.search(rights.read_pattern, queue.name)) is own, queue.name
-        assert not re.search(rights.write_pattern, queue.name) or queue.name.startswith(
-            (f"{user}.retry.", DEAD_LETTERS)
-        )
+        allowed = user == "operations" or queue.name.startswith((f"{user}.retry.", DEAD_LETTERS))
+        assert allowed or not re.search(rights.write_pattern, queue.name), queue.name
     for message in ALL_MESSAGES:
         assert bool(re.search(rights.topic_pattern, message.routing_key)) is (message.routing_key in rights.topics)
     for name in ("ordersagaX", "Xordersaga", "order-inbox", "orderXcreated", INBOX_EXCHANGE, "order.created.more"):
@@ -79,6 +80,19 @@ def test_only_operations_and_the_deployer_send_by_name_and_users_of_no_table_are
     assert may_send_by_name("guest")
 
 
+def test_operations_may_ask_for_every_queue_and_a_service_for_its_own() -> None:
+    # What is said of the rights, and what the broker makes of the patterns.
+    for queue in EVERY_QUEUE:
+        for user in SERVICE_USERS:
+            own = queue.startswith(f"{user}.") or queue == DEAD_LETTERS
+            assert may_ask_for(user, queue) is (own or user == "operations"), (user, queue)
+            patterns = (RIGHTS[user].read_pattern, RIGHTS[user].write_pattern)
+            assert any(re.search(pattern, queue) for pattern in patterns) is may_ask_for(user, queue)
+    assert may_ask_for(DEPLOYER, "order.inbox")
+    assert may_ask_for("guest", "order.inbox")
+    assert may_ask_for(None, "order.inbox")
+
+
 def test_the_definitions_have_a_salted_hash_of_each_password() -> None:
     made = definitions("shop", {"order": "secret", "payment": "secret"})
     hashes = [base64.b64decode(user["password_hash"]) for user in made["users"]]
@@ -86,6 +100,12 @@ def test_the_definitions_have_a_salted_hash_of_each_password() -> None:
         assert hashed[4:] == hashlib.sha256(hashed[:4] + b"secret").digest()
     assert hashes[0] != hashes[1]
     assert {permission["vhost"] for permission in made["permissions"] + made["topic_permissions"]} == {"shop"}
+
+
+def test_the_definitions_have_each_exchange_on_whose_routing_keys_they_give_rights() -> None:
+    made = definitions("shop", {"order": "secret"})
+    needed = {(permission["vhost"], permission["exchange"]) for permission in made["topic_permissions"]}
+    assert needed == {(exchange["vhost"], exchange["name"]) for exchange in made["exchanges"]} == {("shop", EXCHANGE)}
 
 
 def test_a_data_directory_of_an_earlier_release_keeps_its_virtual_host(tmp_path: Path) -> None:
@@ -130,3 +150,20 @@ def test_rights_that_differ_are_named(permissions: str, topics: str, expected: l
 
 def test_the_inbox_of_each_service_is_declared() -> None:
     assert {service.inbox for service in SERVICES.values()} == set(INBOXES)
+
+
+@pytest.mark.parametrize(
+    ("version", "problem"),
+    [
+        ("3.9.13", "too old"),
+        ("3.10.8", None),
+        ("4.0.5", None),
+        ("4.2.6", "lets no service look at its own queue"),
+        ("4.3.0", "lets no service look at its own queue"),
+        ("4.3.6", None),
+    ],
+)
+def test_doctor_names_versions_with_which_services_do_not_work(version: str, problem: str | None) -> None:
+    found = check_version("RabbitMQ node", version)
+    assert (problem or "answers") in found.detail
+    assert (found.outcome == "ok") is (problem is None)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.compose.matrix import FILE, combinations, version_in
+
 ROOT = Path(__file__).parents[2]
 AUDIT = ROOT / "scripts" / "audit_dependencies.py"
 LOCKED = re.compile(r"^([a-z0-9][a-z0-9._-]*)(?:\[[^]]*\])?==(\S+)", re.MULTILINE)
@@ -41,10 +43,12 @@ def test_each_tool_is_pinned_with_hashes(lock: str) -> None:
     assert (ROOT / "locks" / f"{lock}.lock").read_text().count("--hash=sha256:") > len(locked(f"{lock}.lock"))
 
 
-def test_the_platforms_are_checked_for_the_python_of_the_image() -> None:
-    (image,) = re.findall(r"^ARG BASE=python:([\d.]+)-slim$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    (checked,) = re.findall(r"^readonly PYTHON=(\S+)", (ROOT / "scripts" / "check-platforms").read_text(), re.MULTILINE)
-    assert image == checked
+def test_the_platforms_are_checked_for_the_python_of_the_image_and_those_of_the_version_matrix() -> None:
+    bases = [combination.python for combination in combinations(FILE.read_text()).values()]
+    bases += re.findall(r"^ARG BASE=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    script = (ROOT / "scripts" / "check-platforms").read_text()
+    (checked,) = re.findall(r"^readonly PYTHONS='(.*)'", script, re.MULTILINE)
+    assert {version_in(base) for base in bases} == set(checked.split())
 
 
 def test_uv_is_pinned_with_hashes() -> None:

@@ -1,6 +1,7 @@
 """Plain connections to RabbitMQ, for checks and counts; services use `shared.bus.rabbitmq`."""
 
 import asyncio
+from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
@@ -31,6 +32,18 @@ async def connect(
             except CONNECTION_EXCEPTIONS:
                 if nodes.is_round_over:
                     raise
+
+
+def broker_version(connection: AbstractConnection) -> str:
+    """Return the version of RabbitMQ that the node of a connection told, such as `4.3.6`; empty if it told none."""
+    transport: Any = connection.transport
+    return str(transport.connection.server_properties.get("version", ""))
+
+
+def user_of(connection: AbstractConnection) -> str | None:
+    """Return the user with which a connection was opened."""
+    opened: Any = connection
+    return URL(opened.url).user
 
 
 async def _connect(address: Address, on_blocked: OnBlocked) -> AbstractConnection:
