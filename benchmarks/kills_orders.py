@@ -1,5 +1,6 @@
 """The orders of `benchmarks.kills`: goods, delivery slots, servers, prepaid balances and cards that are declined."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ PACKAGES, ADDRESSES = 16, 240
 MOST_SERVERS = PACKAGES * ADDRESSES
 """An order for a server after these would fail, and wait for an operator."""
 ORDERS_PER_SERVER = 50
+RETAINERS = 25
+"""Balances to pay from. Payments from one balance are made one after the other."""
 
 Body = dict[str, Any]
 
@@ -38,24 +41,25 @@ def _body(product: str, more: Body) -> Body:
 class Mixture:
     """Bodies of orders of all kinds, by number: of each ten, one has a slot, two a balance, one a declined card."""
 
-    retainer_id: str
+    retainer_ids: Sequence[str]
 
     def body(self, number: int) -> Body:
         """Return the body of an order."""
         servers, rest = divmod(number, ORDERS_PER_SERVER)
         if rest == 0 and servers < MOST_SERVERS // 2:
             return body_of_server(servers)
+        prepaid = {"payment": {"method": "retainer", "retainerId": self.retainer_ids[number % RETAINERS]}}
         kinds: dict[int, Body] = {
             1: {"delivery": {"slot": "auto"}},
-            2: {"payment": {"method": "retainer", "retainerId": self.retainer_id}},
+            2: prepaid,
             3: {"payment": {"token": "tok_declined"}},
-            4: {"payment": {"method": "retainer", "retainerId": self.retainer_id}},
+            4: prepaid,
         }
         return body_of_goods(**kinds.get(number % 10, {}))
 
 
 async def open_shop(session: aiohttp.ClientSession, stack: Stack) -> Mixture:
-    """Fill the stock, offer slots and servers, and deposit a balance. Raises aiohttp.ClientError."""
+    """Fill the stock, offer slots and servers, and deposit balances. Raises aiohttp.ClientError."""
 
     async def send(method: str, service: str, path: str, body: Body) -> Any:
         async with session.request(method, f"{stack.urls[service]}{path}", json=body) as answer:
@@ -74,5 +78,5 @@ async def open_shop(session: aiohttp.ClientSession, stack: Stack) -> Mixture:
         sold = {"kind": "vps", "package": name, "ram": 4096}
         await send("PUT", "inventory", f"/products/{SERVER}-{number}", sold)
     deposit = {"clientId": CUSTOMER, "retainerType": "prepaid", "initialAmount": PLENTY}
-    opened = await send("POST", "payment", "/api/retainers", deposit)
-    return Mixture(opened["retainer"]["_id"])
+    opened = [await send("POST", "payment", "/api/retainers", deposit) for _ in range(RETAINERS)]
+    return Mixture([each["retainer"]["_id"] for each in opened])
