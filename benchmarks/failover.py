@@ -277,13 +277,13 @@ def show(report: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def own_cluster(offset: int = OFFSET, settings: Mapping[str, str] | None = None) -> Iterator[Path]:
-    """Start a stack in a temporary directory, and end it; `offset` is added to all ports."""
+def own_stack(*options: str, offset: int = OFFSET, settings: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Start a stack in a temporary directory with these options of `up`, and end it; `offset` is added to all ports."""
     command = str(Path(sys.executable).with_name("ordersaga"))
     with tempfile.TemporaryDirectory(prefix="ordersaga-failover-") as temporary:
         directory = Path(temporary) / "stack"
         os.environ |= {"ORDERSAGA_DATA_DIR": str(directory), "XDG_STATE_HOME": f"{temporary}/state", **(settings or {})}
-        up = [command, "up", "--cluster", "--detach", "--port-offset", str(offset)]
+        up = [command, "up", *options, "--detach", "--port-offset", str(offset)]
         try:
             subprocess.run(up, check=True, stdout=sys.stderr)
             yield directory
@@ -308,7 +308,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=10, help="seconds that a client waits for an answer")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    with own_cluster() as directory:
+    with own_stack("--cluster") as directory:
         report = uvloop.run(measure(locate_stack(directory), directory, options.faults, options.rate, options.timeout))
     if options.json:
         print(json.dumps(report, indent=2))

@@ -41,7 +41,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.failover import SETTLED_WITHIN, Clients, Orders, Placed, own_cluster, percentiles
+from benchmarks.failover import SETTLED_WITHIN, Clients, Orders, Placed, own_stack, percentiles
 from benchmarks.failover_faults import Cluster
 from benchmarks.further_processes import further_processes
 from benchmarks.kills_orders import CUSTOMER, MOST_SERVERS, body_of_goods, body_of_server, open_shop
@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, help="directory to which the logs are copied at the end")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    with own_cluster(OFFSET, SETTINGS) as directory:
+    with own_stack("--cluster", offset=OFFSET, settings=SETTINGS) as directory:
         try:
             report = uvloop.run(run(locate_stack(directory), directory, options))
         finally:
