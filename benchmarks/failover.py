@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,31 +66,58 @@ class Placed:
     order_id: str | None = None
 
 
-@dataclass(slots=True)
-class Window:
-    """The orders of one fault, and what came instead of a 202."""
+@dataclass(slots=True, kw_only=True)
+class Orders:
+    """Orders that clients have placed, and what came instead of a 202."""
 
-    fault: Fault
-    from_: float = 0.0
-    until: float = 0.0
     orders: list[Placed] = field(default_factory=list)
     refusals: Counter[str] = field(default_factory=Counter)
 
 
-class Clients:
-    """Place orders at a steady rate, each repeated until it is accepted."""
+@dataclass(slots=True, kw_only=True)
+class Window(Orders):
+    """The orders of one fault."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, rate: float, answer_within: float) -> None:
+    fault: Fault
+    from_: float = 0.0
+    until: float = 0.0
+
+
+def goods(_number: int) -> dict[str, Any]:
+    """Return the body of an order for a piece of the product."""
+    return {
+        "userId": PRODUCT,
+        "items": [{"productId": PRODUCT, "quantity": 1, "price": 10}],
+        "totalAmount": 10,
+        "payment": {"token": "tok_ok"},
+    }
+
+
+class Clients:
+    """Place orders at a steady rate, each repeated until it is accepted, at another process of the order service.
+
+    `body_of` makes their bodies by number.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        urls: Sequence[str],
+        rate: float,
+        answer_within: float,
+        body_of: Callable[[int], dict[str, Any]] = goods,
+    ) -> None:
         self._session = session
-        self._url = f"{url}/orders"
+        self._urls = itertools.cycle(f"{url}/orders" for url in urls)
         self._rate = rate
         self._timeout = aiohttp.ClientTimeout(total=answer_within)
+        self._body_of = body_of
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def placing(self, window: Window) -> AsyncIterator[None]:
-        """Place orders of the window as long as the context lasts, and wait for their answers."""
-        source = asyncio.create_task(self._place_all(window))
+    async def placing(self, placed: Orders) -> AsyncIterator[None]:
+        """Place orders as long as the context lasts, and wait for their answers."""
+        source = asyncio.create_task(self._place_all(placed))
         try:
             yield
         finally:
@@ -98,39 +125,40 @@ class Clients:
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
-    async def _place_all(self, window: Window) -> None:
+    async def _place_all(self, placed: Orders) -> None:
         began = time.time()
         for number in range(sys.maxsize):
             order = Placed(began + number / self._rate)
             await asyncio.sleep(max(0.0, order.due_at - time.time()))
-            window.orders.append(order)
-            task = asyncio.create_task(self._place(order, f"{began}-{number}", window))
+            placed.orders.append(order)
+            task = asyncio.create_task(self._place(order, f"{began}-{number}", self._body_of(number), placed.refusals))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _place(self, order: Placed, key: str, window: Window) -> None:
-        body = {
-            "userId": PRODUCT,
-            "items": [{"productId": PRODUCT, "quantity": 1, "price": 10}],
-            "totalAmount": 10,
-            "payment": {"token": "tok_ok"},
-        }
+    async def place(self, body: dict[str, Any], placed: Orders) -> Placed:
+        """Place one more order now."""
+        order = Placed(time.time())
+        placed.orders.append(order)
+        await self._place(order, f"{order.due_at}-more", body, placed.refusals)
+        return order
+
+    async def _place(self, order: Placed, key: str, body: dict[str, Any], refusals: Counter[str]) -> None:
         while time.time() < order.due_at + GIVE_UP_SECONDS:
             try:
                 async with self._session.post(
-                    self._url, json=body, headers={"Idempotency-Key": key}, timeout=self._timeout
+                    next(self._urls), json=body, headers={"Idempotency-Key": key}, timeout=self._timeout
                 ) as answer:
                     if answer.status == 202:
                         order.order_id = (await answer.json())["orderId"]
                         order.accepted_at = time.time()
                         return
-                    window.refusals[str(answer.status)] += 1
+                    refusals[str(answer.status)] += 1
             except TimeoutError:
-                window.refusals["no answer in time"] += 1
+                refusals["no answer in time"] += 1
             except aiohttp.ClientError as error:
-                window.refusals[type(error).__name__] += 1
+                refusals[type(error).__name__] += 1
             await asyncio.sleep(PAUSE_SECONDS)
-        window.refusals["given up"] += 1
+        refusals["given up"] += 1
 
 
 class Records:
@@ -173,11 +201,11 @@ async def measure(
     windows = []
     async with aiohttp.ClientSession(headers=stack.headers, connector=connector) as session:
         await _create_product(session, stack.urls["inventory"])
-        clients = Clients(session, stack.urls["order"], rate, answer_within)
+        clients = Clients(session, [stack.urls["order"]], rate, answer_within)
         for fault in faults:
             if fault.prepare is not None:
                 await fault.prepare(cluster)
-            window = Window(fault)
+            window = Window(fault=fault)
             async with clients.placing(window):
                 await asyncio.sleep(BEFORE_SECONDS)
                 window.from_ = time.time()
@@ -249,13 +277,13 @@ def show(report: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def own_cluster() -> Iterator[Path]:
-    """Start a stack in a temporary directory, and end it."""
+def own_stack(*options: str, offset: int = OFFSET, settings: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Start a stack in a temporary directory with these options of `up`, and end it; `offset` is added to all ports."""
     command = str(Path(sys.executable).with_name("ordersaga"))
     with tempfile.TemporaryDirectory(prefix="ordersaga-failover-") as temporary:
         directory = Path(temporary) / "stack"
-        os.environ |= {"ORDERSAGA_DATA_DIR": str(directory), "XDG_STATE_HOME": f"{temporary}/state"}
-        up = [command, "up", "--cluster", "--detach", "--port-offset", str(OFFSET)]
+        os.environ |= {"ORDERSAGA_DATA_DIR": str(directory), "XDG_STATE_HOME": f"{temporary}/state", **(settings or {})}
+        up = [command, "up", *options, "--detach", "--port-offset", str(offset)]
         try:
             subprocess.run(up, check=True, stdout=sys.stderr)
             yield directory
@@ -280,7 +308,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=10, help="seconds that a client waits for an answer")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    with own_cluster() as directory:
+    with own_stack("--cluster") as directory:
         report = uvloop.run(measure(locate_stack(directory), directory, options.faults, options.rate, options.timeout))
     if options.json:
         print(json.dumps(report, indent=2))

@@ -4,26 +4,29 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pymongo
 
+from benchmarks.further_processes import FurtherProcess
 from operations.stack.layout import Layout
 from operations.stack.processes import find
+from operations.stack.queue_members import list_members
 from operations.stack.rabbitmq import find_rabbitmq
 from operations.stack.rabbitmq_cluster import RabbitMQCluster
 from operations.stack.state import ProcessState, read_state
+from shared.broker_rights import VIRTUAL_HOST
 
 SILENT_SECONDS = 30.0
 """How long a server that is stopped (SIGSTOP) says nothing."""
 GATHERED_SECONDS = 5.0
 """The time for clients to connect elsewhere."""
 _BACK_WITHIN = 90.0
-_BROKER_NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
-_MEMBERS = ("mongodb", "mongodb-2", "mongodb-3")
-_SERVICES = ("order", "inventory", "payment", "notification", "provisioning")
+BROKER_NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
+MEMBERS = ("mongodb", "mongodb-2", "mongodb-3")
+SERVICES = ("order", "inventory", "payment", "notification", "provisioning")
 
 
 class Cluster:
@@ -32,10 +35,17 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self._layout = Layout(directory)
         state = read_state(self._layout)
+        self._further: Mapping[str, FurtherProcess] = {}
         self._broker = RabbitMQCluster(find_rabbitmq(), self._layout.rabbitmq, state.node, state.ports)
+
+    def add(self, further: Mapping[str, FurtherProcess]) -> None:
+        """Let further processes be killed, too, by their names."""
+        self._further = further
 
     def process(self, name: str) -> ProcessState:
         """Return the state of a process."""
+        if name in self._further:
+            return self._further[name].state
         return next(each for each in read_state(self._layout).processes if each.name == name)
 
     def send(self, name: str, number: signal.Signals) -> None:
@@ -62,12 +72,23 @@ class Cluster:
         finally:
             self.send(name, signal.SIGCONT)
 
+    def runs(self, name: str) -> bool:
+        """Return whether a process is there and ready."""
+        found = self.process(name)
+        return found.ready and found.identity is not None and find(found.identity) is not None
+
+    async def leader(self, queue: str) -> str:
+        """Return the name of the node that leads a queue. Raises OSError, SubprocessError, or LookupError for none."""
+        queues = await asyncio.to_thread(list_members, self._broker.control, VIRTUAL_HOST)
+        leaders = {found.name: found.leader for found in queues}
+        return {node.node: node.name for node in self._broker.nodes}[leaders[queue]]
+
     async def primary(self) -> str:
         """Return the name of the member that is the primary."""
         return await asyncio.to_thread(self._primary)
 
     def _primary(self) -> str:
-        for name in _MEMBERS:
+        for name in MEMBERS:
             with contextlib.suppress(pymongo.errors.PyMongoError):
                 url = self.process(name).url
                 with pymongo.MongoClient[dict[str, object]](url, serverSelectionTimeoutMS=2000) as client:
@@ -129,7 +150,7 @@ async def _silence_the_primary(cluster: Cluster) -> None:
 
 
 async def _restart_all_servers(cluster: Cluster) -> None:
-    for name in (*_BROKER_NODES, *_MEMBERS):
+    for name in (*BROKER_NODES, *MEMBERS):
         await _kill_and_wait(cluster, name, signal.SIGTERM)
 
 
@@ -150,5 +171,5 @@ FAULTS: Sequence[Fault] = (
     Fault("primary-killed", "kill -9 of the primary", _kill_the_primary),
     Fault("primary-silent", f"the primary silent for {SILENT_SECONDS:g} s", _silence_the_primary),
     Fault("rolling-restart", "restart of all nodes and members in turn", _restart_all_servers),
-    *(Fault(f"{name}-killed", f"kill -9 of {name}", _kill_a_service(name)) for name in _SERVICES),
+    *(Fault(f"{name}-killed", f"kill -9 of {name}", _kill_a_service(name)) for name in SERVICES),
 )

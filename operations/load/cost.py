@@ -33,11 +33,11 @@ class Cost:
 
 def measure_usage(data_dir: Path | None) -> dict[str, Usage]:
     """Measure this process and, if a data directory is given, each process of the stack in it."""
-    measured = {GENERATOR: _usage_of(psutil.Process())}
+    measured = {GENERATOR: usage_of(psutil.Process())}
     for process in read_state_if_readable(Layout(data_dir)).processes if data_dir else ():
         running = find(process.identity) if process.identity else None
         if running is not None:
-            measured[process.name] = _usage_of(running)
+            measured[process.name] = usage_of(running)
     return measured
 
 
@@ -51,7 +51,8 @@ def cost_between(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> dic
     return costs
 
 
-def _usage_of(process: psutil.Process) -> Usage:
+def usage_of(process: psutil.Process) -> Usage:
+    """Measure a process and its children; of this process, itself alone."""
     cpu_seconds, rss_bytes = 0.0, 0
     pid = process.pid
     # A server may be a script whose child does the work. The children of this process are not part of the load test.

@@ -96,10 +96,14 @@ def _prepare(
         listener.on_event(f"ended {ended} processes that a killed supervisor left behind")
     if options.fresh:
         _delete_data(layout, environment)
+    elif stored.is_new_cluster:
+        _delete_servers(layout)
+        listener.on_event("the servers of a cluster were never all ready here, so they start anew, without data")
     check_location(layout)
     for directory in (layout.logs, *layout.servers):
         restrict(directory)
     _rotate_logs(layout)
+    has_data = any(directory.exists() for directory in layout.servers)
     plan = make_plan(
         layout,
         options.services,
@@ -110,7 +114,8 @@ def _prepare(
         grpc=options.grpc,
         cluster=is_cluster(layout, options, listener, environment),
     )
-    state = replace(plan.state, phase="starting", supervisor=identify(os.getpid()))
+    is_new_cluster = plan.state.cluster and not has_data
+    state = replace(plan.state, phase="starting", supervisor=identify(os.getpid()), is_new_cluster=is_new_cluster)
     write_state(layout, state)  # a full disk fails the start here already
     _remember_as_last_used(layout, listener, environment)
     ready_within = READY_WITHIN_SECONDS * (CLUSTER_SIZE if state.cluster else 1)
@@ -154,12 +159,17 @@ def _delete_data(layout: Layout, environment: Mapping[str, str]) -> None:
 
     The key is deleted with the data that it decrypts, so it stays if the data is in an external MongoDB.
     """
-    for directory in (*layout.servers, layout.logs):
-        shutil.rmtree(directory, ignore_errors=True)
+    _delete_servers(layout)
+    shutil.rmtree(layout.logs, ignore_errors=True)
     layout.state_file.unlink(missing_ok=True)
     layout.location_file.unlink(missing_ok=True)
     if not is_set(environment, MONGODB_URL_VARIABLE):
         layout.credentials_key.unlink(missing_ok=True)
+
+
+def _delete_servers(layout: Layout) -> None:
+    for directory in layout.servers:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _rotate_logs(layout: Layout) -> None:

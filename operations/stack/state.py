@@ -71,6 +71,9 @@ class State:
     cluster: bool = False
     """True if it has three of each server that it runs."""
 
+    is_new_cluster: bool = False
+    """True until all servers of the first start of a cluster are ready: no service has stored anything on them."""
+
     @property
     def running(self) -> bool:
         """True if the supervisor is alive."""

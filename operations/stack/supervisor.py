@@ -11,7 +11,7 @@ from operations.stack.layout import Layout
 from operations.stack.processes import Child, end_all, find_marked, spawn
 from operations.stack.program import Program, ServerMissingError
 from operations.stack.start import StackStartError, exit_text, wait_until_ready
-from operations.stack.state import Phase, ProcessState, State
+from operations.stack.state import Phase, ProcessState, State, write_state
 from operations.stack.state_writer import StateWriter
 
 READY_WITHIN_SECONDS = 90.0
@@ -108,11 +108,23 @@ class Supervisor:
 
     async def _start_stages(self) -> None:
         for stage in self._stages:
+            if stage is self._stages[-1]:
+                self._keep_data()
             tasks = [asyncio.create_task(self._start(unit)) for unit in stage]
             try:
                 await asyncio.gather(*tasks)
             finally:
                 await _cancel(tasks)
+
+    def _keep_data(self) -> None:
+        """Record, before a service starts, that the next start of the stack must not delete the servers' data."""
+        if self.state.is_new_cluster:
+            state = replace(self.state, is_new_cluster=False)
+            try:
+                write_state(self._layout, state)
+            except OSError as error:
+                raise StackStartError(f"{self._layout.state_file} cannot be written: {error.strerror}") from error
+            self._set(state)
 
     async def _start(self, unit: _Unit) -> None:
         """Start a program for the first time and watch it once it is ready."""

@@ -17,6 +17,7 @@ import pytest
 from operations.doctor import broker_cluster, replica_set
 from operations.doctor.finding import Finding
 from operations.stack.layout import Layout
+from operations.stack.mongod import find_mongod
 from operations.stack.queue_members import list_members, spread_queues
 from operations.stack.rabbitmq import find_rabbitmq
 from operations.stack.rabbitmq_cluster import RabbitMQCluster
@@ -208,6 +209,28 @@ async def _place(client: httpx.AsyncClient, url: str) -> str:
         return order_id
 
     return await eventually(accepted, within=120, message="the order to be accepted")
+
+
+@pytest.fixture
+async def with_a_broken_member(tmp_path: Path, clean_broker: str) -> AsyncIterator[Cluster]:
+    """Members of which the third does not start, and a broker that runs."""
+    mongod = tmp_path / "mongod"
+    mongod.write_text(f'#!/bin/sh\ncase "$*" in *mongodb-3*) exit 7;; esac\nexec {find_mongod()} "$@"\n')
+    mongod.chmod(0o700)
+    own = Cluster(tmp_path, {"ORDERSAGA_AMQP_URL": clean_broker, "ORDERSAGA_MONGOD": str(mongod)})
+    yield own
+    await asyncio.to_thread(own.run, "down")
+
+
+async def test_a_first_start_that_fails_does_not_decide_the_kind_of_a_stack(with_a_broken_member: Cluster) -> None:
+    stack = with_a_broken_member
+    failed = await asyncio.to_thread(stack.run, "up", "--only", "", "--cluster", within=UP_WITHIN)
+    assert failed.returncode == 1
+    assert "mongodb-3 ended during its start with exit status 7" in failed.stderr
+    await asyncio.to_thread(stack.start, "--only", "")
+    assert [process["name"] for process in stack.status()["processes"]] == ["mongodb"]
+    events = Layout(stack.data_directory).supervisor_log.read_text()
+    assert "the servers of a cluster were never all ready here, so they start anew, without data" in events
 
 
 @pytest.mark.long_form

@@ -18,7 +18,7 @@ from tests.support.processes import Stack, run_stack
 from tests.support.seeds import IS_LONG_FORM
 from tests.support.servers import NativeServers
 
-OUTAGE_SECONDS = float(os.environ.get("ORDERSAGA_TEST_OUTAGE_SECONDS", "60" if IS_LONG_FORM else "15"))
+OUTAGE_SECONDS = float(os.environ.get("ORDERSAGA_TEST_OUTAGE_SECONDS", "60" if IS_LONG_FORM else "8"))
 STOCK = 100_000
 
 

@@ -108,13 +108,14 @@ class Run:
         *stages: list[StandIn],
         ready_within_seconds: float = LONG_ENOUGH,
         disk: "FullDisk | None" = None,
+        state: State = State(),  # noqa: B008 - never changed
     ) -> None:
         self.layout = layout
         self.events: list[str] = []
         self.supervisor = Supervisor(
             layout,
             stages,
-            State(),
+            state,
             on_event=disk.before(self.events.append) if disk else self.events.append,
             ready_within_seconds=ready_within_seconds,
         )
@@ -131,6 +132,10 @@ class Run:
         identity = self.process(name).identity
         assert identity is not None
         return identity.pid
+
+    async def end_by_itself(self) -> None:
+        with pytest.raises(StackStartError):
+            await self.task
 
     async def end(self) -> None:
         self.supervisor.request_stop()
@@ -184,6 +189,21 @@ async def test_a_stage_waits_until_the_one_before_it_is_ready(layout: Layout, on
     await eventually(lambda: '"rabbitmq": "down"' in run.process("one").detail, LONG_ENOUGH, "/readyz to be shown")
     assert run.process("two").identity is None
     await run.end()
+
+
+async def test_servers_count_as_a_cluster_from_the_moment_when_a_service_may_use_them(
+    layout: Layout, one: StandIn, two: StandIn
+) -> None:
+    """`up` deletes the data of a cluster whose first start got no further."""
+    source, one.source = one.source, "import sys; sys.exit(7)"
+    failed = Run(layout, [one], [two], state=State(is_new_cluster=True))
+    await failed.end_by_itself()
+    assert read_state(layout).is_new_cluster
+
+    one.source, two.source = source, "import sys; sys.exit(7)"
+    failed = Run(layout, [one], [two], state=State(is_new_cluster=True))
+    await failed.end_by_itself()
+    assert not read_state(layout).is_new_cluster
 
 
 async def test_a_killed_program_is_restarted_within_a_second_and_its_death_is_reported(
