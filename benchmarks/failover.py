@@ -203,6 +203,7 @@ async def measure(
         await _create_product(session, stack.urls["inventory"])
         clients = Clients(session, [stack.urls["order"]], rate, answer_within)
         for fault in faults:
+            await cluster.whole()
             if fault.prepare is not None:
                 await fault.prepare(cluster)
             window = Window(fault=fault)
@@ -216,6 +217,8 @@ async def measure(
             if not await records.wait_until_settled():
                 _console.print(f"orders are not settled after {SETTLED_WITHIN:g} s")
             windows.append(window)
+            if fault.repair is not None:
+                await fault.repair(cluster)
     settled = await records.settled_at()
     books = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix)
     accepted = [order.order_id for window in windows for order in window.orders if order.order_id is not None]

@@ -14,6 +14,7 @@ from operations.stack.queue_members import (
     is_balanced,
     list_members,
 )
+from operations.stack.rabbitmq_cluster import NET_TICK_SECONDS
 
 NODES, MEMBERS, LEADERS, TICK, PARTITIONS = "cluster nodes", "queue members", "queue leaders", "net tick", "partitions"
 PAGE = "docs/clusters.md"
@@ -83,7 +84,7 @@ def check_settings(control: Control, running: Sequence[str]) -> Iterator[Finding
     slow = {node: seconds for node, seconds in ticks.items() if seconds > SLOW_TICK_SECONDS}
     if slow:
         detail = f"a silent node is missed after up to {max(slow.values()) * 5 // 4} s; until then, its queues wait"
-        yield note(TICK, detail, f"net_ticktime = 8 in rabbitmq.conf of every node, then restart each: {PAGE}")
+        yield note(TICK, detail, f"net_ticktime = {NET_TICK_SECONDS} in rabbitmq.conf of every node: {PAGE}")
     else:
         yield ok(TICK, f"a silent node is missed after {max(ticks.values(), default=0)} s")
     other = {node: how for node, how in handling.items() if how != "pause_minority"}

@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,6 +181,8 @@ class RabbitMQ:
         self._ready_for_services = False
         (self._directory / "plugins").write_text("[].\n")
         (self._directory / "rabbitmq.conf").write_text("".join(f"{line}\n" for line in self.configuration()))
+        advanced = advanced_config(self.advanced_configuration())
+        (self._directory / "advanced.config").write_text(f"%% -*- coding: utf-8 -*-\n{advanced}")
         self._write_definitions()
         return Command((str(self._installation.scripts / "rabbitmq-server"),), self.node_environment())
 
@@ -193,17 +195,22 @@ class RabbitMQ:
             f"max_message_size = {MAX_MESSAGE_BYTES}",
         ]
 
+    def advanced_configuration(self) -> list[str]:
+        """Return the Erlang terms of advanced.config, one for each application."""
+        if self._users is None:
+            return []
+        # Not in rabbitmq.conf, where a # in the path would begin a comment.
+        path = str(self._definitions).replace("\\", "\\\\").replace('"', '\\"')
+        return [f'{{rabbit, [{{load_definitions, "{path}"}}]}}']
+
+    @property
+    def _definitions(self) -> Path:
+        return self._directory / "definitions.json"
+
     def _write_definitions(self) -> None:
         """Write the users, which the node imports when it boots; it then makes no guest."""
-        if self._users is None:
-            return
-        file = self._directory / "definitions.json"
-        write_private(file, self._users.definitions().encode())
-        # Not in rabbitmq.conf, where a # in the path would begin a comment.
-        path = str(file).replace("\\", "\\\\").replace('"', '\\"')
-        (self._directory / "advanced.config").write_text(
-            f'%% -*- coding: utf-8 -*-\n[{{rabbit, [{{load_definitions, "{path}"}}]}}].\n'
-        )
+        if self._users is not None:
+            write_private(self._definitions, self._users.definitions().encode())
 
     def _ensure_cookie(self) -> None:
         """Write a cookie for the node unless it has one of this length: Erlang's own has only 36 random bits.
@@ -285,6 +292,12 @@ class RabbitMQ:
             timeout=60,
             check=True,
         ).stdout
+
+
+def advanced_config(terms: Sequence[str]) -> str:
+    """Return the contents of advanced.config with these Erlang terms."""
+    listed = ",\n ".join(terms)
+    return f"[{listed}].\n"
 
 
 async def _refusal(host: str, port: int) -> str | None:

@@ -20,7 +20,7 @@ from operations.stack.layout import Layout
 from operations.stack.mongod import find_mongod
 from operations.stack.queue_members import list_members, spread_queues
 from operations.stack.rabbitmq import find_rabbitmq
-from operations.stack.rabbitmq_cluster import RabbitMQCluster
+from operations.stack.rabbitmq_cluster import NET_TICK_SECONDS, RabbitMQCluster
 from operations.stack.state import read_state
 from shared.broker_rights import VIRTUAL_HOST
 from shared.topology import EVENTS, ORDER_INBOX
@@ -147,7 +147,7 @@ async def test_doctor_names_settings_that_make_the_loss_of_a_node_slow_or_danger
         await asyncio.to_thread(change, 60, "ignore")
         found = await cluster.findings_of_broker()
     finally:
-        await asyncio.to_thread(change, 8, "pause_minority")
+        await asyncio.to_thread(change, NET_TICK_SECONDS, "pause_minority")
     assert found[broker_cluster.TICK].outcome == "note"
     assert "after up to 75 s" in found[broker_cluster.TICK].detail
     assert found[broker_cluster.PARTITIONS].outcome == "wrong"

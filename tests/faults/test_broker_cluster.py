@@ -8,6 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import pytest
 
 from shared import topology
+from shared.bus import Envelope
+from shared.bus.amqp.connecting import connect
+from shared.bus.declaring import declare_topology
 from shared.bus.rabbitmq import RabbitBus
 from shared.errors import BusUnavailableError
 from tests.support.broker_clusters import BrokerCluster, broker_cluster
@@ -22,6 +25,8 @@ WITHIN = 180
 @pytest.fixture(scope="module")
 async def cluster() -> AsyncIterator[BrokerCluster]:
     async with broker_cluster() as started:
+        async with await connect(started.urls[0]) as connection:
+            await declare_topology(connection, SHORT_LADDER)
         yield started
 
 
@@ -95,5 +100,32 @@ async def test_all_go_on_while_the_node_that_they_were_on_says_nothing(
     await cluster.start()  # what the test before has killed: two of three are needed
     async with services_on(cluster, 1, monkeypatch) as services:
         await exchange(services, "before")
-        with cluster.silent(1):
+        async with cluster.silent(1):
             await exchange(services, "during")
+
+
+async def test_a_publisher_goes_on_whose_channel_asked_a_leader_that_says_nothing(cluster: BrokerCluster) -> None:
+    await cluster.start()
+    leader = await cluster.leader_of(topology.ORDER_INBOX)
+    others = [url for number, url in enumerate(cluster.urls) if number != leader]
+    received = Service(",".join(others), topology.ORDER_INBOX)
+    # More than the broker takes for a channel that hangs before it reads nothing more from the connection.
+    expected = {f"{number}".encode() for number in range(1000)}
+    async with cluster.silent(leader):
+        publisher = RabbitBus(",".join(others), ladder=SHORT_LADDER, topology_mode="trust")
+        await publisher.start(None)
+        try:
+            async with asyncio.timeout(WITHIN):
+                await publish_all(publisher, [raw(body, topology.ORDER_INBOX) for body in sorted(expected)])
+        finally:
+            await publisher.close()
+        async with received.run():
+            await eventually(lambda: expected <= received.received, within=WITHIN)
+
+
+async def publish_all(bus: RabbitBus, envelopes: list[Envelope]) -> None:
+    """Publish everything at once, again until all of it is confirmed."""
+    while True:
+        with suppress(BusUnavailableError):
+            return await bus.publish(envelopes)
+        await asyncio.sleep(0.05)

@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,7 @@ from operations.stack.layout import CLUSTER_PORTS, Layout
 from operations.stack.ports import PortClaims
 from operations.stack.processes import Child
 from operations.stack.program import Program
+from operations.stack.queue_members import list_members
 from operations.stack.rabbitmq import Epmd, find_rabbitmq
 from operations.stack.rabbitmq_cluster import RabbitMQCluster
 from operations.stack.start import start
@@ -54,15 +55,23 @@ class BrokerCluster:
         child.kill()
         await child.wait()
 
-    @contextlib.contextmanager
-    def silent(self, number: int) -> Iterator[None]:
-        """Stop a node: its connections stay open, and nothing is answered."""
-        node = psutil.Process(self._running[self._cluster.nodes[number].name].pid)
-        node.send_signal(signal.SIGSTOP)
+    async def leader_of(self, queue: str) -> int:
+        """Return the number of the node that leads a queue."""
+        listed = await asyncio.to_thread(list_members, self._cluster.control, "/")
+        leader = next(each.leader for each in listed if each.name == queue)
+        return [node.node for node in self._cluster.nodes].index(leader)
+
+    @contextlib.asynccontextmanager
+    async def silent(self, number: int) -> AsyncIterator[None]:
+        """Stop a node: its connections stay open, and nothing is answered. At the end it is killed.
+
+        If it went on, RabbitMQ 3.10 would leave it parted from the nodes that had given it up, until it is restarted.
+        """
+        psutil.Process(self._running[self._cluster.nodes[number].name].pid).send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            node.send_signal(signal.SIGCONT)
+            await self.kill(number)
 
     async def stop(self) -> None:
         """End all nodes."""

@@ -23,6 +23,8 @@ from deploy.kubernetes.copies import copies
 from deploy.kubernetes.create_secrets import Secrets, main
 from operations.settings import locate_stack
 from operations.stack.api_keys import list_keys
+from operations.stack.rabbitmq import advanced_config
+from operations.stack.rabbitmq_cluster import ADVANCED_CLUSTER_CONFIGURATION, NET_TICK_SECONDS
 from shared.access.keys import split_key
 from shared.access.permissions import Role
 from shared.broker_rights import DEPLOYER, RIGHTS, VIRTUAL_HOST
@@ -378,6 +380,8 @@ def test_the_broker_loads_its_users_and_takes_no_larger_messages(manifests: Mani
         lines = cluster["rabbitmq"]["additionalConfig"].splitlines()
         pod = cluster["override"]["statefulSet"]["spec"]["template"]["spec"]
         assert cluster["replicas"] == 3
+        assert f"net_ticktime = {NET_TICK_SECONDS}" in lines
+        assert cluster["rabbitmq"]["advancedConfig"] == advanced_config(ADVANCED_CLUSTER_CONFIGURATION)
     assert f"max_message_size = {MAX_MESSAGE_BYTES}" in lines
     (file,) = (line.partition(" = ")[2] for line in lines if line.startswith("load_definitions"))
     mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}

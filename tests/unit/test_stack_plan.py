@@ -156,7 +156,8 @@ def test_a_cluster_has_what_makes_it_miss_a_silent_node_early(claims: PortClaims
     for name in NODES:
         programs[name].prepare()
         configuration = (tmp_path / name / "rabbitmq.conf").read_text().splitlines()
-        assert {"net_ticktime = 8", "cluster_partition_handling = pause_minority"} < set(configuration)
+        assert {"net_ticktime = 4", "cluster_partition_handling = pause_minority"} < set(configuration)
+        assert "{aten, [{poll_interval, 1000}]}" in (tmp_path / name / "advanced.config").read_text()
         assert ("cluster_formation.classic_config" in "".join(configuration)) == (name != "rabbitmq")
     assert {settings_of(made, name)["HOME"] for name in programs if "rabbit" in name} == {str(tmp_path / "rabbitmq")}
 

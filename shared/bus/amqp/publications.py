@@ -1,7 +1,7 @@
 """The channel of a link that messages are published on, and the confirms that come back on it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from aio_pika.abc import AbstractChannel
 from aiormq.abc import AbstractChannel as UnderlyingChannel
@@ -11,7 +11,16 @@ from shared.bus.amqp.frames import Properties, Return
 from shared.bus.amqp.wire import Tap, TappedTransport
 from shared.errors import BusUnavailableError
 
+MOST_UNDECIDED = 200
+"""The most publications that the broker has not decided.
+
+RabbitMQ reads nothing more from a connection, neither acknowledgements nor requests for another channel, once one of
+its channels is 400 publications behind, which it counts by 200. A channel that asks a silent node may stay behind until
+that node is back: RabbitMQ 3.10 then asks it again with each publication.
+"""
+
 _WRITTEN_AT_ONCE = 256 * 1024
+_MOST_IN_CHUNK = 50
 _DEFAULT_MAX_FRAME = 131_072
 
 
@@ -25,21 +34,24 @@ class Publications(Tap):
         self._transport = transport
         self._confirms = Confirms()
         self._undecided: set[asyncio.Future[None]] = set()
+        self._turn = asyncio.Lock()
+        self._room = asyncio.Event()
         self._lost: str | None = None
         transport.tap(self.number, self)
 
     async def write(self, frames: Sequence[bytes], pending: Pending) -> None:
-        """Write in chunks and wait for the socket in between, so a slow broker does not fill our memory."""
+        """Write in chunks, and wait in between for confirms and the socket: a slow broker does not fill our memory."""
         self._undecided.add(pending.outcome)
         pending.outcome.add_done_callback(self._undecided.discard)
-        chunk, size = [], 0
-        for frame in frames:
-            chunk.append(frame)
-            size += len(frame)
-            if size >= _WRITTEN_AT_ONCE:
+        async with self._turn:
+            for chunk in _chunks(frames):
+                await self._has_room_for(len(chunk))
                 await self._write_chunk(chunk, pending)
-                chunk, size = [], 0
-        await self._write_chunk(chunk, pending)
+
+    async def _has_room_for(self, publications: int) -> None:
+        while self._lost is None and len(self._confirms) + publications > MOST_UNDECIDED:
+            self._room.clear()
+            await self._room.wait()
 
     async def _write_chunk(self, chunk: Sequence[bytes], pending: Pending) -> None:
         if self._lost is not None or not self._transport.write(b"".join(chunk)):
@@ -59,6 +71,7 @@ class Publications(Tap):
         if self._lost is None:
             self._lost = reason
             self._confirms.lost(f"RabbitMQ: {reason}")
+            self._room.set()
 
     def returned(self, method: Return, properties: Properties) -> None:
         """Note that a mandatory message came back."""
@@ -68,7 +81,23 @@ class Publications(Tap):
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were accepted."""
         self._confirms.confirmed(tag, all_up_to=all_up_to)
+        self._room.set()
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were not accepted."""
         self._confirms.refused(tag, all_up_to=all_up_to)
+        self._room.set()
+
+
+def _chunks(frames: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Divide publications into parts that are written at once."""
+    chunk: list[bytes] = []
+    size = 0
+    for frame in frames:
+        chunk.append(frame)
+        size += len(frame)
+        if size >= _WRITTEN_AT_ONCE or len(chunk) == _MOST_IN_CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
