@@ -220,8 +220,8 @@ def all_queues(events_retention: str, ladder: tuple[RetryDelay, ...] = RETRY_LAD
     return (*queues(ladder), *((event_stream(events_retention),) if events_retention else ()))
 
 
-MIGRATION = "ordersaga.migration."
-"""The beginning of the names of the queues in which messages wait while theirs is replaced."""
+MIGRATION = Exchange("ordersaga.migration", "fanout")
+"""Exists while a migration is not finished; nothing is published to it."""
 
 
 def migration_queue(queue: Queue) -> Queue:
@@ -232,12 +232,21 @@ def migration_queue(queue: Queue) -> Queue:
     arguments = _QUORUM | {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT}
     if queue.name != DEAD_LETTERS:
         arguments |= _DEAD_LETTERED | {"x-dead-letter-exchange": DEAD_LETTERS}
-    return Queue(MIGRATION + queue.name, queue.bindings, arguments)
+    return Queue(_migration_name(queue), queue.bindings, arguments)
 
 
 def migration_exchange(queue: Queue) -> Exchange:
     """Return the exchange through which a queue's messages are moved: it keeps their routing keys."""
-    return Exchange(MIGRATION + queue.name, "fanout")
+    return Exchange(_migration_name(queue), "fanout")
+
+
+def is_migration_queue(name: str) -> bool:
+    """Return whether messages wait in a queue while theirs is replaced."""
+    return name.startswith(f"{MIGRATION.name}.")
+
+
+def _migration_name(queue: Queue) -> str:
+    return f"{MIGRATION.name}.{queue.name}"
 
 
 def _inbox(name: str, messages: tuple[type[c.Message], ...]) -> Queue:

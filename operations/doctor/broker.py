@@ -173,11 +173,8 @@ async def _exchange_exists(connection: aio_pika.abc.AbstractConnection, name: st
 async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     """Check that every declared queue exists and has the declared arguments, and that no migration is unfinished."""
     problems = [problem for queue in topology.queues() if (problem := await _queue_problem(connection, queue))]
-    problems += [
-        f"{queue.name} waits for the end of a migration"
-        for queue in map(topology.migration_queue, topology.queues())
-        if await queue_level(connection, queue.name) is not None
-    ]
+    if await _exchange_exists(connection, topology.MIGRATION.name):
+        problems.append("a migration was interrupted, or is under way")
     if problems:
         fix = f"{APPLY}; {topology.HOW_TO_MIGRATE}"
         return wrong("queues", "; ".join(problems), fix)

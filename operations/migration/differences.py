@@ -57,6 +57,8 @@ class Examination:
     """The exchanges that differ, and how."""
     queues: Sequence[QueueState] = ()
     """The queues that differ, or of which a migration was interrupted."""
+    unfinished: bool = False
+    """A migration was interrupted."""
     event_stream: str | None = None
     """How the stream of events differs, and where to read what to do."""
 
@@ -69,15 +71,16 @@ async def examine(connection: AbstractConnection, events_retention: str) -> Exam
         for exchange in topology.exchanges()
         if await declarer.exchange_exists(exchange) and (words := await declarer.difference(exchange)) is not None
     }
-    states = [await _examine_queue(declarer, queue) for queue in topology.queues()]
+    unfinished = await declarer.exchange_exists(topology.MIGRATION)
+    states = [await _examine_queue(declarer, queue, unfinished) for queue in topology.queues()]
     found = [state for state in states if state.differences or state.unfinished]
     stream = await _examine_stream(declarer, events_retention)
     await declarer.channel.close()
-    return Examination(exchanges, found, stream)
+    return Examination(exchanges, found, unfinished, stream)
 
 
-async def _examine_queue(declarer: Declarer, queue: Queue) -> QueueState:
-    unfinished = await declarer.queue_exists(topology.migration_queue(queue).name)
+async def _examine_queue(declarer: Declarer, queue: Queue, some_unfinished: bool) -> QueueState:
+    unfinished = some_unfinished and await declarer.queue_exists(topology.migration_queue(queue).name)
     if not await declarer.queue_exists(queue.name):
         return QueueState(queue, (), unfinished)
     differences: list[str] = []

@@ -115,7 +115,7 @@ async def migrate(stack: Stack, *, by: str, failpoint: Failpoint = nothing_fails
     async with _connected(stack) as connection, open_mongodb(stack.mongodb_url, purpose=purpose, name=NAME) as client:
         report = MigrationReport(await examine(connection, stack.events_retention))
         _refuse_exchanges(report.found)
-        if not report.found.queues:
+        if not report.found.queues and not report.found.unfinished:
             return report
         database = client[CONSOLE.database_in(stack.database_prefix)]
         await DeadLetterService(database).prepare()
@@ -173,7 +173,7 @@ class _Migration:
     async def run(self) -> None:
         """Replace the queues, and return their messages."""
         declarer = await self._declarer()
-        for exchange in topology.exchanges():
+        for exchange in (topology.MIGRATION, *topology.exchanges()):
             await declarer.declare_exchange(exchange)
         await self._delete(declarer, [state.queue for state in self._report.found.queues if state.differences])
         await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)
@@ -183,11 +183,12 @@ class _Migration:
         await self._return(declarer)
 
     async def clean_up(self) -> None:
-        """Delete what only the migration needed; the queues last, because they show that one is unfinished."""
+        """Delete what only the migration needed; last the exchange that shows that it is unfinished."""
         channel = await self._connection.channel()
         for queue in self._queues:
             await channel.exchange_delete(migration_exchange(queue).name)
             await channel.queue_delete(migration_queue(queue).name)
+        await channel.exchange_delete(topology.MIGRATION.name)
 
     async def _declarer(self) -> Declarer:
         return Declarer(self._connection, await self._connection.channel())

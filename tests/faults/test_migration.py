@@ -187,6 +187,7 @@ WAYS = {
     "retry": (INBOX_EXCHANGE, ORDER_INBOX),
     "replay": ("", ORDER_INBOX),
 }
+WAITING = topology.migration_queue(QUEUES[ORDER_INBOX]).name
 COPIES = 2
 """Messages that went to another inbox as well: a topic is not the name of one."""
 
@@ -207,7 +208,7 @@ async def test_a_migration_that_ends_at_any_step_is_finished_by_the_next(target:
     for point in (MIGRATION_EMPTIED, MIGRATION_DELETED, MIGRATION_DECLARED):
         with pytest.raises(SimulatedCrashError):
             await migrate(target, by="tests", failpoint=partial(crash_at, point))
-        assert await level(url, topology.MIGRATION + ORDER_INBOX) == len(WAYS)
+        assert await level(url, WAITING) == len(WAYS)
 
         report = await migrate(target, by="tests")
 
@@ -237,7 +238,7 @@ async def test_a_queue_that_an_older_release_declares_again_is_named_and_keeps_i
 
     assert (report.ok, report.recovery) == (False, None)
     assert report.still_differing == {ORDER_INBOX: DIFFERENCES[0]}
-    assert await level(target.amqp_url, topology.MIGRATION + ORDER_INBOX) is None
+    assert await level(target.amqp_url, WAITING) is None
     await assert_each_is_kept(target.amqp_url)
     assert (await migrate(target, by="tests")).ok
     await assert_declared(target.amqp_url)
