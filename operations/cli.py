@@ -56,6 +56,7 @@ COMMANDS = {
     "topology": Entry(
         "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."
     ),
+    "migrate": Entry("operations.commands.migrate", "migrate", "Replace queues that differ, with their messages."),
     "database": Entry("operations.commands.database", "database", "Create the users of a MongoDB with their rights."),
     "upgrade": Entry(
         "operations.commands.upgrade", "upgrade", "Check what is in flight before an upgrade or rollback."

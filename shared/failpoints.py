@@ -87,6 +87,12 @@ REPLAY_PUBLISHED = "operations.replay-published"
 """They are published and confirmed; their records do not say so yet."""
 REPLAY_RECORDED = "operations.replay-recorded"
 """Their records say so; the replay's progress is not recorded yet."""
+MIGRATION_EMPTIED = "operations.migration-emptied"
+"""The messages of the queues that are replaced are in the migration queues; the queues still exist."""
+MIGRATION_DELETED = "operations.migration-deleted"
+"""The queues are deleted, and not declared again yet."""
+MIGRATION_DECLARED = "operations.migration-declared"
+"""The queues are declared again; their messages are still in the migration queues."""
 
 ALL_POINTS = (
     HANDLED,
@@ -126,6 +132,9 @@ ALL_POINTS = (
     REPLAY_CLAIMED,
     REPLAY_PUBLISHED,
     REPLAY_RECORDED,
+    MIGRATION_EMPTIED,
+    MIGRATION_DELETED,
+    MIGRATION_DECLARED,
 )
 
 

@@ -69,6 +69,9 @@ PROBE_EXCHANGE = "amq.fanout"
 HOW_TO_APPLY = "`ordersaga topology apply` creates what is missing"
 """What a message about a missing part tells its reader to do."""
 
+HOW_TO_MIGRATE = "`ordersaga migrate` replaces a queue that differs, and keeps its messages"
+"""What a message about a part with other arguments tells its reader to do."""
+
 ORDER_INBOX = services.ORDER.inbox
 INVENTORY_INBOX = services.INVENTORY.inbox
 PAYMENT_INBOX = services.PAYMENT.inbox
@@ -215,6 +218,35 @@ def event_stream(retention: str) -> Queue:
 def all_queues(events_retention: str, ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
     """Return all queues to declare, with the stream of events unless it is off."""
     return (*queues(ladder), *((event_stream(events_retention),) if events_retention else ()))
+
+
+MIGRATION = Exchange("ordersaga.migration", "fanout")
+"""Exists while a migration is not finished; nothing is published to it."""
+
+
+def migration_queue(queue: Queue) -> Queue:
+    """Return the queue in which the messages of a queue wait while it is replaced; it gets the same messages.
+
+    Nothing is consumed from it, and what it rejects for a reason nobody thought of becomes a dead letter.
+    """
+    arguments = _QUORUM | {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT}
+    if queue.name != DEAD_LETTERS:
+        arguments |= _DEAD_LETTERED | {"x-dead-letter-exchange": DEAD_LETTERS}
+    return Queue(_migration_name(queue), queue.bindings, arguments)
+
+
+def migration_exchange(queue: Queue) -> Exchange:
+    """Return the exchange through which a queue's messages are moved: it keeps their routing keys."""
+    return Exchange(_migration_name(queue), "fanout")
+
+
+def is_migration_queue(name: str) -> bool:
+    """Return whether messages wait in a queue while theirs is replaced."""
+    return name.startswith(f"{MIGRATION.name}.")
+
+
+def _migration_name(queue: Queue) -> str:
+    return f"{MIGRATION.name}.{queue.name}"
 
 
 def _inbox(name: str, messages: tuple[type[c.Message], ...]) -> Queue:

@@ -60,13 +60,13 @@ async def connect(stack: Stack) -> AsyncIterator[DeadLetterConnection]:
         yield DeadLetterConnection(service, database, stack)
 
 
-async def record_waiting(amqp_url: str, records: LetterRecords) -> int:
+async def record_waiting(amqp_url: str, records: LetterRecords, queue: str = DEAD_LETTERS) -> int:
     """Record the dead letters that wait in the broker; return how many. Raises UnreachableError."""
-    waiting = await _count_waiting(amqp_url)
+    waiting = await _count_waiting(amqp_url, queue)
     if not waiting:
         return 0
     taken = 0
-    async with _consume(amqp_url, DEAD_LETTERS) as bus:
+    async with _consume(amqp_url, queue) as bus:
         ingest = Ingest(bus, records)
         while taken < waiting:
             try:
@@ -84,7 +84,7 @@ async def record_waiting(amqp_url: str, records: LetterRecords) -> int:
                 ) from error
             taken += len(deliveries)
             if taken >= waiting:
-                waiting = taken + await _count_waiting(amqp_url)
+                waiting = taken + await _count_waiting(amqp_url, queue)
     return taken
 
 
@@ -151,8 +151,8 @@ async def abandoned(connection: DeadLetterConnection) -> list[str]:
     return await ReplayRecords(connection.database).abandoned()
 
 
-async def _count_waiting(amqp_url: str) -> int:
-    return (await count_messages(amqp_url, [DEAD_LETTERS]))[DEAD_LETTERS] or 0
+async def _count_waiting(amqp_url: str, queue: str) -> int:
+    return (await count_messages(amqp_url, [queue]))[queue] or 0
 
 
 def _consume(amqp_url: str, queue: str) -> "contextlib.AbstractAsyncContextManager[RabbitBus]":

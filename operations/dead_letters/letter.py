@@ -22,6 +22,8 @@ from shared.bus import Delivery, Envelope
 from shared.bus.failures import (
     ATTEMPTS,
     BROKERS_OWN,
+    COPIES,
+    COUNTED_BY_BROKER,
     ERROR_MESSAGE,
     ERROR_TYPE,
     FAILED_AT,
@@ -35,6 +37,7 @@ from shared.bus.failures import (
     WAITS,
     failed_attempts,
     fitting,
+    fitting_text,
 )
 from shared.bus.reading import MAX_BODY_BYTES, type_name
 from shared.database import Document
@@ -61,12 +64,6 @@ _OWN = frozenset(
     | {ROUTING_KEY, TRACEBACK}
 )
 """Headers about the failure; the record has them as fields, and a replay starts without them."""
-
-_COUNTED_BY_BROKER = frozenset({"x-delivery-count", "x-acquired-count"})
-"""Headers that differ between deliveries of one message."""
-
-_COPIES = frozenset({"CC", "BCC"})
-"""Routing keys for copies, which the broker would send: a replay goes to its inbox only."""
 
 _WORD = re.compile(r"[^\W_](?:[\w-]*[^\W_])?")
 _PARTS = re.compile(r"[-_]")
@@ -262,11 +259,7 @@ def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
     if len(body) > MAX_BODY_BYTES:
         raise ValueError(f"the body has {len(body)} bytes, the maximum is {MAX_BODY_BYTES}: edit it")
     kept = _named_to_fit(
-        {
-            name: value
-            for name, value in letter["headers"].items()
-            if not _is_about_failure(name) and name not in _COPIES
-        }
+        {name: value for name, value in letter["headers"].items() if not _is_about_failure(name) and name not in COPIES}
     )
     # The replay's routing key is the inbox; if it fails again, this header still has the original key.
     own = {REPLAY_OF: letter["_id"], ROUTING_KEY: letter["routingKey"]}
@@ -274,8 +267,8 @@ def replay_envelope(letter: Document, message_id: str, body: bytes) -> Envelope:
         body=body,
         exchange="",
         routing_key=letter["queue"],
-        type=_fitting_short(type_of(letter)),
-        correlation_id=_fitting_short(letter["correlationId"] or letter["orderId"] or ""),
+        type=fitting_text(type_of(letter)),
+        correlation_id=fitting_text(letter["correlationId"] or letter["orderId"] or ""),
         message_id=message_id,
         mandatory=True,
         headers=fitting({name: value for name, value in kept.items() if name not in own}) | own,
@@ -417,7 +410,7 @@ def _order_id(delivery: Delivery) -> str:
 
 def _comparable(headers: Mapping[str, Any]) -> dict[str, str]:
     """Return the headers without those that the broker changes with every delivery."""
-    return {clean(name): repr(value) for name, value in headers.items() if name not in _COUNTED_BY_BROKER}
+    return {clean(name): repr(value) for name, value in headers.items() if name not in COUNTED_BY_BROKER}
 
 
 def _is_about_failure(name: str) -> bool:
@@ -428,7 +421,7 @@ def _named_to_fit(value: Any) -> Any:
     """Cut the names in a header's value, or in all headers: escaping may have made one too long."""
     match value:
         case Mapping():
-            return {_fitting_short(name): _named_to_fit(item) for name, item in value.items()}
+            return {fitting_text(name): _named_to_fit(item) for name, item in value.items()}
         case list():
             return [_named_to_fit(item) for item in value]
     return value
@@ -459,8 +452,3 @@ def _time(value: object) -> datetime | None:
     except (ValueError, OverflowError, OSError):
         return None
     return found.replace(microsecond=found.microsecond // 1000 * 1000)
-
-
-def _fitting_short(text: str) -> str:
-    """Cut a text to a short string of the protocol."""
-    return text.encode("utf-8", "backslashreplace")[:255].decode("utf-8", "ignore")

@@ -173,10 +173,12 @@ async def _exchange_exists(connection: aio_pika.abc.AbstractConnection, name: st
 
 
 async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
-    """Check that every declared queue exists and has the declared arguments."""
+    """Check that every declared queue exists and has the declared arguments, and that no migration is unfinished."""
     problems = [problem for queue in topology.queues() if (problem := await _queue_problem(connection, queue))]
+    if await _exchange_exists(connection, topology.MIGRATION.name):
+        problems.append("a migration was interrupted, or is under way")
     if problems:
-        fix = f"{APPLY}; delete a queue that differs once it is empty"
+        fix = f"{APPLY}; {topology.HOW_TO_MIGRATE}"
         return wrong("queues", "; ".join(problems), fix)
     return ok("queues", f"all {len(topology.queues())} exist as declared")
 

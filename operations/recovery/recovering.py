@@ -21,6 +21,7 @@ from aio_pika.exceptions import AMQPError
 from operations.actions import record_action
 from operations.errors import UnfinishedRestoreError, UnreachableError
 from operations.reading.connection import open_bus, open_mongodb
+from operations.reading.publishing import until_accepted
 from operations.reading.reachability import brief
 from operations.recovery.records import PendingRecords
 from operations.recovery.report import RecoveryReport
@@ -32,13 +33,11 @@ from order_service.saga import SAGA
 from shared import topology, tracing
 from shared.bus import Envelope
 from shared.bus.amqp.connecting import connect
-from shared.bus.backoff import Backoff
 from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, EventStreamDiffersError, find_missing
 from shared.bus.publisher import Publisher, envelope
 from shared.clock import utc_now
 from shared.contracts import Message
 from shared.database import Database
-from shared.errors import BusUnavailableError
 from shared.services import CONSOLE
 from shared.topology import NOTIFICATION_INBOX
 from shared.unfinished_restore import unfinished_restore
@@ -47,8 +46,6 @@ DEFAULT_RATE = 500.0
 """Orders per second: about what the services handle, so that neither memory nor queues fill up."""
 
 MOST_AT_ONCE = 200
-PUBLISH_SECONDS = 60.0
-"""For how long a broker may refuse messages: its new queues may still elect their leaders."""
 
 ACTION = "broker.recover"
 NAME = "ordersaga-recover"
@@ -177,18 +174,8 @@ class _Recovery:
 
     async def _publish(self, envelopes: Sequence[Envelope]) -> None:
         """Publish, repeatedly while the broker refuses. Raises UnreachableError if it does for too long."""
-        if self._publisher is None or not envelopes:
-            return
-        backoff, give_up_at = Backoff(), time.monotonic() + PUBLISH_SECONDS
-        while True:
-            try:
-                await self._publisher.publish(envelopes)
-            except BusUnavailableError as error:
-                if time.monotonic() > give_up_at:
-                    raise UnreachableError(f"RabbitMQ takes no messages: {error}. Run it again later") from error
-                await asyncio.sleep(backoff.next())
-            else:
-                return
+        if self._publisher is not None and envelopes:
+            await until_accepted(partial(self._publisher.publish, envelopes))
 
 
 def _envelopes(order: Order, messages: Iterable[Message], inbox: str | None) -> list[Envelope]:

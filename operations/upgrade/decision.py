@@ -10,7 +10,7 @@ from order_service.order import Status
 from order_service.saga import OLDEST_SAGA_VERSION, SAGA_VERSION
 from shared.contracts import BY_ROUTING_KEY
 from shared.release import VERSION
-from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, retry_queues
+from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, is_migration_queue, retry_queues
 
 
 class OpenOrders(NamedTuple):
@@ -126,7 +126,10 @@ def _judge_letters(letters: Sequence[OpenLetters], release: Release) -> Iterator
 
 def _judge_queues(queues: Sequence[FilledQueue], release: Release) -> Iterator[Finding]:
     for found in queues:
-        if found.name not in release.queues:
+        if is_migration_queue(found.name):
+            detail = f"{found.name} has {_counted(found.messages, 'message')} of an interrupted migration"
+            yield wrong("queues", detail, "run `ordersaga migrate` again")
+        elif found.name not in release.queues:
             detail = (
                 f"{found.name} has {_counted(found.messages, 'message')}, and no service of this release takes them"
             )

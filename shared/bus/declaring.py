@@ -2,6 +2,7 @@
 
 `ordersaga topology apply` declares it, as the user who may; so does every connection with ORDERSAGA_TOPOLOGY=declare.
 All others check. Either is repeated during a connection, because parts may be deleted meanwhile (see Link).
+A queue that exists with other arguments is replaced by `ordersaga migrate` only (operations.migration).
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import re
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from aiormq.exceptions import ChannelAccessRefused
 
@@ -54,7 +55,7 @@ async def declare_topology(connection: AbstractConnection, ladder: Sequence[topo
         except ChannelPreconditionFailed as error:
             raise _contradiction(error) from error
         except ChannelAccessRefused as error:
-            raise _not_permitted(error) from error
+            raise not_permitted(error) from error
 
 
 async def declare_event_stream(connection: AbstractConnection, retention: str) -> None:
@@ -64,7 +65,7 @@ async def declare_event_stream(connection: AbstractConnection, retention: str) -
     StartError if this user may not declare it, and an error of aio-pika if the connection is lost.
     """
     stream = topology.event_stream(retention)
-    declarer = _Declarer(connection, await connection.channel())
+    declarer = Declarer(connection, await connection.channel())
     differs = None
     try:
         if not retention:
@@ -73,17 +74,17 @@ async def declare_event_stream(connection: AbstractConnection, retention: str) -
         elif not await declarer.queue_exists(stream.name) or (differs := await declarer.difference(stream)) is None:
             await _declare_queue(declarer.channel, stream)
         else:
-            await _bind(await declarer.channel.get_queue(stream.name), stream)
+            await _bind(declarer.channel, stream)
     except ChannelAccessRefused as error:
-        raise _not_permitted(error) from error
+        raise not_permitted(error) from error
     await declarer.channel.close()
     if differs is not None:
-        raise EventStreamDiffersError(_describe_difference(differs, retention))
+        raise EventStreamDiffersError(describe_stream_difference(differs, retention))
 
 
 async def queue_exists(connection: AbstractConnection, name: str) -> bool:
     """Return whether a queue exists. Raises an error of aio-pika if the connection is lost."""
-    declarer = _Declarer(connection, await connection.channel())
+    declarer = Declarer(connection, await connection.channel())
     exists = await declarer.queue_exists(name)
     await declarer.channel.close()
     return exists
@@ -103,7 +104,7 @@ async def find_missing(
     A broker that would refuse an answer is not asked: it closes the channel each time, and under load the connection.
     """
     user = user_of(connection) if _refuses_answers(connection) else None
-    declarer = _Declarer(connection, await connection.channel())
+    declarer = Declarer(connection, await connection.channel())
     missing = [
         f"exchange {exchange.name}"
         for exchange in topology.exchanges(tuple(ladder))
@@ -135,7 +136,7 @@ async def repair_topology(
     Missing bindings are restored but not reported: AMQP cannot query bindings, so all are declared again. Raises the
     same errors as `declare_topology`.
     """
-    declarer = _Declarer(connection, await connection.channel())
+    declarer = Declarer(connection, await connection.channel())
     try:
         missing = [
             f"exchange {exchange.name}"
@@ -151,13 +152,13 @@ async def repair_topology(
     except ChannelPreconditionFailed as error:
         raise _contradiction(error) from error
     except ChannelAccessRefused as error:
-        raise _not_permitted(error) from error
+        raise not_permitted(error) from error
     await declarer.channel.close()
     return missing + [f"queue {queue.name}" for queue in deleted]
 
 
 @dataclass(slots=True)
-class _Declarer:
+class Declarer:
     """Checks each part before declaring it again; the broker closes the channel if the part does not exist."""
 
     connection: AbstractConnection
@@ -177,19 +178,36 @@ class _Declarer:
         if not await self.queue_exists(queue.name):
             return False
         if queue.name == topology.EVENTS:
-            await _bind(await self.channel.get_queue(queue.name, ensure=False), queue)
+            await _bind(self.channel, queue)
         else:
             await _declare_queue(self.channel, queue)
         return True
 
-    async def difference(self, queue: topology.Queue) -> str | None:
-        """Return in the broker's words how an existing queue differs from the declared one; None if it does not."""
+    async def difference(self, part: topology.Queue | topology.Exchange) -> str | None:
+        """Return in the broker's words how an existing part differs from the declared one; None if it does not."""
         try:
-            await self.channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+            if isinstance(part, topology.Exchange):
+                await _declare_exchange(self.channel, part)
+            else:
+                await self.channel.declare_queue(part.name, durable=True, arguments=part.arguments)
         except ChannelPreconditionFailed as error:
             self.channel = await self.connection.channel()
             return str(error)
         return None
+
+    async def declare_exchange(self, exchange: topology.Exchange) -> None:
+        """Declare the exchange."""
+        await _declare_exchange(self.channel, exchange)
+
+    async def declare_queue(self, queue: topology.Queue) -> str | None:
+        """Declare the queue and its bindings; return its difference if it exists with other arguments, then bound."""
+        differs = await self.difference(queue)
+        await _bind(self.channel, queue)
+        return differs
+
+    async def unbind(self, queue: topology.Queue) -> None:
+        """Remove the bindings of the queue."""
+        await _unbind(self.channel, queue)
 
     async def exchange_exists(self, exchange: topology.Exchange) -> bool:
         """Return whether the exchange exists."""
@@ -221,11 +239,12 @@ async def _declare_exchange(channel: AbstractChannel, exchange: topology.Exchang
 
 
 async def _declare_queue(channel: AbstractChannel, queue: topology.Queue) -> None:
-    declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
-    await _bind(declared, queue)
+    await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+    await _bind(channel, queue)
 
 
-async def _bind(existing: AbstractQueue, queue: topology.Queue) -> None:
+async def _bind(channel: AbstractChannel, queue: topology.Queue) -> None:
+    existing = await channel.get_queue(queue.name, ensure=False)
     for exchange_name, routing_key in queue.bindings:
         await existing.bind(exchange_name, routing_key)
 
@@ -236,7 +255,8 @@ async def _unbind(channel: AbstractChannel, queue: topology.Queue) -> None:
         await existing.unbind(exchange_name, routing_key)
 
 
-def _describe_difference(difference: str, retention: str) -> str:
+def describe_stream_difference(difference: str, retention: str) -> str:
+    """Say how the stream of events differs, from the broker's words, and where to read what to do."""
     current = re.search(r"'x-max-age'.*current is '([^']*)'", difference)
     if current is None:
         return f"{topology.EVENTS} is declared differently ({difference}): docs/event-stream.md says what to do"
@@ -247,8 +267,9 @@ def _describe_difference(difference: str, retention: str) -> str:
 
 
 def _contradiction(error: ChannelPreconditionFailed) -> StartError:
-    return StartError(f"RabbitMQ has a different declaration ({error}): delete it, or migrate")
+    return StartError(f"RabbitMQ has a different declaration ({error}): {topology.HOW_TO_MIGRATE}")
 
 
-def _not_permitted(error: ChannelAccessRefused) -> StartError:
+def not_permitted(error: ChannelAccessRefused) -> StartError:
+    """Return the error for a user who may not declare."""
     return StartError(f"this user may not declare the topology, which deployer may ({error})")

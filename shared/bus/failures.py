@@ -40,6 +40,12 @@ _MAX_TRACEBACK = 16 * 1024
 NEWER_ORDER_WAITS = 30
 """The most waits of a message whose order only a newer process can decide about: with the usual ladder, an hour."""
 
+COPIES = frozenset({"CC", "BCC"})
+"""Routing keys for copies, which the broker would send: what is sent again goes to one place only."""
+
+COUNTED_BY_BROKER = frozenset({"x-delivery-count", "x-acquired-count"})
+"""Headers that differ between deliveries of one message."""
+
 BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 """The broker sets these; on a republished message they would describe the history of another one."""
 
@@ -103,10 +109,10 @@ def after_failure(
     own = {
         counted: _count(delivery.headers, counted) + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
-        ROUTING_KEY: _short(type_name(delivery)),
+        ROUTING_KEY: fitting_text(type_name(delivery)),
         RETRY_LEVEL: level,
     }
-    return _republished(delivery, level, _short(type_name(delivery)), headers, own)
+    return _republished(delivery, level, fitting_text(type_name(delivery)), headers, own)
 
 
 def dead_letter(delivery: Delivery, error: Exception, now: datetime) -> Envelope:
@@ -119,9 +125,9 @@ def dead_letter(delivery: Delivery, error: Exception, now: datetime) -> Envelope
         ATTEMPTS: failed_attempts(delivery.headers) + 1,
         FIRST_FAILED_AT: _first_failed_at(delivery, now),
         FAILED_AT: _rfc3339(now),
-        ROUTING_KEY: _short(type_name(delivery)),
+        ROUTING_KEY: fitting_text(type_name(delivery)),
     }
-    return _republished(delivery, topology.DEAD_LETTERS, _short(type_name(delivery)), delivery.headers, own)
+    return _republished(delivery, topology.DEAD_LETTERS, fitting_text(type_name(delivery)), delivery.headers, own)
 
 
 def _republished(
@@ -131,9 +137,9 @@ def _republished(
         body=delivery.body,
         exchange=exchange,
         routing_key=routing_key,
-        type=_short(type_name(delivery)),
-        correlation_id=_short(delivery.correlation_id or ""),
-        message_id=_short(delivery.message_id or uuid4().hex),
+        type=fitting_text(type_name(delivery)),
+        correlation_id=fitting_text(delivery.correlation_id or ""),
+        message_id=fitting_text(delivery.message_id or uuid4().hex),
         mandatory=True,
         headers=fitting({name: value for name, value in headers.items() if name not in own}) | dict(own),
     )
@@ -168,7 +174,7 @@ def _value_size(value: Any) -> int:
     return 16
 
 
-def _short(text: str) -> str:
+def fitting_text(text: str) -> str:
     """Cut a text to a short string of the protocol; only escaped text that was not UTF-8 can be too long."""
     return text.encode("utf-8", "backslashreplace")[:255].decode("utf-8", "ignore")
 

@@ -153,7 +153,7 @@ async def test_a_queue_that_exists_with_other_arguments_is_named_at_the_start(ha
     await harness._channel.declare_queue(name, durable=True, arguments=arguments)
     bus = RabbitBus(harness.url, ladder=(topology.RetryDelay("contradiction", 77),))
     try:
-        with pytest.raises(StartError, match=r"order\.retry\.contradiction.*delete it, or migrate"):
+        with pytest.raises(StartError, match=r"order\.retry\.contradiction.*`ordersaga migrate` replaces"):
             await bus.start(None)
     finally:
         await bus.close()

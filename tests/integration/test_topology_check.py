@@ -122,7 +122,7 @@ async def test_applying_declares_everything_once_and_says_so(clean_broker: str) 
 async def test_applying_names_a_queue_with_other_arguments_and_a_broker_that_is_away(clean_broker: str) -> None:
     async with await aio_pika.connect(clean_broker) as connection, connection.channel() as channel:
         await channel.declare_queue(INBOX, durable=True, arguments={"x-queue-type": "classic"})
-    with pytest.raises(StartError, match=r"payment\.inbox.*delete it, or migrate"):
+    with pytest.raises(StartError, match=r"payment\.inbox.*`ordersaga migrate` replaces"):
         await apply_topology(clean_broker)
     with pytest.raises(UnreachableError, match="RabbitMQ does not answer"):
         await apply_topology("amqp://127.0.0.1:1/")

@@ -96,7 +96,7 @@ async def test_a_topology_of_another_release_is_named_with_what_to_do(stack: Sta
     found = reasons(await stack.command("upgrade", "check"))
     assert found == {
         "queues": "payment.retry.2m does not exist; `ordersaga topology apply` creates what is missing; "
-        "delete a queue that differs once it is empty"
+        "`ordersaga migrate` replaces a queue that differs, and keeps its messages"
     }
 
 

@@ -130,6 +130,10 @@ def test_the_reasons_are_sentences() -> None:
         "orders in flight: 1 unsettled order (PENDING) began under version 1 of the saga, this release knows versions "
         "from 2 on; let the release that runs settle them first, or upgrade to one in between"
     )
+    assert only_reason(queues=[FilledQueue("ordersaga.migration.order.inbox", 2)]) == (
+        "queues: ordersaga.migration.order.inbox has 2 messages of an interrupted migration; "
+        "run `ordersaga migrate` again"
+    )
     assert only_reason(queues=[FilledQueue("courier.inbox", 1)]) == (
         "queues: courier.inbox has 1 message, and no service of this release takes them; "
         "let the release that declared it empty it before its last process stops"

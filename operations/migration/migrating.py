@@ -1,0 +1,255 @@
+"""Replaces the queues that differ from those of this release while services run, and loses no message.
+
+    1. divert    each gets a migration queue with the same bindings, which has what comes from now on as well
+    2. empty     the messages that waited are moved there, while the services go on consuming
+    3. delete    what the services still hold has come after step 1, or is sent again in step 6
+    4. declare   as this release declares it, with its bindings
+    5. return    the migration queue gets nothing more, and its messages are moved back
+    6. recover   what a service held all the time, and would lose if it ended now, is sent again from the records
+    7. clean up  the migration queue is deleted
+
+From step 1 on, every message is in at least one queue, and those that come twice change nothing. A migration that was
+interrupted is repeated: a migration queue that is left goes through the steps that are missing.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import AMQPError
+from aiormq.exceptions import ChannelAccessRefused
+
+from operations.dead_letters.connection import record_waiting
+from operations.dead_letters.records import LetterRecords
+from operations.dead_letters.service import DeadLetterService
+from operations.errors import CommandError, UnreachableError
+from operations.migration.differences import Examination, QueueState, examine, in_words
+from operations.migration.moving import NAME, Readdress, away, back, move
+from operations.reading.broker import queue_level
+from operations.reading.connection import open_mongodb
+from operations.reading.reachability import brief
+from operations.recovery import RecoveryReport, recover
+from operations.settings import Stack
+from operations.stack.broker_topology import CONNECT_SECONDS
+from shared import topology
+from shared.bus.amqp.connecting import connect
+from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, Declarer, not_permitted
+from shared.clock import utc_now
+from shared.failpoints import MIGRATION_DECLARED, MIGRATION_DELETED, MIGRATION_EMPTIED, Failpoint, nothing_fails
+from shared.services import CONSOLE
+from shared.topology import DEAD_LETTERS, Queue, migration_exchange, migration_queue
+
+SETTLE_SECONDS = 2.0
+"""The time in which services finish what they took before their queue had a migration queue."""
+
+ROUTED_SECONDS = 0.5
+"""After the last binding is gone, a message that was just routed may still be on its way to the queue."""
+
+STALLED_SECONDS = 60.0
+"""Messages that are not delivered for so long do not come: another consumer has the queue for itself."""
+
+SINCE = timedelta(hours=1)
+"""Events of this time are published again, as by `ordersaga recover`."""
+
+
+class ExchangeDiffersError(CommandError):
+    """An exchange differs, which a migration does not replace."""
+
+
+@dataclass(slots=True)
+class MigrationReport:
+    """What a migration did, or what it would do."""
+
+    found: Examination
+    moved: dict[str, int] = field(default_factory=dict)
+    """The number of messages that were moved back, or recorded as dead letters, by queue."""
+    still_differing: dict[str, str] = field(default_factory=dict)
+    """Queues that somebody has declared in another form again, and the broker's words."""
+    recovery: RecoveryReport | None = None
+    """What was sent again; None if nothing had to be replaced."""
+
+    @property
+    def ok(self) -> bool:
+        """True if all queues are now as this release declares them, or would be."""
+        return not self.still_differing and not self.found.exchanges and (self.recovery is None or self.recovery.ok)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as a JSON document shows it."""
+        return {
+            "ok": self.ok,
+            "queues": [self._queue_as_json(state) for state in self.found.queues],
+            "exchanges": [{"name": name, "difference": words} for name, words in self.found.exchanges.items()],
+            "eventStream": self.found.event_stream,
+            "recovery": self.recovery and self.recovery.as_json(),
+        }
+
+    def _queue_as_json(self, state: QueueState) -> dict[str, Any]:
+        name = state.queue.name
+        return {
+            "name": name,
+            "differences": list(state.differences),
+            "unfinished": state.unfinished,
+            "moved": self.moved.get(name),
+            "stillDiffers": self.still_differing.get(name),
+        }
+
+
+async def preview(stack: Stack) -> MigrationReport:
+    """Return what differs, without changing anything. Raises UnreachableError, and StartError without the rights."""
+    async with _connected(stack) as connection:
+        return MigrationReport(await examine(connection, stack.events_retention))
+
+
+async def migrate(stack: Stack, *, by: str, failpoint: Failpoint = nothing_fails) -> MigrationReport:
+    """Replace the queues that differ, and finish a migration that was interrupted.
+
+    Raises ExchangeDiffersError, with nothing changed; UnreachableError if a server does not answer, and StartError if
+    the user may not declare. A repetition continues.
+    """
+    purpose = "the migration"
+    async with _connected(stack) as connection, open_mongodb(stack.mongodb_url, purpose=purpose, name=NAME) as client:
+        report = MigrationReport(await examine(connection, stack.events_retention))
+        _refuse_exchanges(report.found)
+        if not report.found.queues and not report.found.unfinished:
+            return report
+        database = client[CONSOLE.database_in(stack.database_prefix)]
+        await DeadLetterService(database).prepare()
+        migration = _Migration(stack.amqp_url, connection, LetterRecords(database), report, failpoint)
+        await migration.run()
+        if not report.still_differing:  # else the topology cannot be declared, which a recovery does first
+            report.recovery = await recover(stack, by=by, why=_why(report), since=utc_now() - SINCE)
+        await migration.clean_up()
+    return report
+
+
+def _why(report: MigrationReport) -> str:
+    names = ", ".join(state.queue.name for state in report.found.queues)
+    return f"queues were replaced: {names}"[:500]
+
+
+def _refuse_exchanges(found: Examination) -> None:
+    if found.exchanges:
+        named = "; ".join(f"exchange {name}: {words}" for name, words in found.exchanges.items())
+        raise ExchangeDiffersError(
+            f"{named}. Nothing was changed: other programs' bindings would be lost with an exchange, so stop the "
+            "services, delete it, and run `ordersaga topology apply`"
+        )
+
+
+@contextlib.asynccontextmanager
+async def _connected(stack: Stack) -> AsyncIterator[AbstractConnection]:
+    try:
+        async with await connect(stack.amqp_url, CONNECT_SECONDS) as connection:
+            yield connection
+    except ChannelAccessRefused as error:
+        raise not_permitted(error) from error
+    except (AMQPError, OSError, TimeoutError) as error:
+        raise UnreachableError(f"RabbitMQ does not answer: {brief(error)}") from error
+
+
+class _Migration:
+    """One run over the queues of a report."""
+
+    def __init__(
+        self,
+        amqp_url: str,
+        connection: AbstractConnection,
+        letters: LetterRecords,
+        report: MigrationReport,
+        failpoint: Failpoint,
+    ) -> None:
+        self._amqp_url = amqp_url
+        self._connection = connection
+        self._letters = letters
+        self._report = report
+        self._queues = [state.queue for state in report.found.queues]
+        self._failpoint = failpoint
+
+    async def run(self) -> None:
+        """Replace the queues, and return their messages."""
+        declarer = await self._declarer()
+        for exchange in (topology.MIGRATION, *topology.exchanges()):
+            await declarer.declare_exchange(exchange)
+        await self._delete(declarer, [state.queue for state in self._report.found.queues if state.differences])
+        await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)
+        for queue in self._queues:
+            await self._declare(declarer, queue)
+        self._failpoint(MIGRATION_DECLARED)
+        await self._return(declarer)
+
+    async def clean_up(self) -> None:
+        """Delete what only the migration needed; last the exchange that shows that it is unfinished."""
+        channel = await self._connection.channel()
+        for queue in self._queues:
+            await channel.exchange_delete(migration_exchange(queue).name)
+            await channel.queue_delete(migration_queue(queue).name)
+        await channel.exchange_delete(topology.MIGRATION.name)
+
+    async def _declarer(self) -> Declarer:
+        return Declarer(self._connection, await self._connection.channel())
+
+    async def _delete(self, declarer: Declarer, queues: Sequence[Queue]) -> None:
+        """Delete queues, once their messages are in their migration queues."""
+        if not queues:
+            return
+        for queue in queues:
+            await declarer.declare_exchange(migration_exchange(queue))
+            await declarer.declare_queue(_through_exchange(migration_queue(queue), queue))
+        for queue in queues:
+            await self._empty(queue)
+        await asyncio.sleep(SETTLE_SECONDS)
+        for queue in queues:
+            await self._empty(queue)  # of what services have returned meanwhile
+        self._failpoint(MIGRATION_EMPTIED)
+        for queue in queues:
+            await declarer.channel.queue_delete(queue.name)
+        self._failpoint(MIGRATION_DELETED)
+
+    async def _empty(self, queue: Queue) -> None:
+        """Move away what waits in a queue now. What comes later is in its migration queue as well."""
+        await self._drain(queue.name, queue, away, await self._count(queue.name))
+
+    async def _drain(self, source: str, queue: Queue, readdress: Readdress, number: int) -> int:
+        """Move `number` messages of a queue, or what other consumers leave of it; return how many."""
+        moved, progress_at = 0, time.monotonic()
+        while moved < number and await self._count(source):
+            if more := await self._move(source, queue, readdress, number - moved):
+                moved += more
+                progress_at = time.monotonic()
+            elif time.monotonic() > progress_at + STALLED_SECONDS:
+                raise UnreachableError(f"RabbitMQ delivers none of the messages of {source}. Run it again later")
+        return moved
+
+    async def _move(self, source: str, queue: Queue, readdress: Readdress, number: int) -> int:
+        """Move messages of a queue; dead letters are recorded instead, with their senders."""
+        if queue.name == DEAD_LETTERS:
+            return await record_waiting(self._amqp_url, self._letters, source)
+        return await move(self._amqp_url, source, queue, readdress, number)
+
+    async def _declare(self, declarer: Declarer, queue: Queue) -> None:
+        await declarer.declare_exchange(migration_exchange(queue))
+        if (words := await declarer.declare_queue(_through_exchange(queue, queue))) is not None:
+            self._report.still_differing[queue.name] = in_words(words)
+
+    async def _return(self, declarer: Declarer) -> None:
+        for queue in self._queues:
+            await declarer.unbind(_through_exchange(migration_queue(queue), queue))
+        await asyncio.sleep(ROUTED_SECONDS)
+        for queue in self._queues:
+            self._report.moved[queue.name], waiting = 0, migration_queue(queue).name
+            while number := await self._count(waiting):
+                self._report.moved[queue.name] += await self._drain(waiting, queue, back, number)
+
+    async def _count(self, name: str) -> int:
+        level = await queue_level(self._connection, name)
+        return level.messages if level else 0
+
+
+def _through_exchange(queue: Queue, owner: Queue) -> Queue:
+    """Return the queue with a binding to its owner's migration exchange."""
+    return replace(queue, bindings=(*queue.bindings, (migration_exchange(owner).name, "")))
