@@ -49,11 +49,12 @@ def check_cluster(control: Control | None, virtual_host: str) -> list[Finding]:
 def check_nodes(status: ClusterStatus) -> Finding:
     """Check that all nodes run, see each other, and that the loss of one leaves a majority."""
     down = sorted(set(status.nodes) - set(status.running))
+    if status.is_partitioned:  # then the other side does not count as running, although it may
+        apart = f"{_listed(down)} and the others" if down else "some"
+        return wrong(NODES, f"{apart} do not see each other", f"restart the smaller side: {PAGE}")
     if down:
         fix = f"start it; if it never returns, rabbitmqctl forget_cluster_node {down[0]}"
         return wrong(NODES, f"{_listed(down)} of {len(status.nodes)} does not run", fix)
-    if status.is_partitioned:
-        return wrong(NODES, "some do not see each other", f"restart the smaller side: {PAGE}")
     if len(status.nodes) < WANTED_MEMBERS:
         return wrong(NODES, f"{len(status.nodes)}: without either of them both pause", f"add a third node: {PAGE}")
     return ok(NODES, f"all {len(status.nodes)} run")

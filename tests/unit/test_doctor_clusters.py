@@ -20,6 +20,7 @@ def queue(name: str, *members: str, kind: str = "quorum") -> QueueMembers:
         (ClusterStatus(NODES, NODES, False), "ok", "all 3 run"),
         (ClusterStatus(NODES, NODES[:2], False), "wrong", "c@x of 3 does not run"),
         (ClusterStatus(NODES, NODES, True), "wrong", "some do not see each other"),
+        (ClusterStatus(NODES, NODES[:2], True), "wrong", "c@x and the others do not see each other"),
         (ClusterStatus(NODES[:2], NODES[:2], False), "wrong", "2: without either of them both pause"),
     ],
 )
