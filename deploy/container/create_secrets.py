@@ -22,6 +22,7 @@ from operations.stack.encryption_keys import check_or_create_key
 from operations.stack.layout import CLUSTER_SIZE, Layout, database_prefix, numbered
 from operations.stack.replica_set import CLIENT_SETTINGS
 from operations.stack.secret_files import load_or_create_secret
+from shared.access.permissions import Role
 from shared.broker_rights import DEPLOYER, VIRTUAL_HOST
 from shared.services import NOTIFICATION, SERVICES
 
@@ -30,10 +31,15 @@ CONTAINERS = Path("/of")
 COMMANDS = "commands"
 """The container for commands, which has the users that may do most."""
 
+MONITORING = "prometheus"
+"""The container of deploy/scale that reads metrics with a key of its own."""
+
 OURS = 10001
 """The user of the services' image."""
 OF_SERVERS = 999
 """The user of the public images of MongoDB and RabbitMQ."""
+NOBODY = 65534
+"""The user of the public image of Prometheus."""
 
 
 def main(*, tls: bool, cluster: bool) -> None:
@@ -50,6 +56,8 @@ def main(*, tls: bool, cluster: bool) -> None:
         if container in keys:
             give(container, "api-key", keys[container])
     give(NOTIFICATION.name, "webhook-key", check_or_create_key(layout.webhook_key))
+    if (CONTAINERS / MONITORING).is_dir():
+        give(MONITORING, "api-key", ensure_own_key(layout, "monitoring", Role.VIEWER), owner=NOBODY)
     give("mongo", "key", load_key_file(layout.secrets).read_text(), owner=OF_SERVERS)
     # Hashes of random passwords with 256 bits: they need not be secret, and the image decides who reads them.
     give("rabbitmq", "definitions.json", broker.definitions(), mode=0o444)

@@ -4,7 +4,8 @@
 
 The last argument has the addresses under which clients will reach the members, the first of which is that mongod. Waits
 for all of them and then for their election, so that processes started later find a primary. The first one leads until
-create_database_users.py has created the users. Exits 0 once there is a primary that takes writes, else 1 with one line.
+create_database_users.py has created the users, which also adds the members that a set with data lacks. Exits 0 once
+there is a primary that takes writes, else 1 with one line.
 """
 
 import sys
@@ -68,11 +69,11 @@ def has_primary(hello: Mapping[str, Any]) -> bool:
 
 def _check(hello: dict[str, Any], name: str, members: list[str]) -> None:
     hosts = hello.get("hosts", [])
-    if hello["setName"] == name and set(members) <= set(hosts):
+    # One with fewer members grows, and one with more was extended by hand.
+    if hello["setName"] == name and (set(members) <= set(hosts) or set(hosts) <= set(members)):
         return
     found = f"{', '.join(hosts)} of the replica set {hello['setName']}"
-    how = ": docs/clusters.md says how to add a member" if set(members) & set(hosts) else ""
-    raise WrongReplicaSetError(f"mongod is already {found}, not {', '.join(members)} of {name}{how}")
+    raise WrongReplicaSetError(f"mongod is already {found}, not {', '.join(members)} of {name}")
 
 
 if __name__ == "__main__":

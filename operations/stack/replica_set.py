@@ -4,18 +4,22 @@ The first member initiates the set, moves it to other ports, makes a single mong
 users. All three have to be there for that, so they are started together. Until the users exist, the first member leads.
 """
 
+import asyncio
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pymongo import AsyncMongoClient
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
 from operations.stack.database_users import DatabaseUsers
 from operations.stack.layout import CLUSTER_SIZE, numbered, numbered_directory
 from operations.stack.mongod import REPLICA_SET, Mongod, Security
 from shared.database import Document
+from shared.errors import OrdersagaError
 
 ELECTION_SETTINGS = {
     "electionTimeoutMillis": 3000,
@@ -30,6 +34,15 @@ CLIENT_SETTINGS = "connectTimeoutMS=2000&heartbeatFrequencyMS=2000"
 
 FIRST_PRIORITY = 1.5
 """The priority of the first member until the users exist. Not 2, which an operator may choose for a member."""
+
+PAUSE_SECONDS = 0.2
+CHANGE_SECONDS = 60.0
+_CHANGES = frozenset({103, 109, 308})
+"""Codes of errors while MongoDB changes the configuration itself, as it does when a new member has the data."""
+
+
+class MemberNotReadyError(OrdersagaError):
+    """A member that was added has not copied the data in time."""
 
 
 def initial_members(addresses: Sequence[str]) -> list[dict[str, Any]]:
@@ -52,6 +65,56 @@ async def make_members_equal(client: AsyncMongoClient[Document]) -> None:
         for member in preferred:
             member["priority"] = 1
         await client.admin.command("replSetReconfig", {**config, "version": config["version"] + 1})
+
+
+async def add_members(client: AsyncMongoClient[Document], addresses: Sequence[str], *, within: float) -> list[str]:
+    """Add the members that the set lacks, each once the one before it has the data, and set how soon they elect.
+
+    Returns their addresses. Raises MemberNotReadyError if one has not copied the data `within` seconds; errors of the
+    driver pass through. It can be repeated.
+    """
+    added = []
+    for address in addresses:
+        if await _add_member(client, address):
+            added.append(address)
+        await _wait_until_it_has_the_data(client, address, within)
+    return added
+
+
+async def _add_member(client: AsyncMongoClient[Document], address: str) -> bool:
+    """Add a member, again while the set changes its configuration by itself; return whether it was missing."""
+    deadline = time.monotonic() + CHANGE_SECONDS
+    while True:
+        config = (await client.admin.command("replSetGetConfig"))["config"]
+        if address in [member["host"] for member in config["members"]]:
+            return False
+        try:
+            await client.admin.command("replSetReconfig", _with_member(config, address))
+        except OperationFailure as error:
+            if error.code not in _CHANGES or time.monotonic() > deadline:
+                raise
+        else:
+            return True
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+def _with_member(config: Mapping[str, Any], address: str) -> dict[str, Any]:
+    members: list[dict[str, Any]] = config["members"]
+    new = {"_id": max(member["_id"] for member in members) + 1, "host": address}
+    settings = {**config["settings"], **ELECTION_SETTINGS}
+    return {**config, "version": config["version"] + 1, "members": [*members, new], "settings": settings}
+
+
+async def _wait_until_it_has_the_data(client: AsyncMongoClient[Document], address: str, within: float) -> None:
+    deadline = time.monotonic() + within
+    while True:
+        status = await client.admin.command("replSetGetStatus")
+        state = next((member["stateStr"] for member in status["members"] if member["name"] == address), "unknown")
+        if state in ("PRIMARY", "SECONDARY"):
+            return
+        if time.monotonic() > deadline:
+            raise MemberNotReadyError(f"the member {address} has not copied the data in {within:g} s: it is {state}")
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 class ReplicaSetMember(Mongod):

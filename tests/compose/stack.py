@@ -1,7 +1,8 @@
-"""The stack of docker-compose.yml with the simulator and gRPC, named for the tests, on free ports of 127.0.0.1."""
+"""The stack of docker-compose.yml with the simulator, gRPC and overlays, named for the tests, on free ports."""
 
 import asyncio
 import contextlib
+import copy
 import fcntl
 import json
 import os
@@ -10,7 +11,7 @@ import shutil
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ SERVER_IMAGES = ("ORDERSAGA_MONGO_IMAGE", "ORDERSAGA_RABBITMQ_IMAGE")
 BASE_IMAGE = "ORDERSAGA_TEST_BASE_IMAGE"
 GRPC_OVERLAY = "deploy/grpc/docker-compose.grpc.yml"
 TLS_OVERLAY = "deploy/tls/docker-compose.tls.yml"
+CLUSTER_OVERLAY = "docker-compose.cluster.yml"
+SCALE_OVERLAY = "deploy/scale/docker-compose.scale.yml"
 GRPC = "grpc"
 # Service to the variable of docker-compose.yml that moves its port.
 PORT_VARIABLES = {
@@ -71,11 +74,21 @@ def compose_command() -> list[str] | None:
 class ComposeStack:
     """Runs Compose commands on the tests' project and knows where its services listen."""
 
-    def __init__(self, command: list[str], ports: Mapping[str, int], certificates: Path | None = None) -> None:
-        """With `certificates`, the directory of them, the stack has the overlay for TLS."""
-        files = ("docker-compose.yml", GRPC_OVERLAY, *((TLS_OVERLAY,) if certificates else ()))
-        named = [word for file in files for word in ("--file", str(ROOT / file))]
-        self._command = [*command, "--project-name", PROJECT, *named]
+    def __init__(
+        self,
+        command: list[str],
+        ports: Mapping[str, int],
+        certificates: Path | None = None,
+        overlays: Sequence[str] = (),
+        variables: Mapping[str, str] = {},
+        port_variables: Mapping[str, str] = PORT_VARIABLES,
+    ) -> None:
+        """The stack has the `overlays`, and with `certificates`, the directory of them, the one for TLS.
+
+        `port_variables` move the ports of services, and `variables` are set as they are.
+        """
+        self._compose = [*command, "--project-name", PROJECT]
+        self._command = self._with_files(*overlays, *((TLS_OVERLAY,) if certificates else ()))
         self._authorities = (certificates / "ca.pem").read_bytes() if certificates else None
         self._verify = ssl.create_default_context(cafile=certificates / "ca.pem") if certificates else True
         self._scheme = "https" if certificates else "http"
@@ -87,12 +100,22 @@ class ComposeStack:
             for name, value in os.environ.items()
             if not name.startswith("ORDERSAGA_") or name in SERVER_IMAGES
         }
-        chosen = {PORT_VARIABLES[service]: str(port) for service, port in ports.items()}
+        chosen = {port_variables[service]: str(port) for service, port in ports.items()}
         key = Fernet.generate_key().decode()
         provider = {**WITH_SIMULATOR, "ORDERSAGA_CREDENTIALS_KEY": key}
-        self._environment = {**inherited, **chosen, **provider, "ORDERSAGA_IMAGE": IMAGE}
+        self._environment = {**inherited, **chosen, **provider, "ORDERSAGA_IMAGE": IMAGE, **variables}
         if certificates:
             self._environment["ORDERSAGA_CERTIFICATES"] = str(certificates)
+
+    def _with_files(self, *overlays: str) -> list[str]:
+        files = ("docker-compose.yml", GRPC_OVERLAY, *overlays)
+        return [*self._compose, *(word for file in files for word in ("--file", str(ROOT / file)))]
+
+    def without_overlays(self) -> "ComposeStack":
+        """The same project without the overlays, as it was before they were added."""
+        plain = copy.copy(self)
+        plain._command = self._with_files()
+        return plain
 
     def url(self, service: str) -> str:
         """The URL of a service on this machine."""
@@ -113,13 +136,13 @@ class ComposeStack:
     def amqp_url(self, user: str) -> str:
         """The URL of a user of the broker, at the address of its container, which this machine reaches."""
         return BrokerUsers(VIRTUAL_HOST, {user: self._secret(f"rabbitmq-{user}")}).url(
-            user, f"{self._address('rabbitmq')}:5672"
+            user, f"{self.address('rabbitmq')}:5672"
         )
 
     def mongodb_url(self, user: str) -> str:
         """The URL of a user of MongoDB, at the address of its container."""
         users = DatabaseUsers("ordersaga", {user: self._secret(f"mongodb-{user}")})
-        return users.url(user, f"mongodb://{self._address('mongo')}:27017/?directConnection=true")
+        return users.url(user, f"mongodb://{self.address('mongo')}:27017/?directConnection=true")
 
     def _secret(self, name: str) -> str:
         if not self._secrets:
@@ -128,13 +151,20 @@ class ComposeStack:
             self._secrets = dict(line.split(" ", 1) for line in listed.splitlines())
         return self._secrets[name]
 
-    def _address(self, service: str) -> str:
+    def address(self, service: str) -> str:
+        """The address of a container that is on one network, which this machine reaches."""
         [network] = self.inspect(service)["NetworkSettings"]["Networks"].values()
         return str(network["IPAddress"])
 
     def command(self, *words: str) -> str:
         """Run `ordersaga` as an operator does; return what it prints."""
         return self.run("run", "--rm", "--no-deps", "-T", "commands", "ordersaga", *words)
+
+    def doctor(self) -> dict[str, Any]:
+        """What `ordersaga doctor` finds, whatever it is."""
+        words = ("run", "--rm", "--no-deps", "-T", "commands", "ordersaga", "doctor", "--json")
+        report: dict[str, Any] = json.loads(self.run(*words, check=False))
+        return report
 
     def run(self, *arguments: str, check: bool = True, timeout: float = 300) -> str:
         """Run one Compose command and return its standard output.
@@ -162,7 +192,7 @@ class ComposeStack:
 
     def up(self) -> None:
         """Start everything; returns before the services are ready."""
-        self.run("up", "--detach")
+        self.run("up", "--detach", timeout=900)
 
     def scale(self, service: str, containers: int) -> None:
         """Run so many containers of a service; several are published at one port of a range each."""
@@ -194,29 +224,47 @@ class ComposeStack:
 
     def inspect(self, service: str) -> dict[str, Any]:
         """The engine's data about a service's container."""
-        container = self.run("ps", "--all", "--quiet", service).strip()
-        described = subprocess.run(["docker", "inspect", container], capture_output=True, text=True, check=True)
-        document: dict[str, Any] = json.loads(described.stdout)[0]
+        [document] = self.inspect_all(service)
         return document
 
+    def inspect_all(self, service: str) -> list[dict[str, Any]]:
+        """The engine's data about each container of a service, also of those that have ended."""
+        containers = self.run("ps", "--all", "--quiet", service).split()
+        described = subprocess.run(["docker", "inspect", *containers], capture_output=True, text=True, check=True)
+        documents: list[dict[str, Any]] = json.loads(described.stdout)
+        return documents
+
     def crash(self, container: str) -> None:
-        """Kill the processes in a container with SIGKILL from inside, so that the restart policy acts.
+        """Kill a container's first process with SIGKILL, and so all others, as if it had crashed.
 
         The engine takes a `docker kill` for the operator's wish and does not restart what it hit.
         """
-        # All but the container's init, which a signal from inside cannot kill and which ends with the service.
-        subprocess.run(["docker", "exec", container, "sh", "-c", "kill -KILL -1"], capture_output=True, timeout=60)
+        described = subprocess.run(
+            ["docker", "inspect", "--format", "{{.State.Pid}}", container], capture_output=True, text=True, check=True
+        )
+        # From outside: within a container, the first process is safe from signals.
+        options = ["--pid", "host", "--network", "none", "--user", "0:0", "--entrypoint", "sh"]
+        kill = f"kill -KILL {described.stdout.strip()}"
+        subprocess.run(
+            ["docker", "run", "--rm", *options, IMAGE, "-c", kill], capture_output=True, check=True, timeout=60
+        )
 
 
 @contextlib.contextmanager
-def compose_stack(command: list[str], certificates: Path | None = None) -> Iterator[ComposeStack]:
+def compose_stack(
+    command: list[str],
+    certificates: Path | None = None,
+    overlays: Sequence[str] = (),
+    variables: Mapping[str, str] = {},
+    port_variables: Mapping[str, str] = PORT_VARIABLES,
+) -> Iterator[ComposeStack]:
     """Build the image and start the stack; it goes with its volumes when the context ends.
 
     What a killed run left behind is removed first. Raises ComposeError.
     """
     with _alone(), PortClaims() as claims:
-        ports = {service: claims.claim_free() for service in PORT_VARIABLES}
-        stack = ComposeStack(command, ports, certificates)
+        ports = {service: claims.claim_free() for service in port_variables}
+        stack = ComposeStack(command, ports, certificates, overlays, variables, port_variables)
         stack.down("--volumes")
         try:
             stack.build()

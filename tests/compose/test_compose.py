@@ -1,7 +1,6 @@
 """The stack of docker-compose.yml, built and run by a real engine."""
 
 import asyncio
-import collections
 import json
 import subprocess
 import tomllib
@@ -17,6 +16,15 @@ import pytest
 from shared import services as kinds
 from shared.broker_rights import RIGHTS
 from shared.topology import ORDER_INBOX
+from tests.compose.orders import (
+    all_settled,
+    assert_books_balance,
+    charged,
+    place,
+    put_stock,
+    settled,
+    stock_of,
+)
 from tests.compose.stack import ROOT, SERVICES, ComposeStack, all_ready, compose_command, compose_stack, place_over_grpc
 from tests.support.access import bearer
 from tests.support.database_attempts import assert_least_rights as database_rights
@@ -27,8 +35,6 @@ from tests.support.guarded_rabbitmq import assert_least_rights as broker_rights
 # A first start pulls up Erlang, mongod and five processes of ours on what may be two cores.
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
 READY_WITHIN_SECONDS = 300
-# Longer than the saga takes, shorter than its timeout: no order here may need that.
-SETTLED_WITHIN_SECONDS = 180
 SERVICE_USER = 10001
 
 
@@ -53,72 +59,6 @@ async def client(admin_key: str) -> AsyncIterator[httpx.AsyncClient]:
 async def admin_key(stack: ComposeStack) -> str:
     """A key as an operator creates it."""
     return stack.command("keys", "create", "--role", "admin", "--owner", "tests").strip()
-
-
-async def put_stock(stack: ComposeStack, client: httpx.AsyncClient, product: str, quantity: int) -> None:
-    answer = await client.put(f"{stack.url('inventory')}/inventory/{product}", json={"quantity": quantity})
-    answer.raise_for_status()
-
-
-async def stock_of(stack: ComposeStack, client: httpx.AsyncClient, product: str) -> dict[str, Any]:
-    answer = await client.get(f"{stack.url('inventory')}/inventory/{product}")
-    stock: dict[str, Any] = answer.raise_for_status().json()
-    return {name: stock[name] for name in ("productId", "quantity", "reserved", "shipped")}
-
-
-async def place(stack: ComposeStack, client: httpx.AsyncClient, product: str, slot: str | None = None) -> str:
-    """Order one unit, paid with a card that is never declined; returns the order's id."""
-    order: dict[str, Any] = {
-        "userId": "u1",
-        "items": [{"productId": product, "quantity": 1, "price": 10}],
-        "totalAmount": 10,
-        "payment": {"method": "card", "token": "tok_ok"},
-    }
-    if slot is not None:
-        order["delivery"] = {"slot": slot}
-    answer = await client.post(f"{stack.url('order')}/orders", json=order)
-    assert answer.status_code == httpx.codes.ACCEPTED, answer.text
-    return str(answer.json()["orderId"])
-
-
-async def settled(stack: ComposeStack, client: httpx.AsyncClient, order_id: str) -> dict[str, Any]:
-    """Wait until an order is settled and return it."""
-
-    async def final() -> dict[str, Any] | None:
-        answer = await client.get(f"{stack.url('order')}/orders/{order_id}")
-        order: dict[str, Any] = answer.raise_for_status().json()
-        return order if order["settled"] else None
-
-    order: dict[str, Any] | None = await eventually(
-        final, within=SETTLED_WITHIN_SECONDS, message=f"order {order_id} to settle"
-    )
-    assert order is not None
-    return order
-
-
-async def all_settled(
-    stack: ComposeStack, client: httpx.AsyncClient, orders: list[str]
-) -> dict[str, list[dict[str, Any]]]:
-    """Wait until all orders are settled; returns them by status."""
-    by_status = collections.defaultdict(list)
-    for order in await asyncio.gather(*(settled(stack, client, order) for order in orders)):
-        by_status[order["status"]].append(order)
-    return by_status
-
-
-async def charged(stack: ComposeStack, client: httpx.AsyncClient, order: dict[str, Any]) -> str:
-    answer = await client.get(f"{stack.url('payment')}/payments/{order['orderId']}")
-    return str(answer.raise_for_status().json()["status"])
-
-
-def assert_books_balance(stack: ComposeStack, orders: int) -> None:
-    """Audit at least so many orders in a container of the image; its exit status 1 would raise, with what is wrong."""
-    said = stack.command("audit", "--json")
-    verdict = json.loads(said)
-
-    assert verdict["ok"], said
-    assert verdict["checked"]["orders"] >= orders
-    assert verdict["information"]["deadLetters"] == 0
 
 
 async def test_of_ten_orders_for_five_units_five_are_confirmed(
@@ -316,8 +256,7 @@ def test_the_servers_have_no_way_out_and_every_container_is_bounded(stack: Compo
 
 
 def test_doctor_finds_nothing_wrong(stack: ComposeStack) -> None:
-    words = ("run", "--rm", "--no-deps", "-T", "commands", "ordersaga", "doctor", "--json")
-    report = json.loads(stack.run(*words, check=False))
+    report = stack.doctor()
     wrong = [finding["what"] for finding in report["findings"] if finding["outcome"] == "wrong"]
     # It looks for programs of this machine too, which an image does not have.
     assert set(wrong) <= {"mongod", "rabbitmq-server"}, report

@@ -1,4 +1,4 @@
-"""The first start of a replica set of three of which another member than the first wins the first election."""
+"""Replica sets of three: another member than the first wins the first election; one with a single member grows."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from operations.stack.layout import CLUSTER_PORTS
 from operations.stack.mongod import REPLICA_SET, Security, find_mongod
 from operations.stack.ports import PortClaims
 from operations.stack.processes import spawn
-from operations.stack.replica_set import ReplicaSetMember
+from operations.stack.replica_set import ELECTION_SETTINGS, ReplicaSetMember
 from shared.services import ORDER
 from tests.support.eventually import eventually
 
@@ -91,6 +91,27 @@ async def test_compose_gets_its_users_if_another_member_wins_the_first_election(
     url = f"mongodb://{members.addresses}/?replicaSet={REPLICA_SET}"
     await create_database_users.main(members.all[0].url, members.secrets, url, within=WITHIN_SECONDS)
     await assert_ready_for_services(members)
+
+
+async def test_a_set_with_one_member_and_data_grows_in_compose(members: Members) -> None:
+    first = members.all[0]
+    alone = first.replica_set_url.split("/")[2].split(",")[0]
+    await asyncio.to_thread(initiate, first.url, REPLICA_SET, alone, within=WITHIN_SECONDS)
+    await create_database_users.main(first.url, members.secrets, first.url, within=WITHIN_SECONDS)
+    async with Client(members.users.url(ORDER.user, first.url)) as client:
+        await client[ORDER.database_in(members.users.prefix)]["orders"].insert_one({"_id": "before"})
+    for _ in range(2):  # it can be repeated
+        await asyncio.to_thread(initiate, first.url, REPLICA_SET, members.addresses, within=WITHIN_SECONDS)
+        url = f"mongodb://{members.addresses}/?replicaSet={REPLICA_SET}"
+        await create_database_users.main(first.url, members.secrets, url, within=WITHIN_SECONDS)
+    await assert_ready_for_services(members)
+    for member in members.all:
+        async with Client(members.users.url(ORDER.user, f"{member.url}&readPreference=secondaryPreferred")) as client:
+            copied = await client[ORDER.database_in(members.users.prefix)]["orders"].find_one({"_id": "before"})
+        assert copied, f"{member.name} has the data"
+    async with Client(members.users.url(ADMINISTRATOR, first.url)) as client:
+        settings = (await client.admin.command("replSetGetConfig"))["config"]["settings"]
+    assert settings.items() >= ELECTION_SETTINGS.items()
 
 
 async def assert_ready_for_services(members: Members) -> None:

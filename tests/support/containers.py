@@ -54,7 +54,7 @@ def obstacle() -> str | None:
         return "no Docker engine answers"
     with _engine(timeout=300) as engine:
         for image in (MONGO_IMAGE, RABBITMQ_IMAGE):
-            if problem := _obtain(engine, image):
+            if problem := obtain(engine, image):
                 return problem
     return None
 
@@ -169,8 +169,8 @@ def _listens_here(url: str) -> bool:
     return True
 
 
-def _obtain(engine: docker.DockerClient, image: str) -> str | None:
-    """Return None once the image is here, else why it is not."""
+def obtain(engine: docker.DockerClient, image: str) -> str | None:
+    """Return None once the image is here, pulled if it was not, else why it is not."""
     if _is_here(engine, image):
         return None
     repository, _, tag = image.rpartition(":")

@@ -122,10 +122,10 @@ class Load:
                 request.add_done_callback(self._requests.discard)
             await asyncio.sleep(1 / rate)
 
-    async def grown_by(self, number: int) -> None:
+    async def grown_by(self, number: int, within: float = 120.0) -> None:
         """Wait until this many more orders are accepted."""
         goal = len(self.accepted) + number
-        await eventually(lambda: len(self.accepted) >= goal, 120, f"{goal} orders to be accepted")
+        await eventually(lambda: len(self.accepted) >= goal, within, f"{goal} orders to be accepted")
 
     async def finish(self) -> None:
         await asyncio.gather(*self._requests)

@@ -87,7 +87,10 @@ OUTAGES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_prometheus_takes_the_configuration_and_the_rules(tmp_path: Path, name: str) -> None:
     directory = shutil.copytree(ROOT / "deploy/prometheus", tmp_path / "prometheus")
-    (directory / "ordersaga.key").write_text("osk_\n")  # the operator creates it
+    key = directory / "ordersaga.key"
+    key.write_text("osk_\n")  # the operator creates it
+    configuration = (directory / name).read_text()
+    (directory / name).write_text(configuration.replace("/run/ordersaga/api-key", str(key)))
     promtool("check", "config", directory / name)
 
 

@@ -46,7 +46,7 @@ def test_a_further_server_differs_from_the_first_one_only_in_its_name_and_its_da
     first, number = name.split("-")
     expected = {
         **base[first],
-        **{key: overlay[first][key] for key in ("command", "entrypoint") if key in overlay[first]},
+        **{key: overlay[first][key] for key in ("command", "entrypoint", "environment") if key in overlay[first]},
     }
     different = {"volumes", "hostname"}
     assert {key: value for key, value in overlay[name].items() if key not in different} == {

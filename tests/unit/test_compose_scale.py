@@ -1,0 +1,104 @@
+"""deploy/scale against docker-compose.yml and the code: ports, names, confinement, and what haproxy says of it."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.container.create_secrets import MONITORING
+from shared.problems import UNAVAILABLE
+from shared.services import PROCESSES, SIMULATOR
+
+ROOT = Path(__file__).parents[2]
+DIRECTORY = ROOT / "deploy" / "scale"
+HAPROXY = DIRECTORY / "haproxy.cfg"
+SERVICES = {name: process for name, process in PROCESSES.items() if process is not SIMULATOR}
+BESIDE = ("haproxy", "prometheus", "alertmanager")
+STOP_SECONDS = 10
+"""How long a process takes to finish what is in hand."""
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def overlay() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DIRECTORY / "docker-compose.scale.yml").read_text())["services"]
+    return loaded
+
+
+def test_haproxy_accepts_its_configuration() -> None:
+    binary = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert binary is not None, "make setup-tests installs haproxy"
+    done = subprocess.run([binary, "-c", "-f", HAPROXY], capture_output=True, text=True)
+    assert (done.returncode, "WARNING" in done.stderr) == (0, False), done.stderr
+
+
+def test_haproxy_leads_each_port_to_the_processes_of_its_service() -> None:
+    text = HAPROXY.read_text()
+    binds = {name: int(port) for port, name in re.findall(r"^    bind :(\d+) name (\w+)$", text, re.MULTILINE)}
+    backends = re.findall(
+        r"^backend (\w+) from processes\n    server-template (\w+)- 20 (\w+):(\d+)$", text, re.MULTILINE
+    )
+    assert binds == {name: process.port for name, process in SERVICES.items()}
+    assert {name: int(port) for name, *_, port in backends} == binds
+    assert all(name == prefix == host for name, prefix, host, _ in backends)
+
+
+def test_its_refusal_is_that_of_a_service() -> None:
+    assert f'{{"type":"{UNAVAILABLE.uri}","title":"{UNAVAILABLE.title}","status":503,' in HAPROXY.read_text()
+
+
+def test_the_ports_of_haproxy_are_those_of_the_services_and_no_process_has_one_of_its_own(
+    base: dict[str, Any], overlay: dict[str, Any]
+) -> None:
+    published = [f"127.0.0.1:${{HAPROXY_{name.upper()}_PORT:-{one.port}}}:{one.port}" for name, one in SERVICES.items()]
+    assert sorted(overlay["haproxy"]["ports"]) == sorted(published)
+    lines = (DIRECTORY / "ports.env").read_text().splitlines()
+    given = dict(line.split("=") for line in lines if not line.startswith("#"))
+    assert given == {f"{name.upper()}_PORT": "0" for name in SERVICES}
+    for name in SERVICES:
+        assert f"${{{name.upper()}_PORT:-" in base[name]["ports"][0]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_scaled_and_has_time_to_drain(name: str, overlay: dict[str, Any]) -> None:
+    assert overlay[name]["scale"] == f"${{{name.upper()}_PROCESSES:-2}}"
+    drain = re.fullmatch(r"\$\{\w+:-(\d+)\}", overlay[name]["environment"]["ORDERSAGA_DRAIN_SECONDS"])
+    assert drain is not None
+    assert int(drain[1]) + STOP_SECONDS < int(overlay[name]["stop_grace_period"].removesuffix("s"))
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_stands_beside_the_services_is_confined(name: str, overlay: dict[str, Any]) -> None:
+    service = overlay[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"]
+    assert service["pids_limit"] > 0
+    assert service["mem_limit"]
+    assert service["networks"] == ["edge"], "away from the servers"
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_prometheus_has_its_key_alone(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    volume = f"of-{MONITORING}"
+    assert overlay["credentials"]["volumes"] == [f"{volume}:/of/{MONITORING}"]
+    users = [
+        name for name, one in {**base, **overlay}.items() if f"{volume}:/run/ordersaga:ro" in one.get("volumes", ())
+    ]
+    assert users == ["prometheus"]
+    named = yaml.safe_load((ROOT / "deploy/prometheus/prometheus-compose.yml").read_text())
+    assert named["scrape_configs"][0]["authorization"] == {"credentials_file": "/run/ordersaga/api-key"}
+    [alertmanager] = named["alerting"]["alertmanagers"][0]["dns_sd_configs"]
+    assert (alertmanager["names"], alertmanager["port"]) == (["alertmanager"], 9093)
+    assert "127.0.0.1:${ALERTMANAGER_PORT:-9093}:9093" in overlay["alertmanager"]["ports"]
