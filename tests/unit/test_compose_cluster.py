@@ -9,7 +9,7 @@ import yaml
 from deploy.container.initiate_replica_set import has_primary
 from operations.stack.layout import CLUSTER_SIZE, numbered
 from operations.stack.rabbitmq import advanced_config
-from operations.stack.rabbitmq_cluster import ADVANCED_CLUSTER_CONFIGURATION, CLUSTER_CONFIGURATION
+from operations.stack.rabbitmq_cluster import ADVANCED_CLUSTER_CONFIGURATION, CLUSTER_CONFIGURATION, NET_TICK_SECONDS
 from operations.stack.replica_set import ReplicaSetMember
 
 ROOT = Path(__file__).parents[2]
@@ -68,8 +68,10 @@ def test_every_volume_of_a_server_is_its_own_but_those_with_secrets(overlay: dic
     assert sorted(data) == sorted(read("docker-compose.cluster.yml")["volumes"])
 
 
-def test_the_nodes_have_the_settings_of_the_cluster_that_up_starts() -> None:
+def test_the_nodes_have_the_settings_of_the_cluster_that_up_starts(overlay: dict[str, Any]) -> None:
     assert lines("rabbitmq-cluster.conf") == list(CLUSTER_CONFIGURATION)
+    tools = f"-kernel net_ticktime {NET_TICK_SECONDS}"
+    assert {overlay[name]["environment"]["RABBITMQ_CTL_ERL_ARGS"] for name in NODES} == {tools}
     advanced = (CONFIGURATION / "rabbitmq-cluster-advanced.config").read_text().partition("\n")[2]
     assert advanced == advanced_config(ADVANCED_CLUSTER_CONFIGURATION)
     nodes = [line.partition(" = ")[2] for line in lines("rabbitmq-join.conf") if ".nodes." in line]

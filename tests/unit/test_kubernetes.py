@@ -382,6 +382,8 @@ def test_the_broker_loads_its_users_and_takes_no_larger_messages(manifests: Mani
         assert cluster["replicas"] == 3
         assert f"net_ticktime = {NET_TICK_SECONDS}" in lines
         assert cluster["rabbitmq"]["advancedConfig"] == advanced_config(ADVANCED_CLUSTER_CONFIGURATION)
+        tools = {"name": "RABBITMQ_CTL_ERL_ARGS", "value": f"-kernel net_ticktime {NET_TICK_SECONDS}"}
+        assert tools in pod["containers"][0]["env"]
     assert f"max_message_size = {MAX_MESSAGE_BYTES}" in lines
     (file,) = (line.partition(" = ")[2] for line in lines if line.startswith("load_definitions"))
     mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
