@@ -135,7 +135,7 @@ async def test_queues_are_replaced_under_load_and_over_a_kill(stack: Stack) -> N
     assert [queue["stillDiffers"] for queue in report["queues"]] == [None] * len(planned["queues"])
     await assert_declared(url)
     assert len(orders) == EARLY + LATE
-    assert {order["status"] for order in await stack.all_settled(orders)} == {"CONFIRMED"}
+    assert {order["status"] for order in await stack.all_settled(orders, 120)} == {"CONFIRMED"}
     books = await eventually(lambda: audit(stack.mongodb_url, url, stack.database_prefix), 60)
     assert books.ok, books.violations
     await assert_letter_and_retry_are_kept(stack)
