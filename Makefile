@@ -167,7 +167,7 @@ down:  ## End the stack in containers; its data stays
 
 .PHONY: test-compose
 test-compose: setup  ## Test the stack in containers; skipped where no Docker engine answers
-	$(BIN)/pytest tests/compose -rs
+	$(BIN)/pytest tests/compose -rs -o faulthandler_timeout=1800
 
 # About six minutes a combination. COMBINATIONS names some of tests/compose/matrix.toml; all by default.
 .PHONY: test-matrix

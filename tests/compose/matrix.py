@@ -34,7 +34,10 @@ ASKED = {
     "rabbitmq": ("rabbitmqctl", "version"),
     "mongo": ("mongod", "--version"),
 }
+# The first test of a file waits for the build of the image and for the first start of everything.
+HANGS = "faulthandler_timeout=1800"
 ENGINE_UNREACHABLE = 3
+LOG_WIDTH = 140
 
 
 class VersionError(Exception):
@@ -123,7 +126,7 @@ def run(combination: Combination) -> Result:
         report = Path(directory) / "report.xml"
         tests = [str(FILE.with_name(name)) for name in TESTS]
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-rs", f"--junit-xml={report}", *tests],
+            [sys.executable, "-m", "pytest", "-rs", "-o", HANGS, f"--junit-xml={report}", *tests],
             cwd=ROOT,
             env=os.environ | combination.environment,
         )
@@ -168,7 +171,7 @@ def main() -> int:
         sys.stdout.write(f"\n{name}: {known[name].environment}\n")
         sys.stdout.flush()
         results.append(run(known[name]))
-    Console().print(table(results))
+    Console(width=None if sys.stdout.isatty() else LOG_WIDTH).print(table(results))
     return 0 if all(result.passed for result in results) else 1
 
 

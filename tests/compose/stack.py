@@ -192,7 +192,7 @@ class ComposeStack:
 
     def up(self) -> None:
         """Start everything; returns before the services are ready."""
-        self.run("up", "--detach", timeout=900)
+        self.run("up", "--detach", timeout=1200)
 
     def scale(self, service: str, containers: int) -> None:
         """Run so many containers of a service; several are published at one port of a range each."""
