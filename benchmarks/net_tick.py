@@ -155,8 +155,8 @@ class Nodes:
 
     async def set_tick(self, seconds: int) -> None:
         """Change the net tick of all nodes."""
-        for node in self.cluster.nodes:
-            await asyncio.to_thread(node.control, "-q", "eval", f"net_kernel:set_net_ticktime({seconds}, 0).")
+        change = f"[rpc:call(N, net_kernel, set_net_ticktime, [{seconds}, 0]) || N <- [node() | nodes()]]."
+        await asyncio.to_thread(self.cluster.nodes[0].control, "-q", "eval", change)
 
     async def pause(self, seconds: float, until: float) -> None:
         """Stop one node for some seconds, again and again."""
