@@ -105,7 +105,11 @@ def check_version(subject: str, version: str) -> Finding:
     if numbers and numbers < OLDEST_RABBITMQ:
         return wrong(subject, f"{version} is too old", "run RabbitMQ 3.10 or later")
     if version in ASK_FOR_ALL_RIGHTS:
-        return wrong(subject, f"{version} lets no service look at its own queue", "run RabbitMQ 4.2.7, 4.3.1 or later")
+        return wrong(
+            subject,
+            f"{version} lets no user with the least rights look at its own queue",
+            "run RabbitMQ 4.2.7, 4.3.1 or later",
+        )
     return ok(subject, f"{version} answers")
 
 
