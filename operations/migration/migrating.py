@@ -9,9 +9,9 @@
     7. clean up  the migration queue is deleted, once nothing waits in it and nobody holds a message of it
 
 From step 1 on, every message that comes through a binding is in at least one queue, and those that come twice change
-nothing. What is sent to a queue by its name alone, such as a replay, is not diverted: step 3 ends with a queue that has
-been empty for no longer than the broker takes from one answer to the next request (docs/adr/0018). While the queue does
-not exist, such a message is returned to its sender, who sends it again.
+nothing. What is sent to a queue by its name alone, such as a replay, is not diverted: it is lost if it comes in the few
+milliseconds between the last look into the queue and its deletion (docs/adr/0018). While the queue does not exist, such
+a message is returned to its sender, who sends it again.
 
 A migration that was interrupted is repeated: a migration queue that is left goes through the steps that are missing.
 """
