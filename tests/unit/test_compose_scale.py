@@ -64,7 +64,8 @@ def test_the_ports_of_haproxy_are_those_of_the_services_and_no_process_has_one_o
     assert sorted(overlay["haproxy"]["ports"]) == sorted(published)
     lines = (DIRECTORY / "ports.env").read_text().splitlines()
     given = dict(line.split("=") for line in lines if not line.startswith("#"))
-    assert given == {f"{name.upper()}_PORT": "0" for name in SERVICES}
+    assert given == {f"{name.upper()}_PORT": "0" for name in SERVICES} | {"ORDER_GRPC_PORT": "0"}
+    assert "127.0.0.1:${ORDER_GRPC_PORT:-" in (ROOT / "deploy/grpc/docker-compose.grpc.yml").read_text()
     for name in SERVICES:
         assert f"${{{name.upper()}_PORT:-" in base[name]["ports"][0]
 
