@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import pymongo
 
 from benchmarks.further_processes import FurtherProcess
 from operations.doctor.broker_cluster import check_nodes
-from operations.doctor.finding import Finding
 from operations.stack.layout import Layout
 from operations.stack.processes import find
 from operations.stack.queue_members import cluster_status, list_members
@@ -51,19 +51,25 @@ class Cluster:
         return next(each for each in read_state(self._layout).processes if each.name == name)
 
     def send(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to a process."""
+        """Send a signal to a process. Raises LookupError if it does not run."""
         identity = self.process(name).identity
         if identity is None or (found := find(identity)) is None:
-            raise SystemExit(f"{name} does not run")
+            raise LookupError(f"{name} does not run")
         found.send_signal(number)
 
     async def restarted(self, name: str, before: ProcessState) -> None:
-        """Wait until a process that was ended is back and ready."""
+        """Wait until a process that was ended is back and ready. Raises TimeoutError."""
         deadline = time.monotonic() + _BACK_WITHIN
         while (now := self.process(name)).identity == before.identity or not now.ready:
             if time.monotonic() > deadline:
-                raise SystemExit(f"{name} is not back after {_BACK_WITHIN:g} s: {now.detail}")
+                raise TimeoutError(f"{name} is not back after {_BACK_WITHIN:g} s: {now.detail}")
             await asyncio.sleep(0.1)
+
+    async def restart(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """End a process by a signal, and wait until it is back. Raises LookupError or TimeoutError."""
+        before = self.process(name)
+        self.send(name, number)
+        await self.restarted(name, before)
 
     @contextlib.asynccontextmanager
     async def silent(self, name: str) -> AsyncIterator[None]:
@@ -86,7 +92,7 @@ class Cluster:
         return {node.node: node.name for node in self._broker.nodes}[leaders[queue]]
 
     async def primary(self) -> str:
-        """Return the name of the member that is the primary."""
+        """Return the name of the member that is the primary. Raises LookupError for none."""
         return await asyncio.to_thread(self._primary)
 
     def _primary(self) -> str:
@@ -96,18 +102,22 @@ class Cluster:
                 with pymongo.MongoClient[dict[str, object]](url, serverSelectionTimeoutMS=2000) as client:
                     if client.admin.command("hello").get("isWritablePrimary"):
                         return name
-        raise SystemExit("the replica set has no primary")
+        raise LookupError("the replica set has no primary")
 
     async def whole(self) -> None:
-        """Wait until all nodes of the broker run and see each other, as `ordersaga doctor` judges it."""
+        """Wait until all nodes of the broker see each other, as `ordersaga doctor` judges it. Raises TimeoutError."""
         deadline = time.monotonic() + _BACK_WITHIN
-        while (finding := await asyncio.to_thread(self._check_nodes)).outcome != "ok":
+        while wrong := await asyncio.to_thread(self._what_is_apart):
             if time.monotonic() > deadline:
-                raise SystemExit(f"the cluster is not whole after {_BACK_WITHIN:g} s: {finding.detail}")
+                raise TimeoutError(f"the cluster is not whole after {_BACK_WITHIN:g} s: {wrong}")
             await asyncio.sleep(0.5)
 
-    def _check_nodes(self) -> Finding:
-        return check_nodes(cluster_status(self._broker.control))
+    def _what_is_apart(self) -> str:
+        try:
+            finding = check_nodes(cluster_status(self._broker.control))
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"rabbitmqctl failed: {error}"
+        return "" if finding.outcome == "ok" else finding.detail
 
     async def gather_clients(self) -> None:
         """Have all clients connect to the first node of the broker: the others close theirs, and take no more."""
@@ -135,18 +145,12 @@ class Fault:
     repair: Act | None = None
 
 
-async def _kill_and_wait(cluster: Cluster, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-    before = cluster.process(name)
-    cluster.send(name, number)
-    await cluster.restarted(name, before)
-
-
 async def _kill_a_node(cluster: Cluster) -> None:
-    await _kill_and_wait(cluster, "rabbitmq-2")
+    await cluster.restart("rabbitmq-2", signal.SIGKILL)
 
 
 async def _kill_the_first_node(cluster: Cluster) -> None:
-    await _kill_and_wait(cluster, "rabbitmq")
+    await cluster.restart("rabbitmq", signal.SIGKILL)
 
 
 async def _silence_a_node(cluster: Cluster) -> None:
@@ -156,11 +160,11 @@ async def _silence_a_node(cluster: Cluster) -> None:
 
 async def _restart_the_silent_node(cluster: Cluster) -> None:
     # RabbitMQ 3.10 leaves it parted from the nodes that had given it up (docs/clusters.md).
-    await _kill_and_wait(cluster, "rabbitmq-2", signal.SIGTERM)
+    await cluster.restart("rabbitmq-2")
 
 
 async def _kill_the_primary(cluster: Cluster) -> None:
-    await _kill_and_wait(cluster, await cluster.primary())
+    await cluster.restart(await cluster.primary(), signal.SIGKILL)
 
 
 async def _silence_the_primary(cluster: Cluster) -> None:
@@ -170,12 +174,12 @@ async def _silence_the_primary(cluster: Cluster) -> None:
 
 async def _restart_all_servers(cluster: Cluster) -> None:
     for name in (*BROKER_NODES, *MEMBERS):
-        await _kill_and_wait(cluster, name, signal.SIGTERM)
+        await cluster.restart(name)
 
 
 def _kill_a_service(name: str) -> Act:
     async def act(cluster: Cluster) -> None:
-        await _kill_and_wait(cluster, name)
+        await cluster.restart(name, signal.SIGKILL)
 
     return act
 

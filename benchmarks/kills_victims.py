@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from shared.services import CONSOLE
 
 KILLED_SERVICES = (*SERVICES, CONSOLE.name)
 CHECK_SECONDS = 0.1
+PAUSED = "any of these, paused"
 PAUSED_SHARE = 1 / 8
 """The share of victims that are stopped for some seconds (SIGSTOP) rather than killed."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 6.0
@@ -23,10 +25,10 @@ Choose = Callable[[Cluster, random.Random], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of victims: how often it is chosen, and the processes of which all have to run for that."""
+    """A kind of victims: how often it comes in each round, and the processes of which all have to run for that."""
 
     title: str
-    weight: int
+    times: int
     group: Sequence[str]
     choose: Choose
 
@@ -42,7 +44,7 @@ class Victim:
     @property
     def title(self) -> str:
         """The line of the report that it belongs to."""
-        return f"{self.kind} {'killed' if self.pause is None else 'paused'}"
+        return self.kind if self.pause is None else PAUSED
 
 
 async def _leader(cluster: Cluster, chance: random.Random) -> str:
@@ -81,12 +83,13 @@ def kinds(processes: int, titles: str = "") -> Sequence[Kind]:
 
 
 class Victims:
-    """The sequence of victims of a seed. Kinds of which something is still away are skipped."""
+    """The sequence of victims of a seed, in rounds that contain every kind. A kind waits until all of it is there."""
 
     def __init__(self, cluster: Cluster, kinds: Sequence[Kind], seed: int) -> None:
         self._cluster = cluster
         self._kinds = kinds
         self._chance = random.Random(seed)
+        self._round: list[Kind] = []
 
     @property
     def processes(self) -> set[str]:
@@ -95,13 +98,27 @@ class Victims:
 
     async def next(self, within: float) -> Victim:
         """Return the next victim. Raises TimeoutError if nothing may be killed for that many seconds."""
-        async with asyncio.timeout(within):
-            while True:
-                (kind,) = self._chance.choices(self._kinds, [kind.weight for kind in self._kinds])
-                if all(map(self._cluster.runs, kind.group)):
-                    # None leads a queue, or is primary, for a moment.
-                    with contextlib.suppress(OSError, subprocess.SubprocessError, LookupError):
-                        name = await kind.choose(self._cluster, self._chance)
-                        pause = self._chance.uniform(SHORTEST_PAUSE, LONGEST_PAUSE)
-                        return Victim(kind.title, name, pause if self._chance.random() < PAUSED_SHARE else None)
-                await asyncio.sleep(CHECK_SECONDS)
+        deadline = time.monotonic() + within
+        while (victim := await self._choose()) is None:
+            if time.monotonic() > deadline:
+                kinds = sorted({kind.title for kind in self._round})
+                raise TimeoutError(f"none of these may be killed for {within:g} s: {', '.join(kinds)}")
+            await asyncio.sleep(CHECK_SECONDS)
+        return victim
+
+    async def _choose(self) -> Victim | None:
+        if not self._round:
+            self._round = [kind for kind in self._kinds for _ in range(kind.times)]
+            self._chance.shuffle(self._round)
+        kind = next((kind for kind in self._round if all(map(self._cluster.runs, kind.group))), None)
+        if kind is None:
+            return None
+        if kind.group is BROKER_NODES:
+            await self._cluster.whole()  # a node may run, but be parted from the others
+        # None leads a queue, or is primary, for a moment.
+        with contextlib.suppress(OSError, subprocess.SubprocessError, LookupError):
+            name = await kind.choose(self._cluster, self._chance)
+            self._round.remove(kind)
+            pause = self._chance.uniform(SHORTEST_PAUSE, LONGEST_PAUSE)
+            return Victim(kind.title, name, pause if self._chance.random() < PAUSED_SHARE else None)
+        return None

@@ -40,7 +40,7 @@ class Rights:
     """The rights of a user: the exchanges that it may publish to, the queues that it may consume, the routing keys.
 
     `topics` are the routing keys that it may use on the exchange `ordersaga`. `everything` stands for all rights on the
-    virtual host. No user but that one may declare, delete or bind anything.
+    virtual host. No user but that one may declare or delete anything.
     """
 
     user: str
@@ -97,8 +97,9 @@ def _rights_of(service: Service) -> Rights:
 def _rights_of_operations() -> Rights:
     """Operations sends replays to inboxes by their names, consumes the dead letters and reads the events.
 
-    It counts the messages of all queues, which RabbitMQ 4.3 allows with any right on them: here that to send to the
-    exchanges of the same names, from which messages get to the inboxes too.
+    It counts the messages of all queues, which RabbitMQ 4.3 allows with any right on them. Here it is the right to send
+    to exchanges of the same names: with the one to consume it could empty the inboxes, and with the one to declare,
+    delete them. It lets this user also bind these queues to the exchange of the dead letters.
     """
     own = _rights_of(services.CONSOLE)
     counted = (*INBOXES, *(name for inbox in INBOXES for name in retry_queues(inbox)), *FORMER_RETRY_QUEUES)
@@ -132,7 +133,7 @@ def may_send_by_name(user: str | None) -> bool:
 def may_ask_for(user: str | None, name: str) -> bool:
     """Return whether a user has any right on the exchange or queue of this name, or is not in the table.
 
-    RabbitMQ 4.3 answers only then whether it exists.
+    RabbitMQ 4.2.6 and later answer only then whether it exists.
     """
     rights = RIGHTS.get(user or "")
     return rights is None or rights.everything or name in rights.write or name in rights.read

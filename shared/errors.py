@@ -56,6 +56,7 @@
     │   └── UnusableAnswerError                an answer of the provider cannot be read, or is ambiguous
     ├── UnreadableSecretError              no key decrypts a stored secret
     │   └── UnreadableCredentialsError         the credentials of a server
+    ├── MemberNotReadyError                a member that was added has not copied the data in time
     └── CommandError                       a command cannot do its work: a message for the operator
         ├── UnreachableError                   a server does not answer, or no stack is known: exit status 3
         ├── UnfinishedRestoreError             the databases hold a part of a backup only
@@ -66,6 +67,7 @@
         ├── AlreadyRunsError                   a stack runs in this data directory
         ├── MovedError                         a data directory was copied or moved
         ├── UnreadableStateError               the record of a stack is damaged
+        ├── ExchangeDiffersError               the broker has an exchange in another form, which cannot be replaced
         ├── KeyFileError                       the file of API keys is damaged, or does not have the key
         ├── ArchiveError                       an archive cannot be written, or is damaged
         ├── BackupError                        a backup cannot be made or restored

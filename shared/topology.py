@@ -221,13 +221,17 @@ def all_queues(events_retention: str, ladder: tuple[RetryDelay, ...] = RETRY_LAD
 
 
 MIGRATION = Exchange("ordersaga.migration", "fanout")
-"""Exists while a migration is not finished; nothing is published to it."""
+"""Exists while a migration is not finished, and says when it began (operations.migration.under_way).
+
+Nothing is published to it.
+"""
 
 
 def migration_queue(queue: Queue) -> Queue:
-    """Return the queue in which the messages of a queue wait while it is replaced; it gets the same messages.
+    """Return the queue in which the messages of a queue wait while it is replaced.
 
-    Nothing is consumed from it, and what it rejects for a reason nobody thought of becomes a dead letter.
+    It has the same bindings, so it gets all messages but those that are sent to the other queue by its name alone. Only
+    `ordersaga migrate` consumes from it. There is no limit or age at which it gives up a message.
     """
     arguments = _QUORUM | {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT}
     if queue.name != DEAD_LETTERS:

@@ -33,9 +33,10 @@ def migrate(
     twice changes nothing; a run that was interrupted is simply repeated. Orders pause for some seconds.
     ORDERSAGA_AMQP_URL, if set, must have a user who may declare and publish everything (deployer).
 
-    Exit status 0 when all queues are as this release declares them (or would be), 1 if the user may not do that, an
-    exchange differs, or a running older release declares a queue in its own form again, 3 if a server cannot be
-    reached: run it again then.
+    Exit status 0 when all queues are as this release declares them (or would be), 3 if a server cannot be reached: run
+    it again then. 1 with nothing changed if another migration runs, an exchange differs, a restore is not finished or
+    the user may not do that; 1 at the end if a running older release has declared a queue in its own form again, or if
+    something could not be sent again.
     """
     with errors_shown(as_json_document=as_json_document):
         stack = chosen_stack(data_dir)
@@ -70,7 +71,7 @@ def show(report: MigrationReport, console: Console, *, done: bool) -> None:
     if report.recovery is not None:
         console.print(f"Sent again, from the records: {report.recovery.in_words()}")
         if not report.recovery.ok:
-            console.print("[red]✗[/] not all orders could be sent for: `ordersaga recover` says which")
+            console.print("[red]✗[/] some orders could not be sent again: `ordersaga recover` names them")
     if not report.found.queues:
         console.print(f"The {len(topology.queues())} queues are as this release declares them")
 
@@ -87,7 +88,7 @@ def _show_queue(state: QueueState, report: MigrationReport, console: Console, *,
         reason = foreign(report.still_differing[name])
         console.print(
             f"[red]✗[/] {name}: still declared by a running older release ({reason}): upgrade all services first, and "
-            "run this again. Its messages are back in it"
+            "run this again. Its messages are kept"
         )
         return
     kind, what = ("dead letters", "recorded") if name == topology.DEAD_LETTERS else ("messages", "moved")

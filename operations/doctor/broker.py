@@ -105,7 +105,11 @@ def check_version(subject: str, version: str) -> Finding:
     if numbers and numbers < OLDEST_RABBITMQ:
         return wrong(subject, f"{version} is too old", "run RabbitMQ 3.10 or later")
     if version in ASK_FOR_ALL_RIGHTS:
-        return wrong(subject, f"{version} lets no service look at its own queue", "run RabbitMQ 4.2.7, 4.3.1 or later")
+        return wrong(
+            subject,
+            f"{version} lets no user with the least rights look at its own queue",
+            "run RabbitMQ 4.2.7, 4.3.1 or later",
+        )
     return ok(subject, f"{version} answers")
 
 
@@ -175,10 +179,11 @@ async def _exchange_exists(connection: aio_pika.abc.AbstractConnection, name: st
 async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     """Check that every declared queue exists and has the declared arguments, and that no migration is unfinished."""
     problems = [problem for queue in topology.queues() if (problem := await _queue_problem(connection, queue))]
+    fix = f"{APPLY}; {topology.HOW_TO_MIGRATE}"
     if await _exchange_exists(connection, topology.MIGRATION.name):
         problems.append("a migration was interrupted, or is under way")
+        fix = "run `ordersaga migrate` again, unless it is running"
     if problems:
-        fix = f"{APPLY}; {topology.HOW_TO_MIGRATE}"
         return wrong("queues", "; ".join(problems), fix)
     return ok("queues", f"all {len(topology.queues())} exist as declared")
 

@@ -85,9 +85,12 @@ def check_settings(control: Control, running: Sequence[str]) -> Iterator[Finding
     slow = {node: seconds for node, seconds in ticks.items() if seconds > SLOW_TICK_SECONDS}
     if slow:
         detail = f"a silent node is missed after up to {max(slow.values()) * 5 // 4} s; until then, its queues wait"
-        yield note(TICK, detail, f"net_ticktime = {NET_TICK_SECONDS} in rabbitmq.conf of every node: {PAGE}")
+        yield note(
+            TICK, detail, f"net_ticktime = {NET_TICK_SECONDS} in rabbitmq.conf of every node, then restart each: {PAGE}"
+        )
     else:
-        yield ok(TICK, f"a silent node is missed after {max(ticks.values(), default=0)} s")
+        slowest = max(ticks.values(), default=0)
+        yield ok(TICK, f"a silent node is missed after {slowest} to {slowest * 5 // 4} s")
     other = {node: how for node, how in handling.items() if how != "pause_minority"}
     if other:
         detail = ", ".join(f"{how} on {node}" for node, how in other.items())

@@ -73,6 +73,7 @@ async def move(amqp_url: str, source: str, queue: Queue, readdress: Readdress, n
                 break
             copies = [readdress(delivery, queue) for delivery in deliveries]
             await until_accepted(partial(bus.publish, copies))
-            await bus.acknowledge(deliveries)
-            moved += len(deliveries)
+            if bus.still_owns(deliveries):  # else the broker has given them back
+                await bus.acknowledge(deliveries)
+                moved += len(deliveries)
     return moved

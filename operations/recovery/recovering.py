@@ -74,13 +74,14 @@ async def recover(
     since: datetime,
     rate: float = DEFAULT_RATE,
     on_progress: Progress = lambda _: None,
+    declare: bool = True,
 ) -> RecoveryReport:
     """Declare what the broker lacks, and publish pending commands and the events since a time again.
 
-    At most `rate` orders per second are published. The broker's user must be one that may declare and publish
-    everything, the deployer. The log of actions says who did it and why. Raises UnreachableError when a server does
-    not answer, UnfinishedRestoreError if there is only a part of a backup, and StartError if the topology may not be
-    declared or exists with other arguments; a repetition is safe.
+    At most `rate` orders per second are published. Without `declare`, the topology is used as it is. The broker's user
+    must be one that may declare and publish everything, the deployer. The log of actions says who did it and why.
+    Raises UnreachableError when a server does not answer, UnfinishedRestoreError if there is only a part of a backup,
+    and StartError if the topology may not be declared or exists with other arguments; a repetition is safe.
     """
     report = RecoveryReport(since)
     async with open_mongodb(stack.mongodb_url, purpose="the recovery", name=NAME) as client:
@@ -88,7 +89,7 @@ async def recover(
         if reason := await unfinished_restore(database):
             raise UnfinishedRestoreError(reason)
         async with _logged(database, by, why, report):
-            report.missing = await _declare(stack)
+            report.missing = await _declare(stack) if declare else []
             async with open_bus(stack.amqp_url, None, name=NAME) as bus:
                 records, pace = PendingRecords(client, stack, report.note_unsendable), _Pace(rate, on_progress)
                 await _Recovery(records, Publisher(bus), report, pace).run()

@@ -25,7 +25,8 @@ from tests.compose.stack import BASE_IMAGE, ROOT
 from tests.support.containers import engine_answers
 
 FILE = Path(__file__).with_name("matrix.toml")
-# The images in deploy/kubernetes are fixed, and Compose has no part in them: `make test-kubernetes`.
+# Without those that take longest: a cluster, several processes of each service, and the pods of deploy/kubernetes,
+# whose images are fixed.
 TESTS = ("test_compose.py", "test_compose_tls.py", "test_containers.py")
 COMPOSE = {"v1": "docker-compose", "v2": "docker compose"}
 # What asks an image for its version.

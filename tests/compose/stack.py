@@ -300,7 +300,8 @@ async def place_over_grpc(stack: ComposeStack, key: str, product: str) -> str:
     """Order one unit of the product over gRPC and watch the order to its end; return the name of its status."""
     async with stack.grpc_channel() as channel:
         orders = OrderServiceStub(channel)  # type: ignore[no-untyped-call]
-        request = new_order(items=[{"product_id": product, "quantity": 1, "price": "10"}])
+        items = [{"product_id": product, "quantity": 1, "price": "10"}]
+        request = new_order(items=items, payment={"token": "tok_ok"})
         placed = await orders.CreateOrder(request, metadata=metadata(key), wait_for_ready=True, timeout=60)
         asked = {"metadata": metadata(key), "timeout": 60}
         async for _event in orders.WatchOrder(pb.WatchOrderRequest(order_id=placed.order_id), **asked):

@@ -40,14 +40,15 @@ async def test_an_order_is_carried_out_with_every_connection_encrypted(stack: Co
     async with stack.client(key) as client:
         stock = await client.put(f"{stack.url('inventory')}/inventory/p1", json={"quantity": 5})
         stock.raise_for_status()
-        placed = await client.post(f"{stack.url('order')}/orders", json=order_body())
-        order = f"{stack.url('order')}/orders/{placed.json()['orderId']}"
+        order = order_body(payment={"method": "card", "token": "tok_ok"})
+        placed = await client.post(f"{stack.url('order')}/orders", json=order)
+        url = f"{stack.url('order')}/orders/{placed.json()['orderId']}"
 
         async def settled() -> bool:
-            return bool((await client.get(order)).json()["settled"])
+            return bool((await client.get(url)).json()["settled"])
 
         await eventually(settled, 60, "the order to settle")
-        assert (await client.get(order)).json()["status"] == "CONFIRMED"
+        assert (await client.get(url)).json()["status"] == "CONFIRMED"
         assert await place_over_grpc(stack, key, "p1") == "ORDER_STATUS_CONFIRMED"
         page = await client.get(f"{stack.url('console')}/orders")
         assert page.status_code == 200, page.text

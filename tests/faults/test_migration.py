@@ -6,7 +6,7 @@ The order service repeats nothing here: its repetitions begin after an hour.
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,12 +20,15 @@ import operations.settings
 from operations.audit import audit
 from operations.dead_letters.schema import LETTERS
 from operations.doctor.broker import check_queues
-from operations.migration import migrate, migrating, preview
-from operations.migration.migrating import ExchangeDiffersError
+from operations.errors import UnfinishedRestoreError
+from operations.migration import migrate, migrating, preview, under_way
+from operations.migration.migrating import BEFORE, ExchangeDiffersError, StepRefusedError
+from operations.migration.under_way import MigrationRunsError
 from operations.reading.broker import count_messages
 from operations.stack.broker_topology import apply_topology
-from shared import topology
+from shared import failpoints, topology, unfinished_restore
 from shared.bus.failures import ATTEMPTS, COUNTED_BY_BROKER, QUEUE, RETRY_LEVEL
+from shared.clock import utc_now
 from shared.errors import StartError
 from shared.failpoints import MIGRATION_DECLARED, MIGRATION_DELETED, MIGRATION_EMPTIED, SimulatedCrashError
 from shared.services import CONSOLE
@@ -162,7 +165,9 @@ async def assert_letter_and_retry_are_kept(stack: Stack) -> None:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No service runs that would need time for anything."""
     monkeypatch.setattr(migrating, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(migrating, "ROUTED_SECONDS", 0.0)
     monkeypatch.setattr(migrating, "PAUSE_BEFORE_DECLARING_AGAIN", 0.0)
+    monkeypatch.setattr(under_way, "LOCK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -208,11 +213,16 @@ async def test_a_migration_that_ends_at_any_step_is_finished_by_the_next(target:
     for point in (MIGRATION_EMPTIED, MIGRATION_DELETED, MIGRATION_DECLARED):
         with pytest.raises(SimulatedCrashError):
             await migrate(target, by="tests", failpoint=partial(crash_at, point))
+        crashed_at = utc_now()
         assert await level(url, WAITING) == len(WAYS)
+        async with await aio_pika.connect(url) as connection:
+            assert (await check_queues(connection)).fix == "run `ordersaga migrate` again, unless it is running"
 
         report = await migrate(target, by="tests")
 
         (state,) = report.found.queues
+        assert report.recovery is not None
+        assert report.recovery.since < crashed_at - BEFORE, "the beginning of the first run counts"
         assert (report.ok, state.unfinished, report.moved) == (True, True, {ORDER_INBOX: len(WAYS)})
         await assert_declared(url)
         assert await level(url, PAYMENT_INBOX) == COPIES, "the copies that the first sender asked for, and no more"
@@ -225,23 +235,89 @@ def crash_at(point: str, reached: str) -> None:
         raise SimulatedCrashError
 
 
+def beside(work: Coroutine[Any, Any, Any]) -> None:
+    """Do something while a migration is at a point."""
+    other = threading.Thread(target=asyncio.run, args=(work,))
+    other.start()
+    other.join()
+
+
 async def test_a_queue_that_an_older_release_declares_again_is_named_and_keeps_its_messages(
     target: operations.settings.Stack,
 ) -> None:
     def declare_again(reached: str) -> None:
         if reached == MIGRATION_DELETED:
-            other = threading.Thread(target=lambda: asyncio.run(declare_old(target.amqp_url, [ORDER_INBOX])))
-            other.start()
-            other.join()
+            beside(declare_old(target.amqp_url, [ORDER_INBOX]))
 
     report = await migrate(target, by="tests", failpoint=declare_again)
 
-    assert (report.ok, report.recovery) == (False, None)
+    assert not report.ok
+    assert report.recovery is not None, "what services held of the deleted queue"
+    assert report.recovery.ok
     assert report.still_differing == {ORDER_INBOX: DIFFERENCES[0]}
     assert await level(target.amqp_url, WAITING) is None
     await assert_each_is_kept(target.amqp_url)
     assert (await migrate(target, by="tests")).ok
     await assert_declared(target.amqp_url)
+
+
+async def test_what_happens_beside_a_migration_loses_nothing(target: operations.settings.Stack) -> None:
+    """Replays that are not diverted, a second migration, and a consumer that holds a message until it ends."""
+    url = target.amqp_url
+    await declare_old(url, [PAYMENT_INBOX, DEAD_LETTERS])
+    for letter in ("l1", "l2", "l3"):
+        await send(url, DEAD_LETTERS, "payment.refund", letter, type="payment.refund", headers=LETTER)
+    deleted: list[str] = []
+    refused: list[str] = []
+
+    def reached(point: str) -> None:
+        match point:
+            case failpoints.MIGRATION_EMPTIED if not deleted:
+                deleted.append(ORDER_INBOX)
+                beside(send(url, "", PAYMENT_INBOX, "late", type="payment.refund"))
+            case failpoints.MIGRATION_DELETED:
+                beside(migrate_too())
+            case failpoints.MIGRATION_DECLARED:
+                holding.start()
+                assert held.wait(30)
+
+    async def migrate_too() -> None:
+        try:
+            await migrate(target, by="tests")
+        except MigrationRunsError as error:
+            refused.append(str(error))
+
+    held = threading.Event()
+    holding = threading.Thread(target=asyncio.run, args=(hold_one(url, held),))
+
+    report = await migrate(target, by="tests", failpoint=reached)
+    holding.join()
+
+    assert refused == ["another migration runs: wait until it has ended"]
+    assert (report.ok, report.moved[DEAD_LETTERS]) == (True, 3)
+    assert [message.message_id for message in await take_all(url, PAYMENT_INBOX)] == ["late"]
+    await assert_each_is_kept(url)
+    await assert_declared(url)
+
+
+async def hold_one(url: str, held: threading.Event) -> None:
+    """Hold a message of the migration queue until no other waits in it, then lose the connection."""
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        await channel.set_qos(prefetch_count=1)
+        source = await channel.get_queue(WAITING, ensure=False)
+        taken = asyncio.Event()
+
+        async def take(_: AbstractIncomingMessage) -> None:
+            taken.set()
+
+        await source.consume(take)
+        await taken.wait()
+        held.set()
+
+        async def is_alone() -> bool:
+            return await level(url, WAITING) == 0
+
+        await eventually(is_alone, 30)
 
 
 async def test_an_exchange_that_differs_and_a_stream_are_named_and_nothing_is_changed(
@@ -262,3 +338,19 @@ async def test_an_exchange_that_differs_and_a_stream_are_named_and_nothing_is_ch
     assert [state.queue.name for state in report.found.queues] == [ORDER_INBOX]
     assert "keeps events for 1D, not for 7D" in str(report.found.event_stream)
     assert await level(target.amqp_url, ORDER_INBOX) == len(WAYS)
+
+
+async def test_a_part_of_a_backup_and_a_foreign_exchange_are_refused_before_anything_is_replaced(
+    target: operations.settings.Stack,
+) -> None:
+    url, waiting = target.amqp_url, topology.migration_exchange(QUEUES[ORDER_INBOX]).name
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        await channel.declare_exchange(waiting, "direct", durable=True)
+    with pytest.raises(StepRefusedError, match=f"inequivalent arg 'type' for exchange '{waiting}'"):
+        await migrate(target, by="tests")
+
+    async with pymongo.AsyncMongoClient[Document](target.mongodb_url) as client:
+        await client[CONSOLE.database_in(target.database_prefix)].create_collection(unfinished_restore.COLLECTION)
+    with pytest.raises(UnfinishedRestoreError, match="Nothing was changed"):
+        await migrate(target, by="tests")
+    assert await level(url, ORDER_INBOX) == len(WAYS)

@@ -158,8 +158,8 @@ def test_the_inbox_of_each_service_is_declared() -> None:
         ("3.9.13", "too old"),
         ("3.10.8", None),
         ("4.0.5", None),
-        ("4.2.6", "lets no service look at its own queue"),
-        ("4.3.0", "lets no service look at its own queue"),
+        ("4.2.6", "lets no user with the least rights look at its own queue"),
+        ("4.3.0", "lets no user with the least rights look at its own queue"),
         ("4.3.6", None),
     ],
 )

@@ -1,6 +1,7 @@
 """What differs between a broker and this release, in words; and how moved messages are addressed."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from operations.commands.migrate import show
 from operations.migration import Examination, MigrationReport, QueueState
 from operations.migration.differences import Difference, Value, adopt, in_words, read
 from operations.migration.moving import away, back
+from operations.recovery import RecoveryReport
 from shared import topology
 from shared.bus import Delivery
 from shared.topology import BY_QUEUE_NAME, DEAD_LETTERS, EXCHANGE, INBOX_EXCHANGE, ORDER_INBOX, Queue
@@ -139,6 +141,10 @@ def test_a_report_says_what_differs_what_was_done_and_what_is_left() -> None:
     again = MigrationReport(found, {ORDER_INBOX: 1}, {ORDER_INBOX: "x-delivery-limit is 20"})
     assert not again.ok
     assert "order.inbox: still declared by a running older release (x-delivery-limit is 20)" in shown(again)
+    unsent = RecoveryReport(datetime.now(UTC), unsendable=["o1"])
+    assert "some orders could not be sent again: `ordersaga recover` names them" in shown(
+        MigrationReport(found, {ORDER_INBOX: 1}, recovery=unsent)
+    )
     assert f"The {len(topology.queues())} queues are as this release declares them" in shown(
         MigrationReport(Examination())
     )

@@ -20,16 +20,26 @@ class Pending:
     def __init__(self, message_ids: Sequence[str]) -> None:
         self.message_ids = frozenset(message_ids)
         self.undecided = len(message_ids)
-        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_written = False
+        loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[None] = loop.create_future()
+        self.heard_at = loop.time()
+        """When the last of them was decided or written, by the clock of the event loop; the beginning until then."""
         self._error: BusUnavailableError | None = None
 
     def fail(self, error: BusUnavailableError) -> None:
         """Note that a publication failed. The first reason is reported once all are decided."""
         self._error = self._error or error
 
+    def written(self) -> None:
+        """Note that all of them are on their way to the broker."""
+        self.is_written = True
+        self.heard_at = self.outcome.get_loop().time()
+
     def decide_one(self) -> None:
         """Count a publication that is confirmed or known to have failed."""
         self.undecided -= 1
+        self.heard_at = self.outcome.get_loop().time()
         if self.undecided == 0:
             self._settle()
 
@@ -37,6 +47,11 @@ class Pending:
         """End all of them: the broker will not decide any more of them."""
         self.fail(error)
         self._settle()
+
+    def abandon(self) -> None:
+        """Wait for the outcome no longer: a late failure is not logged as unretrieved."""
+        if not self.outcome.cancel() and not self.outcome.cancelled():
+            self.outcome.exception()
 
     def _settle(self) -> None:
         if self.outcome.done():  # the publisher has stopped waiting

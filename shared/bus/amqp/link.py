@@ -232,14 +232,12 @@ class Link(Tap):
         ]
         pending = Pending([envelope.message_id for envelope in envelopes])
         try:
-            async with asyncio.timeout(self._timeout):
-                await publications.write(frames, pending)
-                await pending.outcome
+            await publications.publish(frames, pending, self._timeout)
         except TimeoutError as error:
-            pending.outcome.cancel()  # so that a late failure is not logged as unretrieved
             self._renew_publishing(publications, patience=0)
-            waited = f"{self._timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
-            raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
+            silence = f"RabbitMQ confirmed nothing for {self._timeout:g} s"
+            waiting = f"{pending.undecided} of {len(envelopes)} publications wait"
+            raise BusUnavailableError(self._blocked or f"{silence}, {waiting}") from error
         except MessageRefusedError:
             self._renew_publishing(publications, patience=self._timeout)
             raise

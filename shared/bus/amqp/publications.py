@@ -1,7 +1,8 @@
 """The channel of a link that messages are published on, and the confirms that come back on it."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 
 from aio_pika.abc import AbstractChannel
 from aiormq.abc import AbstractChannel as UnderlyingChannel
@@ -36,17 +37,54 @@ class Publications(Tap):
         self._undecided: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
         self._room = asyncio.Event()
+        self._heard_at = 0.0
         self._lost: str | None = None
         transport.tap(self.number, self)
 
-    async def write(self, frames: Sequence[bytes], pending: Pending) -> None:
-        """Write in chunks, and wait in between for confirms and the socket: a slow broker does not fill our memory."""
+    async def publish(self, frames: Sequence[bytes], pending: Pending, patience: float) -> None:
+        """Write the frames of publications and wait until all are decided.
+
+        Raises TimeoutError if the broker decides none of them for `patience` seconds, or while they wait to be written,
+        none of this channel: however many there are, a broker that is slow has the time that it needs. Raises
+        BusUnavailableError if one was not accepted, or if the channel is lost.
+        """
         self._undecided.add(pending.outcome)
         pending.outcome.add_done_callback(self._undecided.discard)
+        try:
+            async with self._patience(pending, patience):
+                await self._write(frames, pending)
+                await pending.outcome
+        finally:
+            pending.abandon()
+
+    @asynccontextmanager
+    async def _patience(self, pending: Pending, patience: float) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def check() -> None:
+            nonlocal timer
+            # Confirms of others mean nothing to what is written: the queue that it waits for may be silent alone.
+            heard_at = pending.heard_at if pending.is_written else max(pending.heard_at, self._heard_at)
+            if (due := heard_at + patience) > loop.time():
+                timer = loop.call_at(due, check)
+            else:
+                limit.reschedule(due)
+
+        async with asyncio.timeout(None) as limit:
+            timer = loop.call_later(patience, check)
+            try:
+                yield
+            finally:
+                timer.cancel()
+
+    async def _write(self, frames: Sequence[bytes], pending: Pending) -> None:
+        """Write in chunks, and wait in between for confirms and the socket: a slow broker does not fill our memory."""
         async with self._turn:
             for chunk in _chunks(frames):
                 await self._has_room_for(len(chunk))
                 await self._write_chunk(chunk, pending)
+        pending.written()
 
     async def _has_room_for(self, publications: int) -> None:
         while self._lost is None and len(self._confirms) + publications > MOST_UNDECIDED:
@@ -81,11 +119,15 @@ class Publications(Tap):
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were accepted."""
         self._confirms.confirmed(tag, all_up_to=all_up_to)
-        self._room.set()
+        self._heard()
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were not accepted."""
         self._confirms.refused(tag, all_up_to=all_up_to)
+        self._heard()
+
+    def _heard(self) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
         self._room.set()
 
 

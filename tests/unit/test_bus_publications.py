@@ -1,0 +1,157 @@
+"""How long a publisher waits for its channel: as long as the broker decides, and then for its patience."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shared.bus.amqp.confirms import Pending
+from shared.bus.amqp.publications import MOST_UNDECIDED, Publications
+from shared.bus.amqp.wire import TappedTransport
+from shared.errors import BusUnavailableError
+from tests.support.virtual_time import run_in_virtual_time
+
+PATIENCE = 5.0
+LONG = 60.0
+
+
+class Wire:
+    """What a channel writes to; the number of publications that were written."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def tap(self, number: int, tap: object) -> None:
+        """Accept the channel."""
+
+    def write(self, frames: bytes) -> bool:
+        self.written += len(frames)  # a publication is one byte here
+        return True
+
+    async def drain(self) -> None:
+        """A socket that is never full."""
+        await asyncio.sleep(0)
+
+
+def channel() -> tuple[Publications, Wire]:
+    underlying: Any = SimpleNamespace(
+        number=1, connection=SimpleNamespace(connection_tune=SimpleNamespace(frame_max=0))
+    )
+    wire = Wire()
+    return Publications(cast("Any", None), underlying, cast("TappedTransport", wire)), wire
+
+
+def begin(publications: Publications, count: int, patience: float = LONG) -> tuple[Pending, asyncio.Task[None]]:
+    pending = Pending([str(number) for number in range(count)])
+    return pending, asyncio.create_task(publications.publish([b"."] * count, pending, patience))
+
+
+async def until_written(wire: Wire, count: int) -> None:
+    async with asyncio.timeout(LONG):
+        while wire.written < count:
+            await asyncio.sleep(0)
+
+
+def test_no_more_are_written_than_the_broker_may_be_behind_and_the_rest_follows_its_confirms() -> None:
+    async def work() -> None:
+        publications, wire = channel()
+        _, publishing = begin(publications, 2 * MOST_UNDECIDED + 1)
+        await until_written(wire, MOST_UNDECIDED)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert wire.written == MOST_UNDECIDED
+        publications.confirmed(MOST_UNDECIDED, all_up_to=True)
+        await until_written(wire, 2 * MOST_UNDECIDED)
+        publications.confirmed(2 * MOST_UNDECIDED, all_up_to=True)
+        await until_written(wire, 2 * MOST_UNDECIDED + 1)
+        publications.confirmed(2 * MOST_UNDECIDED + 1, all_up_to=True)
+        await publishing
+
+    run_in_virtual_time(work())
+
+
+def test_a_slow_broker_has_the_time_that_many_publications_need() -> None:
+    async def work() -> None:
+        publications, wire = channel()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        _, publishing = begin(publications, 10, PATIENCE)
+        await until_written(wire, 10)
+        for tag in range(1, 11):
+            await asyncio.sleep(PATIENCE / 5)
+            publications.confirmed(tag, all_up_to=False)
+        await publishing
+        assert loop.time() - began > PATIENCE  # else the test shows nothing
+
+    run_in_virtual_time(work())
+
+
+def test_confirms_of_others_do_not_keep_a_publisher_waiting_whose_queue_is_silent() -> None:
+    async def work() -> None:
+        publications, wire = channel()
+        silent, publishing = begin(publications, 1, PATIENCE)
+        await until_written(wire, 1)
+        tag = 1
+        async with asyncio.timeout(LONG):
+            while not publishing.done():
+                _, other = begin(publications, 1)
+                tag += 1
+                await until_written(wire, tag)
+                await asyncio.sleep(PATIENCE / 10)
+                publications.confirmed(tag, all_up_to=False)
+                await other
+        with pytest.raises(TimeoutError):
+            await publishing
+        assert silent.undecided == 1
+
+    run_in_virtual_time(work())
+
+
+def test_who_waits_to_be_written_waits_while_the_channel_decides_and_no_longer() -> None:
+    async def work() -> None:
+        publications, wire = channel()
+        begin(publications, MOST_UNDECIDED)
+        await until_written(wire, MOST_UNDECIDED)
+        waiting, publishing = begin(publications, MOST_UNDECIDED, PATIENCE)
+        for tag in range(1, 8):  # too few to make room for a chunk
+            await asyncio.sleep(PATIENCE / 5)
+            publications.confirmed(tag, all_up_to=False)
+        assert not publishing.done()
+        assert not waiting.is_written
+        with pytest.raises(TimeoutError):
+            await publishing
+
+    run_in_virtual_time(work())
+
+
+def test_a_publisher_that_is_cancelled_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        publications, wire = channel()
+        _, first = begin(publications, 2 * MOST_UNDECIDED)
+        _, second = begin(publications, 1)
+        await until_written(wire, MOST_UNDECIDED)
+        for publishing in (second, first):
+            publishing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await publishing
+        publications.lost("gone")
+        async with asyncio.timeout(LONG / 2):
+            await publications.finish(LONG)
+
+    run_in_virtual_time(work())
+    assert not caplog.records  # such as an exception of a future that was never retrieved
+
+
+def test_a_lost_channel_ends_all_who_wait() -> None:
+    async def work() -> None:
+        publications, wire = channel()
+        _, first = begin(publications, 2 * MOST_UNDECIDED)
+        _, second = begin(publications, 1)
+        await until_written(wire, MOST_UNDECIDED)
+        publications.lost("gone")
+        for publishing in (first, second):
+            with pytest.raises(BusUnavailableError, match="gone"):
+                await publishing
+
+    run_in_virtual_time(work())
