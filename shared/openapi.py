@@ -32,7 +32,7 @@ DESCRIPTION = """\
 - **Credentials**: `Authorization: Bearer` with an API key (`osk_…`) or a token of the OpenID Connect issuer.
 - **Amounts** are JSON numbers with at most two decimals, **times** are RFC 3339 in UTC.
 - **Lists** have `items` and `nextCursor`. Pass it as `cursor` to get the next page; it is null on the last one.
-- **Idempotency**: a POST that is repeated under the same `Idempotency-Key` takes effect once.
+- **Idempotency**: operations with the header `Idempotency-Key` take effect once when repeated under the same key.
 - **Problems** are answers with a status of 400 or more (RFC 9457). Programs read `type`, never `detail`.
 - **Requests** have an id. Send `X-Request-Id` to choose it; every answer names it.
 """

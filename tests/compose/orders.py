@@ -101,7 +101,8 @@ class Persistent:
     """A client of the order service that sends a request again, under the same key, after a 503.
 
     At most `attempts` times if that is given, and no longer than `within` seconds; then it returns or raises what came
-    last. With `unanswered`, it does the same when a connection ends without an answer.
+    last. With `unanswered`, it does the same when a connection ends without an answer. `seen` counts answers by their
+    status, and connections that ended without one under 0.
     """
 
     def __init__(
@@ -119,19 +120,22 @@ class Persistent:
         self._attempts = attempts
         self._within = within
         self._unanswered = unanswered
+        self.seen = collections.Counter[int]()
 
     async def post(self, path: str, json: Any = None, key: str | None = None) -> httpx.Response:
-        """Send a request. A cancellation needs no key, but one tells a balancer that it may be repeated."""
-        headers = {"Idempotency-Key": f"{self._own}-{key or path}"}
+        """Send a request, with the key if there is one."""
+        headers = {} if key is None else {"Idempotency-Key": f"{self._own}-{key}"}
         deadline = time.monotonic() + self._within
         for number in itertools.count(1):
             is_last = number == self._attempts or time.monotonic() > deadline
             try:
                 answer = await self._client.post(f"{self._url}{path}", json=json, headers=headers)
             except httpx.TransportError:
+                self.seen[0] += 1
                 if is_last or not self._unanswered:
                     raise
             else:
+                self.seen[answer.status_code] += 1
                 if is_last or answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     return answer
             await asyncio.sleep(PAUSE_SECONDS)

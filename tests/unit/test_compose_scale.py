@@ -1,5 +1,6 @@
 """deploy/scale against docker-compose.yml and the code: ports, names, confinement, and what haproxy says of it."""
 
+import json
 import os
 import re
 import shutil
@@ -53,6 +54,48 @@ def test_haproxy_leads_each_port_to_the_processes_of_its_service() -> None:
     assert all(name == prefix == host for name, prefix, host, _ in backends)
 
 
+def test_haproxy_repeats_writes_only_where_the_service_takes_a_key() -> None:
+    """By the OpenAPI documents: each POST with the header is repeated, nothing else, and no pattern is for nothing."""
+    conditions = re.findall(r"^    acl takes_key (path|path_reg) (.+)$", HAPROXY.read_text(), re.MULTILINE)
+    patterns = {
+        re.escape(word) if kind == "path" else word.removeprefix("^").removesuffix("$")
+        for kind, words in conditions
+        for word in words.split()
+    }
+    used = set()
+    for name in SERVICES:
+        for path, method, takes_key in writes(name):
+            matching = {pattern for pattern in patterns if re.fullmatch(pattern, path)}
+            assert (bool(matching) and method == "post") == takes_key, f"{name}: {method} {path}"
+            used |= matching if takes_key else set()
+    assert used == patterns
+
+
+def writes(name: str) -> list[tuple[str, str, bool]]:
+    """Each path with a value for each parameter, each method that writes, and whether it takes an Idempotency-Key."""
+    document = json.loads((ROOT / f"docs/api/{name}.json").read_text())
+    return [
+        (
+            re.sub(r"\{\w+\}", "x1", path),
+            method,
+            any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ())),
+        )
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if method in ("post", "put", "patch", "delete")
+    ]
+
+
+def test_haproxy_takes_the_headers_from_requests_that_name_an_operator(
+    base: dict[str, Any], overlay: dict[str, Any]
+) -> None:
+    for name, default in overlay["haproxy"]["environment"].items():
+        assert name in base["console"]["environment"]
+        variable, _, instead = default.removeprefix("${").removesuffix("}").partition(":-")
+        assert variable == name
+        assert f'http-request del-header "${{{name}-{instead}}}"' in HAPROXY.read_text()
+
+
 def test_its_refusal_is_that_of_a_service() -> None:
     assert f'{{"type":"{UNAVAILABLE.uri}","title":"{UNAVAILABLE.title}","status":503,' in HAPROXY.read_text()
 
@@ -64,7 +107,8 @@ def test_the_ports_of_haproxy_are_those_of_the_services_and_no_process_has_one_o
     assert sorted(overlay["haproxy"]["ports"]) == sorted(published)
     lines = (DIRECTORY / "ports.env").read_text().splitlines()
     given = dict(line.split("=") for line in lines if not line.startswith("#"))
-    assert given == {f"{name.upper()}_PORT": "0" for name in SERVICES}
+    assert given == {f"{name.upper()}_PORT": "0" for name in SERVICES} | {"ORDER_GRPC_PORT": "0"}
+    assert "127.0.0.1:${ORDER_GRPC_PORT:-" in (ROOT / "deploy/grpc/docker-compose.grpc.yml").read_text()
     for name in SERVICES:
         assert f"${{{name.upper()}_PORT:-" in base[name]["ports"][0]
 
