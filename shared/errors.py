@@ -68,6 +68,8 @@
         ├── MovedError                         a data directory was copied or moved
         ├── UnreadableStateError               the record of a stack is damaged
         ├── ExchangeDiffersError               the broker has an exchange in another form, which cannot be replaced
+        ├── MigrationRunsError                 another migration runs on this broker
+        ├── StepRefusedError                   the broker refuses a step of a migration
         ├── KeyFileError                       the file of API keys is damaged, or does not have the key
         ├── ArchiveError                       an archive cannot be written, or is damaged
         ├── BackupError                        a backup cannot be made or restored
