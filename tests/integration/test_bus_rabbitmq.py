@@ -249,7 +249,7 @@ async def test_what_waits_on_a_former_channel_fails_at_once_when_the_connection_
     link = bus._link  # type: ignore[attr-defined]
     first, waiting = link._publications, Pending(["m"])
     await _be_refused(bus)
-    first._confirms.expect(waiting)
+    first._confirms.expect(waiting, asyncio.get_running_loop().time())
     publishing = asyncio.create_task(first.publish([], waiting, 600))
     await eventually(lambda: link._publications is not first, within=60)
     assert not publishing.done()
@@ -333,7 +333,7 @@ async def test_a_publication_that_is_not_confirmed_in_time_is_an_error(harness: 
     proxy.carrying.clear()
     # Only this publication has a short timeout: connecting, and confirming the last message, may take longer.
     patient, link._options = link._options, replace(link._options, timeout=1)
-    with pytest.raises(BusUnavailableError, match="nothing for 1 s, 3 of 3 publications"):
+    with pytest.raises(BusUnavailableError, match="in 1 s for 3 of 3 confirms"):
         await bus.publish([envelope(RefundPayment(order_id=f"o{number}")) for number in range(3)])
     assert link._renewing, "it has not waited for another channel"
     link._options = patient

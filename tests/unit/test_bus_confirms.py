@@ -19,7 +19,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def expect(confirms: Confirms, *ids: str) -> Pending:
     pending = Pending(ids)
     for _ in ids:
-        confirms.expect(pending)
+        confirms.expect(pending, 0.0)
     return pending
 
 
@@ -85,7 +85,7 @@ def test_a_lost_connection_fails_every_waiting_publisher() -> None:
     async def work() -> None:
         confirms = Confirms()
         pending = Pending(["a", "b"])
-        confirms.expect(pending)  # the second was not even written yet
+        confirms.expect(pending, 0.0)  # the second was not even written yet
         confirms.lost("gone")
         with pytest.raises(BusUnavailableError, match="gone"):
             await pending.outcome

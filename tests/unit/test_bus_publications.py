@@ -76,13 +76,32 @@ def test_a_slow_broker_has_the_time_that_many_publications_need() -> None:
         publications, wire = channel()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        _, publishing = begin(publications, 10, PATIENCE)
-        await until_written(wire, 10)
-        for tag in range(1, 11):
-            await asyncio.sleep(PATIENCE / 5)
-            publications.confirmed(tag, all_up_to=False)
+        _, publishing = begin(publications, 10 * MOST_UNDECIDED, PATIENCE)
+        for window in range(1, 11):
+            await until_written(wire, window * MOST_UNDECIDED)
+            await asyncio.sleep(PATIENCE - 1)
+            publications.confirmed(window * MOST_UNDECIDED, all_up_to=True)
         await publishing
-        assert loop.time() - began > PATIENCE  # else the test shows nothing
+        assert loop.time() - began > 2 * PATIENCE  # else the test shows nothing
+
+    run_in_virtual_time(work())
+
+
+def test_a_channel_that_works_too_long_on_each_publication_is_given_up() -> None:
+    async def work() -> None:
+        publications, wire = channel()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        _, publishing = begin(publications, MOST_UNDECIDED, PATIENCE)
+        await until_written(wire, MOST_UNDECIDED)
+        tag = 0
+        while not publishing.done():
+            await asyncio.sleep(PATIENCE / 4)
+            tag += 1
+            publications.confirmed(tag, all_up_to=False)
+        with pytest.raises(TimeoutError):
+            await publishing
+        assert loop.time() - began < 2 * PATIENCE
 
     run_in_virtual_time(work())
 
@@ -93,14 +112,13 @@ def test_confirms_of_others_do_not_keep_a_publisher_waiting_whose_queue_is_silen
         silent, publishing = begin(publications, 1, PATIENCE)
         await until_written(wire, 1)
         tag = 1
-        async with asyncio.timeout(LONG):
-            while not publishing.done():
-                _, other = begin(publications, 1)
-                tag += 1
-                await until_written(wire, tag)
-                await asyncio.sleep(PATIENCE / 10)
-                publications.confirmed(tag, all_up_to=False)
-                await other
+        while not publishing.done():
+            _, other = begin(publications, 1)
+            tag += 1
+            await until_written(wire, tag)
+            await asyncio.sleep(PATIENCE / 10)
+            publications.confirmed(tag, all_up_to=False)
+            await other
         with pytest.raises(TimeoutError):
             await publishing
         assert silent.undecided == 1
@@ -108,19 +126,16 @@ def test_confirms_of_others_do_not_keep_a_publisher_waiting_whose_queue_is_silen
     run_in_virtual_time(work())
 
 
-def test_who_waits_to_be_written_waits_while_the_channel_decides_and_no_longer() -> None:
+def test_who_waits_to_be_written_gives_up_a_silent_channel_too() -> None:
     async def work() -> None:
         publications, wire = channel()
-        begin(publications, MOST_UNDECIDED)
+        _, first = begin(publications, MOST_UNDECIDED)
         await until_written(wire, MOST_UNDECIDED)
-        waiting, publishing = begin(publications, MOST_UNDECIDED, PATIENCE)
-        for tag in range(1, 8):  # too few to make room for a chunk
-            await asyncio.sleep(PATIENCE / 5)
-            publications.confirmed(tag, all_up_to=False)
-        assert not publishing.done()
-        assert not waiting.is_written
+        _, publishing = begin(publications, 1, PATIENCE)
         with pytest.raises(TimeoutError):
             await publishing
+        assert wire.written == MOST_UNDECIDED
+        first.cancel()
 
     run_in_virtual_time(work())
 

@@ -20,26 +20,16 @@ class Pending:
     def __init__(self, message_ids: Sequence[str]) -> None:
         self.message_ids = frozenset(message_ids)
         self.undecided = len(message_ids)
-        self.is_written = False
-        loop = asyncio.get_running_loop()
-        self.outcome: asyncio.Future[None] = loop.create_future()
-        self.heard_at = loop.time()
-        """When the last of them was decided or written, by the clock of the event loop; the beginning until then."""
+        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._error: BusUnavailableError | None = None
 
     def fail(self, error: BusUnavailableError) -> None:
         """Note that a publication failed. The first reason is reported once all are decided."""
         self._error = self._error or error
 
-    def written(self) -> None:
-        """Note that all of them are on their way to the broker."""
-        self.is_written = True
-        self.heard_at = self.outcome.get_loop().time()
-
     def decide_one(self) -> None:
         """Count a publication that is confirmed or known to have failed."""
         self.undecided -= 1
-        self.heard_at = self.outcome.get_loop().time()
         if self.undecided == 0:
             self._settle()
 
@@ -66,17 +56,22 @@ class Confirms:
     """The publications of one channel, which the broker numbers from 1."""
 
     def __init__(self) -> None:
-        self._undecided: dict[int, Pending] = {}
+        self._undecided: dict[int, tuple[Pending, float]] = {}
         self._last = 0
         self._oldest = 1
 
     def __len__(self) -> int:
         return len(self._undecided)
 
-    def expect(self, pending: Pending) -> None:
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest publication that is undecided was written; None if all are decided."""
+        return next((written_at for _, written_at in self._undecided.values()), None)
+
+    def expect(self, pending: Pending, written_at: float) -> None:
         """Assign the next publication on the channel to `pending`."""
         self._last += 1
-        self._undecided[self._last] = pending
+        self._undecided[self._last] = (pending, written_at)
 
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
         """Note that the broker has accepted the publication `tag`, or all up to it."""
@@ -91,22 +86,24 @@ class Confirms:
         """Note that the broker refused the publication `tag`, or all up to it: a queue is full or has no leader."""
         for one in range(self._oldest if all_up_to else tag, tag + 1):
             if one in self._undecided:
-                self._undecided[one].fail(MessageRefusedError("RabbitMQ refused a message (a queue is full or away)"))
+                self._undecided[one][0].fail(
+                    MessageRefusedError("RabbitMQ refused a message (a queue is full or away)")
+                )
         self.confirmed(tag, all_up_to=all_up_to)
 
     def returned(self, message_id: str | None, reason: str) -> None:
         """Note that a mandatory message was returned; the broker confirms it next, which must not count as success."""
-        for pending in set(self._undecided.values()):
+        for pending in {pending for pending, _ in self._undecided.values()}:
             if message_id in pending.message_ids:
                 pending.fail(UnroutableError(reason))
 
     def lost(self, reason: str) -> None:
         """Fail everything that is undecided: the channel is lost."""
-        for pending in self._undecided.values():
+        for pending, _ in self._undecided.values():
             pending.abort(BusUnavailableError(reason))
         self._undecided.clear()
 
     def _decide(self, tag: int) -> None:
-        pending = self._undecided.pop(tag, None)
-        if pending is not None:
-            pending.decide_one()
+        decided = self._undecided.pop(tag, None)
+        if decided is not None:
+            decided[0].decide_one()

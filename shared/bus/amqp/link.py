@@ -235,9 +235,8 @@ class Link(Tap):
             await publications.publish(frames, pending, self._timeout)
         except TimeoutError as error:
             self._renew_publishing(publications, patience=0)
-            silence = f"RabbitMQ confirmed nothing for {self._timeout:g} s"
-            waiting = f"{pending.undecided} of {len(envelopes)} publications wait"
-            raise BusUnavailableError(self._blocked or f"{silence}, {waiting}") from error
+            waited = f"{self._timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
+            raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
         except MessageRefusedError:
             self._renew_publishing(publications, patience=self._timeout)
             raise

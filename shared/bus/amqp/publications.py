@@ -37,36 +37,36 @@ class Publications(Tap):
         self._undecided: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
         self._room = asyncio.Event()
-        self._heard_at = 0.0
         self._lost: str | None = None
         transport.tap(self.number, self)
 
     async def publish(self, frames: Sequence[bytes], pending: Pending, patience: float) -> None:
         """Write the frames of publications and wait until all are decided.
 
-        Raises TimeoutError if the broker decides none of them for `patience` seconds, or while they wait to be written,
-        none of this channel: however many there are, a broker that is slow has the time that it needs. Raises
-        BusUnavailableError if one was not accepted, or if the channel is lost.
+        Raises TimeoutError if the broker leaves a publication of this channel undecided for `patience` seconds after it
+        was written. So a slow broker has the time that many of them need, one after the other, and a channel that the
+        broker works on for too long with each of them has not. Raises BusUnavailableError if one was not accepted, or
+        if the channel is lost.
         """
         self._undecided.add(pending.outcome)
         pending.outcome.add_done_callback(self._undecided.discard)
         try:
-            async with self._patience(pending, patience):
+            async with self._patience(patience):
                 await self._write(frames, pending)
                 await pending.outcome
         finally:
             pending.abandon()
 
     @asynccontextmanager
-    async def _patience(self, pending: Pending, patience: float) -> AsyncIterator[None]:
+    async def _patience(self, patience: float) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle
 
         def check() -> None:
             nonlocal timer
-            # Confirms of others mean nothing to what is written: the queue that it waits for may be silent alone.
-            heard_at = pending.heard_at if pending.is_written else max(pending.heard_at, self._heard_at)
-            if (due := heard_at + patience) > loop.time():
+            waiting_since = self._confirms.waiting_since
+            due = (loop.time() if waiting_since is None else waiting_since) + patience
+            if due > loop.time():
                 timer = loop.call_at(due, check)
             else:
                 limit.reschedule(due)
@@ -84,7 +84,6 @@ class Publications(Tap):
             for chunk in _chunks(frames):
                 await self._has_room_for(len(chunk))
                 await self._write_chunk(chunk, pending)
-        pending.written()
 
     async def _has_room_for(self, publications: int) -> None:
         while self._lost is None and len(self._confirms) + publications > MOST_UNDECIDED:
@@ -95,8 +94,9 @@ class Publications(Tap):
         if self._lost is not None or not self._transport.write(b"".join(chunk)):
             pending.abort(BusUnavailableError(f"RabbitMQ: {self._lost or 'the connection is closing'}"))
             return
+        now = asyncio.get_running_loop().time()
         for _ in chunk:
-            self._confirms.expect(pending)
+            self._confirms.expect(pending, now)
         await self._transport.drain()
 
     async def finish(self, within: float) -> None:
@@ -119,15 +119,11 @@ class Publications(Tap):
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were accepted."""
         self._confirms.confirmed(tag, all_up_to=all_up_to)
-        self._heard()
+        self._room.set()
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were not accepted."""
         self._confirms.refused(tag, all_up_to=all_up_to)
-        self._heard()
-
-    def _heard(self) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
         self._room.set()
 
 
