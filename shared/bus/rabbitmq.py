@@ -137,8 +137,9 @@ class RabbitBus:
         await self.stop_receiving()
         self._reason = "closed"
         if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.wait({self._supervisor})
+            while not self._supervisor.done():  # again and again: aio-pika may swallow a cancellation while it connects
+                self._supervisor.cancel()
+                await asyncio.wait({self._supervisor}, timeout=0.5)
         if self._link is not None:
             link, self._link = self._link, None
             await link.close()
