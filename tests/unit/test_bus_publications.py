@@ -21,6 +21,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.written = 0
+        self.has_room = asyncio.Event()
+        self.has_room.set()
 
     def tap(self, number: int, tap: object) -> None:
         """Accept the channel."""
@@ -30,8 +32,8 @@ class Wire:
         return True
 
     async def drain(self) -> None:
-        """A socket that is never full."""
-        await asyncio.sleep(0)
+        """Wait while the socket is full."""
+        await self.has_room.wait()
 
 
 def channel() -> tuple[Publications, Wire]:
@@ -136,6 +138,21 @@ def test_who_waits_to_be_written_gives_up_a_silent_channel_too() -> None:
             await publishing
         assert wire.written == MOST_UNDECIDED
         first.cancel()
+
+    run_in_virtual_time(work())
+
+
+def test_a_full_socket_keeps_nobody_waiting_for_ever() -> None:
+    async def work() -> None:
+        publications, wire = channel()
+        wire.has_room.clear()
+        _, first = begin(publications, MOST_UNDECIDED, PATIENCE)
+        await until_written(wire, 1)
+        publications.lost("gone")  # so nothing is undecided any more
+        _, second = begin(publications, 1, PATIENCE)
+        for publishing in (first, second):
+            with pytest.raises((TimeoutError, BusUnavailableError)):
+                await publishing
 
     run_in_virtual_time(work())
 

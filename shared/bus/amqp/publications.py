@@ -37,6 +37,7 @@ class Publications(Tap):
         self._undecided: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
         self._room = asyncio.Event()
+        self._decided_at = 0.0
         self._lost: str | None = None
         transport.tap(self.number, self)
 
@@ -60,13 +61,15 @@ class Publications(Tap):
     @asynccontextmanager
     async def _patience(self, patience: float) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
+        began = loop.time()
         timer: asyncio.TimerHandle
 
         def check() -> None:
             nonlocal timer
             waiting_since = self._confirms.waiting_since
-            due = (loop.time() if waiting_since is None else waiting_since) + patience
-            if due > loop.time():
+            if waiting_since is None:  # what is still to be written waits for the socket
+                waiting_since = max(began, self._decided_at)
+            if (due := waiting_since + patience) > loop.time():
                 timer = loop.call_at(due, check)
             else:
                 limit.reschedule(due)
@@ -119,11 +122,15 @@ class Publications(Tap):
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were accepted."""
         self._confirms.confirmed(tag, all_up_to=all_up_to)
-        self._room.set()
+        self._decided()
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were not accepted."""
         self._confirms.refused(tag, all_up_to=all_up_to)
+        self._decided()
+
+    def _decided(self) -> None:
+        self._decided_at = asyncio.get_running_loop().time()
         self._room.set()
 
 
