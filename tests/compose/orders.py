@@ -72,6 +72,13 @@ async def all_settled(
     return by_status
 
 
+async def assert_eight_settle_with_stock_for_five(stack: ComposeStack, client: httpx.AsyncClient, product: str) -> None:
+    """Place eight orders of a new product."""
+    await put_stock(stack, client, product, 5)
+    by_status = await all_settled(stack, client, [await place(stack, client, product) for _ in range(8)])
+    assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 5, "CANCELLED": 3}
+
+
 async def charged(stack: ComposeStack, client: httpx.AsyncClient, order: dict[str, Any]) -> str:
     answer = await client.get(f"{stack.url('payment')}/payments/{order['orderId']}")
     return str(answer.raise_for_status().json()["status"])

@@ -122,9 +122,13 @@ class ComposeStack:
         scheme = "http" if service == "simulator" else self._scheme
         return f"{scheme}://127.0.0.1:{self._ports[service]}"
 
-    def client(self, key: str | None = None) -> httpx.AsyncClient:
+    def admin_key(self) -> str:
+        """A new key, as an operator creates it."""
+        return self.command("keys", "create", "--role", "admin", "--owner", "tests").strip()
+
+    def client(self, key: str | None = None, timeout: float = 30) -> httpx.AsyncClient:
         """A client that trusts the certificates of the stack, with an API key."""
-        return httpx.AsyncClient(timeout=30, headers=bearer(key) if key else {}, verify=self._verify)
+        return httpx.AsyncClient(timeout=timeout, headers=bearer(key) if key else {}, verify=self._verify)
 
     def grpc_channel(self) -> aio.Channel:
         """A channel to the order service that trusts the certificates of the stack."""

@@ -26,7 +26,6 @@ from tests.compose.orders import (
     stock_of,
 )
 from tests.compose.stack import ROOT, SERVICES, ComposeStack, all_ready, compose_command, compose_stack, place_over_grpc
-from tests.support.access import bearer
 from tests.support.database_attempts import assert_least_rights as database_rights
 from tests.support.database_attempts import refused
 from tests.support.eventually import eventually
@@ -50,15 +49,14 @@ async def stack() -> AsyncIterator[ComposeStack]:
 
 
 @pytest.fixture
-async def client(admin_key: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=30, headers=bearer(admin_key)) as client:
+async def client(stack: ComposeStack, admin_key: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with stack.client(admin_key) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 async def admin_key(stack: ComposeStack) -> str:
-    """A key as an operator creates it."""
-    return stack.command("keys", "create", "--role", "admin", "--owner", "tests").strip()
+    return stack.admin_key()
 
 
 async def test_of_ten_orders_for_five_units_five_are_confirmed(

@@ -13,9 +13,16 @@ from operations.doctor.replica_set import ELECTIONS, MEMBERS, WRITES
 from operations.stack.queue_members import list_members, spread_queues
 from shared.broker_rights import VIRTUAL_HOST
 from shared.topology import ORDER_INBOX
-from tests.compose.orders import Persistent, all_settled, assert_books_balance, none_unsettled, place, put_stock
+from tests.compose.orders import (
+    Persistent,
+    all_settled,
+    assert_books_balance,
+    assert_eight_settle_with_stock_for_five,
+    none_unsettled,
+    place,
+    put_stock,
+)
 from tests.compose.stack import CLUSTER_OVERLAY, ComposeStack, all_ready, compose_command, compose_stack
-from tests.support.access import bearer
 from tests.support.eventually import eventually
 from tests.support.order_load import PRODUCT, steady_orders
 
@@ -50,8 +57,7 @@ async def client(stack: ComposeStack) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def new_client(stack: ComposeStack) -> httpx.AsyncClient:
-    key = stack.command("keys", "create", "--role", "admin", "--owner", "tests").strip()
-    return httpx.AsyncClient(timeout=30, headers=bearer(key))
+    return stack.client(stack.admin_key())
 
 
 def control_of(stack: ComposeStack) -> Callable[..., str]:
@@ -111,9 +117,7 @@ async def test_a_cluster_settles_orders_and_has_nothing_to_fix(
     stack: ComposeStack, client: httpx.AsyncClient, unique_id: str
 ) -> None:
     product = f"p-{unique_id}"
-    await put_stock(stack, client, product, 5)
-    by_status = await all_settled(stack, client, [await place(stack, client, product) for _ in range(8)])
-    assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 5, "CANCELLED": 3}
+    await assert_eight_settle_with_stock_for_five(stack, client, product)
     await all_is_well(stack)
     members = {queue.name: queue.members for queue in list_members(control_of(stack), VIRTUAL_HOST)}
     assert set(members.values()) == {frozenset(f"rabbit@{node}" for node in NODES)}

@@ -13,7 +13,13 @@ import pytest
 
 from shared.services import SERVICES
 from tests.compose.images import ImageError, images_of_scale
-from tests.compose.orders import Persistent, all_settled, assert_books_balance, none_unsettled, place, put_stock
+from tests.compose.orders import (
+    Persistent,
+    assert_books_balance,
+    assert_eight_settle_with_stock_for_five,
+    none_unsettled,
+    put_stock,
+)
 from tests.compose.stack import (
     GRPC,
     PORT_VARIABLES,
@@ -24,7 +30,6 @@ from tests.compose.stack import (
     compose_command,
     compose_stack,
 )
-from tests.support.access import bearer
 from tests.support.eventually import eventually
 from tests.support.order_load import PRODUCT, steady_orders
 
@@ -64,8 +69,7 @@ async def stack() -> AsyncIterator[ComposeStack]:
 
 @pytest.fixture(scope="module")
 async def client(stack: ComposeStack) -> AsyncIterator[httpx.AsyncClient]:
-    key = stack.command("keys", "create", "--role", "admin", "--owner", "tests").strip()
-    async with httpx.AsyncClient(timeout=90, headers=bearer(key)) as client:
+    async with stack.client(stack.admin_key(), timeout=90) as client:
         yield client
 
 
@@ -84,9 +88,7 @@ async def test_orders_settle_and_every_service_answers_at_its_usual_port(
     stack: ComposeStack, client: httpx.AsyncClient, unique_id: str
 ) -> None:
     product = f"p-{unique_id}"
-    await put_stock(stack, client, product, 5)
-    by_status = await all_settled(stack, client, [await place(stack, client, product) for _ in range(8)])
-    assert {status: len(found) for status, found in by_status.items()} == {"CONFIRMED": 5, "CANCELLED": 3}
+    await assert_eight_settle_with_stock_for_five(stack, client, product)
     for service in SERVICES:
         answer = await client.get(f"{stack.url(service)}/openapi.json")
         assert service in answer.raise_for_status().json()["info"]["title"].lower()

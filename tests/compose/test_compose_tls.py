@@ -36,7 +36,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Compo
 
 
 async def test_an_order_is_carried_out_with_every_connection_encrypted(stack: ComposeStack) -> None:
-    key = stack.command("keys", "create", "--role", "admin", "--owner", "tests").strip()
+    key = stack.admin_key()
     async with stack.client(key) as client:
         stock = await client.put(f"{stack.url('inventory')}/inventory/p1", json={"quantity": 5})
         stock.raise_for_status()

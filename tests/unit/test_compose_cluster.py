@@ -11,6 +11,7 @@ from operations.stack.layout import CLUSTER_SIZE, numbered
 from operations.stack.rabbitmq import advanced_config
 from operations.stack.rabbitmq_cluster import ADVANCED_CLUSTER_CONFIGURATION, CLUSTER_CONFIGURATION, NET_TICK_SECONDS
 from operations.stack.replica_set import ReplicaSetMember
+from tests.support.compose_files import compose_services
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = ROOT / "deploy" / "container"
@@ -18,21 +19,14 @@ MEMBERS = [numbered("mongo", number) for number in range(1, CLUSTER_SIZE + 1)]
 NODES = [numbered("rabbitmq", number) for number in range(1, CLUSTER_SIZE + 1)]
 
 
-def read(file: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / file).read_text())
-    return loaded
-
-
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
-    services: dict[str, Any] = read("docker-compose.yml")["services"]
-    return services
+    return compose_services("docker-compose.yml")
 
 
 @pytest.fixture(scope="module")
 def overlay() -> dict[str, Any]:
-    services: dict[str, Any] = read("docker-compose.cluster.yml")["services"]
-    return services
+    return compose_services("docker-compose.cluster.yml")
 
 
 def lines(file: str) -> list[str]:
@@ -65,7 +59,7 @@ def test_a_further_server_differs_from_the_first_one_only_in_its_name_and_its_da
 def test_every_volume_of_a_server_is_its_own_but_those_with_secrets(overlay: dict[str, Any]) -> None:
     named = [volume.partition(":")[0] for name in (*MEMBERS, *NODES) for volume in overlay[name].get("volumes", ())]
     data = [volume for volume in named if not volume.startswith((".", "of-"))]
-    assert sorted(data) == sorted(read("docker-compose.cluster.yml")["volumes"])
+    assert sorted(data) == sorted(yaml.safe_load((ROOT / "docker-compose.cluster.yml").read_text())["volumes"])
 
 
 def test_the_nodes_have_the_settings_of_the_cluster_that_up_starts(overlay: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from shared.broker_rights import RIGHTS, VIRTUAL_HOST
 from shared.services import GRPC_PORT, PROCESSES, SERVICES
 from shared.settings import ServiceSettings
 from shared.topology import MAX_MESSAGE_BYTES
+from tests.support.compose_files import compose_services
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
@@ -26,8 +27,7 @@ COMPOSE_FILE = ROOT / "docker-compose.yml"
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text())["services"]
-    return loaded
+    return compose_services("docker-compose.yml")
 
 
 def test_every_setting_of_provisioning_is_passed_on(services: dict[str, Any]) -> None:

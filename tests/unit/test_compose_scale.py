@@ -14,6 +14,7 @@ import yaml
 from deploy.container.create_secrets import MONITORING
 from shared.problems import UNAVAILABLE
 from shared.services import PROCESSES, SIMULATOR
+from tests.support.compose_files import compose_services
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "deploy" / "scale"
@@ -26,14 +27,12 @@ STOP_SECONDS = 10
 
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    return loaded
+    return compose_services("docker-compose.yml")
 
 
 @pytest.fixture(scope="module")
 def overlay() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((DIRECTORY / "docker-compose.scale.yml").read_text())["services"]
-    return loaded
+    return compose_services("deploy/scale/docker-compose.scale.yml")
 
 
 def test_haproxy_accepts_its_configuration() -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from shared import tls
 from shared.services import SERVICES
+from tests.support.compose_files import compose_services
 
 ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "deploy" / "tls"
@@ -21,14 +22,12 @@ OVERLAY = DIRECTORY / "docker-compose.tls.yml"
 
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    return loaded
+    return compose_services("docker-compose.yml")
 
 
 @pytest.fixture(scope="module")
 def overlay() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(OVERLAY.read_text())["services"]
-    return loaded
+    return compose_services("deploy/tls/docker-compose.tls.yml")
 
 
 @pytest.fixture(scope="module")

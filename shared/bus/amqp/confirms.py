@@ -86,9 +86,8 @@ class Confirms:
         """Note that the broker refused the publication `tag`, or all up to it: a queue is full or has no leader."""
         for one in range(self._oldest if all_up_to else tag, tag + 1):
             if one in self._undecided:
-                self._undecided[one][0].fail(
-                    MessageRefusedError("RabbitMQ refused a message (a queue is full or away)")
-                )
+                pending, _ = self._undecided[one]
+                pending.fail(MessageRefusedError("RabbitMQ refused a message (a queue is full or away)"))
         self.confirmed(tag, all_up_to=all_up_to)
 
     def returned(self, message_id: str | None, reason: str) -> None:
