@@ -182,11 +182,13 @@ class Orders:
             unchanged = {"_id": {"$in": ids}, "version": version}
             await self._collection.update_many(unchanged, _published(resend_at))
 
-    async def hasten(self, orders: Sequence[tuple[str, int]], now: datetime) -> None:
-        """Make the orders due that are unpublished in these versions."""
-        for version, ids in _by_version(orders).items():
-            unpublished = {"_id": {"$in": ids}, "version": version, "unpublished": True}
-            await self._collection.update_many(unpublished, {"$set": {"dueAt": now}})
+    async def hasten(self, ids: Sequence[str], now: datetime) -> None:
+        """Make the orders due that are unpublished, also those that have changed meanwhile.
+
+        When a part of an order's messages was published, their answer may come before the failure of the others.
+        """
+        unpublished = {"_id": {"$in": list(ids)}, "unpublished": True}
+        await self._collection.update_many(unpublished, {"$set": {"dueAt": now}})
 
     async def due(self, now: datetime, limit: int) -> list[Order]:
         """Return the orders whose `due_at` has passed, longest overdue first."""

@@ -83,7 +83,7 @@ class Outbox:
             try:
                 await self._send(orders, SAGA.state_messages)
             except TransientError:
-                await self._orders.hasten([(order.order_id, order.version) for order in orders], self._clock())
+                await self._orders.hasten([order.order_id for order in orders], self._clock())
                 raise
             confirmed = time.monotonic()
             self._published.extend((confirmed, order.order_id, order.version) for order in orders)

@@ -243,6 +243,28 @@ async def test_refusals_do_not_disturb_other_publications(harness: RabbitHarness
     assert bus._link is link  # type: ignore[attr-defined]
 
 
+async def test_in_a_cluster_what_a_channel_does_not_confirm_soon_is_published_on_another(
+    harness: RabbitHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader of a queue died with what a channel had sent to it; the next leader takes it on another channel."""
+    monkeypatch.setattr(link_module, "_CLUSTER_TIMEOUT_SECONDS", 60.0)
+    bus = RabbitBus(f"{harness.url},{harness.url}", ladder=SHORT_LADDER, publish_timeout=60)
+    await bus.start(None)
+    try:
+        link: Any = bus._link
+        first = link._publications
+        monkeypatch.setattr(first, "confirmed", lambda *_, **__: None)
+        sent = [raw(b"%d" % number, INBOX, message_id=str(number)) for number in range(20)]
+
+        await asyncio.gather(bus.publish(sent[:10]), *(bus.publish([one]) for one in sent[10:]))
+
+        assert link._publications is not first
+        assert bus._link is link
+        assert sorted(bodies(await harness.take_from(INBOX, 40))) == sorted(bodies(2 * sent))
+    finally:
+        await bus.close()
+
+
 @pytest.mark.usefixtures("full_queue")
 async def test_what_waits_on_a_former_channel_fails_at_once_when_the_connection_is_lost(harness: RabbitHarness) -> None:
     bus = await harness.bus(publish_timeout=600)
@@ -335,10 +357,10 @@ async def test_a_publication_that_is_not_confirmed_in_time_is_an_error(harness: 
     patient, link._options = link._options, replace(link._options, timeout=1)
     with pytest.raises(BusUnavailableError, match="in 1 s for 3 of 3 confirms"):
         await bus.publish([envelope(RefundPayment(order_id=f"o{number}")) for number in range(3)])
-    assert link._renewing, "it has not waited for another channel"
+    assert link._renewal is not None, "it has not waited for another channel"
     link._options = patient
     proxy.carrying.set()
-    await eventually(lambda: not link._renewing, within=60)
+    await eventually(lambda: link._renewal is None, within=60)
 
     await Publisher(bus).send([RefundPayment(order_id="o4")])
 

@@ -155,6 +155,20 @@ async def test_a_note_about_an_earlier_version_does_not_mark_a_later_one_as_publ
     assert await orders.due(now + timedelta(days=1), 10) == []
 
 
+async def test_unpublished_orders_are_due_at_once_also_if_an_answer_to_a_part_has_changed_them(orders: Orders) -> None:
+    """The message for one service was published, the one for the other was not, and the answer came first."""
+    now = utc_now()
+    later = now + timedelta(seconds=10)
+    unpublished, answered = (an_order(unpublished=True, due_at=later) for _ in range(2))
+    published = an_order(due_at=later)
+    await insert(orders, unpublished, answered, published)
+    assert await orders.apply([Change(answered, replace(answered, version=1, transaction_id="t"), ())])
+
+    await orders.hasten([unpublished.order_id, answered.order_id, published.order_id], now)
+
+    assert {order.order_id for order in await orders.due(now, 10)} == {unpublished.order_id, answered.order_id}
+
+
 async def test_the_longest_overdue_orders_come_first(orders: Orders) -> None:
     now = utc_now()
     late, later = (an_order(due_at=now - timedelta(seconds=s)) for s in (2, 1))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bus.amqp.confirms import Confirms, Pending, UnroutableError
+from shared.bus.amqp.confirms import Confirms, ConfirmTimes, Pending, UnroutableError
 from shared.errors import BusUnavailableError
 
 
@@ -103,3 +103,20 @@ def test_a_confirm_after_its_publisher_gave_up_changes_nothing() -> None:
         await next_one.outcome
 
     run(work())
+
+
+@given(st.lists(st.floats(0, 600)), st.floats(0, 60))
+def test_confirms_that_all_take_as_long_are_not_overdue(before: list[float], usual: float) -> None:
+    times = ConfirmTimes()
+    for seconds in [*before, *[usual] * 200]:
+        times.note(seconds)
+    assert max(1.0, usual) <= times.overdue_after <= max(1.0, 1.01 * usual)
+
+
+@given(st.lists(st.floats(0, 600)))
+def test_a_confirm_is_overdue_after_a_second_at_the_earliest_and_later_the_longer_they_take(times: list[float]) -> None:
+    shorter, longer = ConfirmTimes(), ConfirmTimes()
+    for seconds in times:
+        shorter.note(seconds)
+        longer.note(2 * seconds)
+    assert 1.0 <= shorter.overdue_after <= longer.overdue_after

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared.bus.amqp.confirms import Pending
+from shared.bus.amqp.confirms import ConfirmTimes, Pending
 from shared.bus.amqp.publications import MOST_UNDECIDED, Publications
 from shared.bus.amqp.wire import TappedTransport
 from shared.errors import BusUnavailableError
@@ -41,7 +41,7 @@ def channel() -> tuple[Publications, Wire]:
         number=1, connection=SimpleNamespace(connection_tune=SimpleNamespace(frame_max=0))
     )
     wire = Wire()
-    return Publications(cast("Any", None), underlying, cast("TappedTransport", wire)), wire
+    return Publications(cast("Any", None), underlying, cast("TappedTransport", wire), ConfirmTimes()), wire
 
 
 def begin(publications: Publications, count: int, patience: float = LONG) -> tuple[Pending, asyncio.Task[None]]:

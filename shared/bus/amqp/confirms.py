@@ -14,6 +14,32 @@ class MessageRefusedError(BusUnavailableError):
     """The broker refused a message: its queue is full or has no leader, or had none when the channel first used it."""
 
 
+class ConfirmTimes:
+    """How long confirms take, and from when on one is overdue; all in seconds.
+
+    Estimated as TCP estimates when to send again (RFC 6298): smoothed mean and deviation, and not below one second.
+    """
+
+    _SHORTEST = 1.0
+
+    def __init__(self) -> None:
+        self._mean: float | None = None
+        self._deviation = 0.0
+
+    @property
+    def overdue_after(self) -> float:
+        """The age at which a publication without a confirm is probably lost."""
+        return max(self._SHORTEST, (self._mean or 0.0) + 4 * self._deviation)
+
+    def note(self, seconds: float) -> None:
+        """Take the time of a confirm into account."""
+        if self._mean is None:
+            self._mean, self._deviation = seconds, seconds / 2
+            return
+        self._deviation += (abs(self._mean - seconds) - self._deviation) / 4
+        self._mean += (seconds - self._mean) / 8
+
+
 class Pending:
     """Publications that are written together; `outcome` is done when the last of them is decided."""
 
@@ -67,6 +93,10 @@ class Confirms:
     def waiting_since(self) -> float | None:
         """When the oldest publication that is undecided was written; None if all are decided."""
         return next((written_at for _, written_at in self._undecided.values()), None)
+
+    def written_at(self, tag: int) -> float | None:
+        """When the publication `tag` was written; None if it is decided."""
+        return self._undecided[tag][1] if tag in self._undecided else None
 
     def expect(self, pending: Pending, written_at: float) -> None:
         """Assign the next publication on the channel to `pending`."""

@@ -9,6 +9,8 @@ link while the connection lives, because each new connection counts as one more 
     a publication is refused, or not confirmed   publishes on a new channel: the old one may ask a leader that is gone,
     in time                                      and would ask it until it is back. What else waits on the old one is
                                                  still confirmed there after a refusal, and fails after a time-out
+    the same in a cluster, and a confirm takes   publishes what waits on a new channel, too: what was on its way to a
+    much longer than usual                       leader that died is lost
     the queue of the consumer has no leader      keeps its consumer, which gets messages again from the next leader
     an exchange, queue or binding is missing     declares it again at its next check, if it declares at all; if it only
                                                  checks, is unhealthy until the exchange or queue is back
@@ -41,7 +43,7 @@ from yarl import URL
 
 from shared import tls, topology
 from shared.bus import Delivery, Envelope
-from shared.bus.amqp.confirms import MessageRefusedError, Pending, UnroutableError
+from shared.bus.amqp.confirms import ConfirmTimes, MessageRefusedError, Pending, UnroutableError
 from shared.bus.amqp.connecting import connect
 from shared.bus.amqp.frames import Deliver, Properties, acknowledgement, publication, refusal
 from shared.bus.amqp.nodes import Address
@@ -154,9 +156,10 @@ class Link(Tap):
         self._channels: list[AbstractChannel] = []  # aio-pika closes channels without references
         self._publications: Publications
         self._former_publications: set[Publications] = set()
+        self._confirm_times = ConfirmTimes()
         self._consuming: UnderlyingChannel
         self._user = options.user
-        self._renewing = False
+        self._renewal: asyncio.Task[None] | None = None
         self._renewed_at = float("-inf")
         self._blocked: str | None = None
         self._unblocked_at = float("-inf")
@@ -226,24 +229,47 @@ class Link(Tap):
         """
         if self._blocked is not None:
             raise BusUnavailableError(self._blocked)
-        now, publications = int(time.time()), self._publications
+        try:
+            await self._publish(envelopes)
+        except UnroutableError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await self._verify_topology()
+            raise
+
+    async def _publish(self, envelopes: Sequence[Envelope]) -> None:
+        """Publish all envelopes; in a cluster, once more on another channel if the confirms of the first are overdue.
+
+        What was on its way to the leader of a queue when its node died is lost, and the channel holds back everything
+        that follows it to that queue: RabbitMQ 3.10 sends it again to the next leader only after 10 s.
+        """
+        first, overdue_after = self._publications, self._confirm_times.overdue_after
+        if not self._address.is_only and overdue_after < self._timeout:
+            try:
+                return await self._publish_on(first, envelopes, overdue_after)
+            except (MessageRefusedError, UnroutableError):
+                raise
+            except BusUnavailableError:
+                if self._renewal is not None:
+                    await asyncio.wait({self._renewal})
+                if self.lost.done() or first is self._publications:
+                    raise
+        return await self._publish_on(self._publications, envelopes, self._timeout)
+
+    async def _publish_on(self, publications: Publications, envelopes: Sequence[Envelope], patience: float) -> None:
+        now = int(time.time())
         frames = [
             _frames(envelope, self._user, publications.number, now, publications.max_frame) for envelope in envelopes
         ]
         pending = Pending([envelope.message_id for envelope in envelopes])
         try:
-            await publications.publish(frames, pending, self._timeout)
+            await publications.publish(frames, pending, patience)
         except TimeoutError as error:
             self._renew_publishing(publications, patience=0)
-            waited = f"{self._timeout:g} s for {pending.undecided} of {len(envelopes)} confirms"
+            waited = f"{patience:g} s for {pending.undecided} of {len(envelopes)} confirms"
             raise BusUnavailableError(self._blocked or f"RabbitMQ did not answer in {waited}") from error
         except MessageRefusedError:
             self._renew_publishing(publications, patience=self._timeout)
-            raise
-        except UnroutableError:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout):
-                    await self._verify_topology()
             raise
 
     def take(self, limit: int) -> list[Delivery]:
@@ -352,7 +378,8 @@ class Link(Tap):
 
     async def _open_publishing(self) -> None:
         channel = await self._open_channel(publisher_confirms=True)
-        self._publications = Publications(channel, await channel.get_underlay_channel(), self._transport)
+        underlying = await channel.get_underlay_channel()
+        self._publications = Publications(channel, underlying, self._transport, self._confirm_times)
 
     def _fail_publications(self, lost: asyncio.Future[str]) -> None:
         for publications in (self._publications, *self._former_publications):
@@ -365,13 +392,12 @@ class Link(Tap):
         channel refuses every message for that queue until the node is back.
         What waits on the old channel is confirmed within `patience` seconds, or fails.
         """
-        if late is not self._publications or self._renewing or self._blocked is not None or self.lost.done():
+        if late is not self._publications or self._renewal is not None or self._blocked is not None or self.lost.done():
             return
         if time.monotonic() - self._renewed_at < _RENEWAL_PAUSE:
             return
-        self._renewing = True
         # Not by the publisher: it would wait twice as long, and aio-pika cancels whoever waits for a dead connection.
-        self._start("renew-channel", self._replace_publications(late, patience))
+        self._renewal = self._start("renew-channel", self._replace_publications(late, patience))
 
     async def _replace_publications(self, late: Publications, patience: float) -> None:
         try:
@@ -384,7 +410,7 @@ class Link(Tap):
             self._start("end-channel", self._end_publications(late, patience))
         finally:
             self._renewed_at = time.monotonic()
-            self._renewing = False
+            self._renewal = None
 
     async def _end_publications(self, late: Publications, patience: float) -> None:
         """Close a former channel once everything on it is decided, or `patience` seconds are over."""
@@ -406,10 +432,11 @@ class Link(Tap):
         await self._consuming.basic_qos(prefetch_count=self._options.prefetch)
         await self._consuming.basic_consume(self._queue, _unreached)
 
-    def _start(self, name: str, watch: Coroutine[Any, Any, None]) -> None:
+    def _start(self, name: str, watch: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(watch, name=name)
         task.add_done_callback(self._watch_ended)
         self._watches.add(task)
+        return task
 
     def _watch_ended(self, watch: asyncio.Task[None]) -> None:
         self._watches.discard(watch)

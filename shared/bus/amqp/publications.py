@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from aio_pika.abc import AbstractChannel
 from aiormq.abc import AbstractChannel as UnderlyingChannel
 
-from shared.bus.amqp.confirms import Confirms, Pending
+from shared.bus.amqp.confirms import Confirms, ConfirmTimes, Pending
 from shared.bus.amqp.frames import Properties, Return
 from shared.bus.amqp.wire import Tap, TappedTransport
 from shared.errors import BusUnavailableError
@@ -28,11 +28,18 @@ _DEFAULT_MAX_FRAME = 131_072
 class Publications(Tap):
     """What is published on one channel, until the broker has confirmed or refused it, or the channel is given up."""
 
-    def __init__(self, channel: AbstractChannel, underlying: UnderlyingChannel, transport: TappedTransport) -> None:
+    def __init__(
+        self,
+        channel: AbstractChannel,
+        underlying: UnderlyingChannel,
+        transport: TappedTransport,
+        times: ConfirmTimes,
+    ) -> None:
         self.channel = channel
         self.number = underlying.number
         self.max_frame = underlying.connection.connection_tune.frame_max or _DEFAULT_MAX_FRAME
         self._transport = transport
+        self._times = times
         self._confirms = Confirms()
         self._undecided: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
@@ -121,13 +128,20 @@ class Publications(Tap):
 
     def confirmed(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were accepted."""
+        self._note_time(tag, all_up_to=all_up_to)
         self._confirms.confirmed(tag, all_up_to=all_up_to)
         self._decided()
 
     def refused(self, tag: int, *, all_up_to: bool) -> None:
         """Note that publications were not accepted."""
+        self._note_time(tag, all_up_to=all_up_to)
         self._confirms.refused(tag, all_up_to=all_up_to)
         self._decided()
+
+    def _note_time(self, tag: int, *, all_up_to: bool) -> None:
+        written_at = self._confirms.waiting_since if all_up_to else self._confirms.written_at(tag)
+        if written_at is not None:
+            self._times.note(asyncio.get_running_loop().time() - written_at)
 
     def _decided(self) -> None:
         self._decided_at = asyncio.get_running_loop().time()
