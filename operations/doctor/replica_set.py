@@ -8,12 +8,15 @@ import pymongo
 import pymongo.errors
 
 from operations.doctor.finding import Finding, note, ok, wrong
+from operations.stack.replica_set import ELECTION_SETTINGS
 from shared import schema
 
 MEMBERS, ELECTIONS, WRITES = "replica set members", "elections", "write concern"
 PAGE = "docs/clusters.md"
 SLOW_ELECTION_MS = 5000
 """The election time-out from which requests fail during the loss of a primary, because clients wait for less."""
+NO_LIMIT = -1
+"""MongoDB's default of `catchUpTimeoutMillis`."""
 _IN_ORDER = frozenset({"PRIMARY", "SECONDARY", "ARBITER"})
 
 
@@ -86,10 +89,16 @@ def check_number(found: ReplicaSet, is_own: bool) -> Finding:
 
 def check_elections(settings: Mapping[str, Any]) -> Finding:
     """Check how soon a primary that is silent is replaced."""
-    milliseconds = int(settings["electionTimeoutMillis"])
-    detail = f"a primary that is silent is replaced after {milliseconds / 1000:g} s"
-    if milliseconds > SLOW_ELECTION_MS:
-        fix = f"c = rs.conf(); c.settings.electionTimeoutMillis = 3000; rs.reconfig(c) in mongosh: {PAGE}"
+    election = int(settings["electionTimeoutMillis"])
+    catch_up = int(settings.get("catchUpTimeoutMillis", NO_LIMIT))
+    detail = f"a primary that is silent is replaced after {election / 1000:g} s"
+    if catch_up == NO_LIMIT:
+        detail += ", or whenever its successor gives up waiting for its last writes"
+    elif catch_up:
+        detail += f", or {(election + catch_up) / 1000:g} s if only that one has its last writes"
+    if catch_up == NO_LIMIT or election + catch_up > SLOW_ELECTION_MS:
+        wanted = ", ".join(f"{name}: {value}" for name, value in ELECTION_SETTINGS.items())
+        fix = f"c = rs.conf(); Object.assign(c.settings, {{{wanted}}}); rs.reconfig(c) in mongosh: {PAGE}"
         return note(ELECTIONS, f"{detail}: until then, nothing is accepted", fix)
     return ok(ELECTIONS, detail)
 

