@@ -34,6 +34,7 @@ from tests.support.access import ADMIN_KEY, KEYS, key_authenticator
 from tests.support.buses import RabbitHarness
 from tests.support.consoles import NOWHERE, serve
 from tests.support.servers import Servers
+from tests.support.terminals import TERMINAL
 
 __all__ = ["patient"]  # a fixture, used by name
 
@@ -59,7 +60,6 @@ class World:
             "ORDERSAGA_AMQP_URL": self.stack.amqp_url,
             "ORDERSAGA_DATABASE_PREFIX": self.stack.database_prefix,
             "ORDERSAGA_OPERATOR": "ann",
-            "COLUMNS": "80",
         }
         runner, arguments = CliRunner(env=known | environment), ["dead-letters", *words]
         return await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments, input=given)
@@ -104,13 +104,15 @@ async def world(database: Database, servers: Servers, patient: None) -> AsyncIte
 async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world: World) -> None:
     long = "a reason that continues " * 20
     await world.send(dead(error=long), dead(message_id="m2", body=b"\xff\x00", type_="", queue="", error="[red]x[/]"))
-    listed = await world.run("list")
+    listed = await world.run("list", **TERMINAL)
     (error,) = [line for line in listed.splitlines() if "PoisonError: a reason that continues" in line]
     assert (len(error), error[-1]) == (80, "…")
     assert "[red]x[/]" in listed
-    grouped = await world.run("groups")
+    grouped = await world.run("groups", **TERMINAL)
     assert "1 open of 1  payment  payment.refund  new" in grouped
     assert max(map(len, (listed + grouped).splitlines())) <= 80
+    for command in ("list", "groups"):
+        assert long.strip() in await world.run(command, COLUMNS="80"), "output for a program is cut"
     items = (await world.document("list", "--service", "payment"))["items"]
     assert [item["messageId"] for item in items] == ["m1"]
     shown = await world.run("show", items[0]["id"][:8])
@@ -144,7 +146,7 @@ async def test_foreign_letters_are_named_and_left_out_unless_their_ids_are_given
 
     assert f"{foreign[:10]}" in await world.run("list")
     assert "foreign" in await world.run("list")
-    assert why in (await world.run("show", foreign, COLUMNS="300"))
+    assert why in (await world.run("show", foreign))
     asked = await world.run("replay", "--all", given="n\n", status=1)
     assert f"{foreign} is foreign, left out (replay it by its id): {why}" in asked
     assert "Replay 1 dead letter?" in asked
@@ -335,7 +337,7 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, ser
     ],
 )
 def test_wrong_usage_ends_with_status_2(words: list[str]) -> None:
-    result = CliRunner(env={"COLUMNS": "80"}).invoke(cli.build_application(["dead-letters"]), ["dead-letters", *words])
+    result = CliRunner().invoke(cli.build_application(["dead-letters"]), ["dead-letters", *words])
     assert result.exit_code == 2, result.output
 
 

@@ -35,7 +35,12 @@ def list_letters(
     error: Error = None,
     type_: Type = None,
     status: Annotated[
-        str | None, typer.Option("--status", help=f"Statuses separated by commas ({', '.join(STATUSES)}), or all.")
+        str | None,
+        typer.Option(
+            "--status",
+            help=f"Statuses separated by commas ({', '.join(STATUSES)}), or all.",
+            show_default="those that need attention",
+        ),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -43,7 +48,9 @@ def list_letters(
     text: Text = None,
     group: GroupId = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of letters.")] = 20,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="Cursor that the previous page printed.")] = None,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="Cursor that the previous page printed.", show_default="first page")
+    ] = None,
     unmasked: Unmasked = False,
     as_json_document: AsJson = False,
 ) -> None:
@@ -73,7 +80,8 @@ def list_letters(
 
 def groups(
     status: Annotated[
-        str | None, typer.Option("--status", help=f"Status of the groups: {', '.join(GROUP_STATUSES)}.")
+        str | None,
+        typer.Option("--status", help=f"Status of the groups: {', '.join(GROUP_STATUSES)}.", show_default="any"),
     ] = None,
     all_groups: Annotated[bool, typer.Option("--all", help="Include groups without open letters.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of groups.")] = 20,
