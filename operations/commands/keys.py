@@ -45,7 +45,7 @@ def create(
     expires: Annotated[str | None, typer.Option(help="After this time, such as 90d.", show_default="never")] = None,
     data_dir: DataDirectory = None,
 ) -> None:
-    """Create a key and print it, and nothing else. It cannot be shown again: only a hash is stored.
+    """Create a key and print it, with nothing else on stdout. It cannot be shown again: only a hash is stored.
 
     Running services accept it within seconds.
     """

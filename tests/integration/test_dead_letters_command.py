@@ -124,6 +124,22 @@ async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world
     await world.run("edit", items[0]["id"], "--body", "/nonexistent/file", status=2)
 
 
+async def test_what_is_recorded_is_shown_without_the_broker_and_nothing_is_sent(world: World) -> None:
+    await world.send(dead(error="no price"))
+    (letter,) = (await world.document("list"))["items"]
+    away = {"ORDERSAGA_AMQP_URL": "amqp://guest:secret@127.0.0.1:1/"}
+    for words in (("list",), ("groups",), ("show", letter["id"])):
+        result = await world.invoke(*words, "--json", **away)
+        assert (result.exit_code, "no price" in result.stdout) == (0, True), result.output
+        assert json.loads(result.stdout)
+        assert "only recorded dead letters are shown, not those that wait in the broker" in result.stderr
+        assert "RabbitMQ does not answer: it refuses connections (" in result.stderr
+        assert "secret" not in result.stderr
+    refused = await world.invoke("replay", letter["id"], "--yes", **away)
+    assert isinstance(refused.exception, UnreachableError)
+    assert (await world.document("show", letter["id"]))["replays"] == []
+
+
 async def test_it_replays_after_asking(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"), dead(message_id="m3", type_="order.created"))
     assert "Replay 2 dead letters?" in await world.run("replay", "--type", "payment.refund", given="n\n", status=1)

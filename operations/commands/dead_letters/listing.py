@@ -56,8 +56,8 @@ def list_letters(
 ) -> None:
     """List letters, latest failure first. By default only those that still need attention are listed.
 
-    Exit status 0, also if the list is empty, 1 for an unknown id or if --unmasked is refused, 2 for wrong usage, 3 if a
-    server cannot be reached.
+    Exit status 0, also if the list is empty, 1 for an unknown id or if --unmasked is refused, 2 for wrong usage, 3 if
+    MongoDB cannot be reached.
     """
     filters = build_filters(ids, service, error, type_, since, until, order, text, group, status)
     if all_letters:
@@ -75,7 +75,7 @@ def list_letters(
         else:
             show_page(page, open_console())
 
-    run(read)
+    run(read, only_reads=True)
 
 
 def groups(
@@ -89,7 +89,7 @@ def groups(
 ) -> None:
     """List groups of letters that failed in the same way, with their number and their distribution over time.
 
-    Exit status 0, also if the list is empty, 2 for wrong usage, 3 if a server cannot be reached.
+    Exit status 0, also if the list is empty, 2 for wrong usage, 3 if MongoDB cannot be reached.
     """
 
     async def read(connection: DeadLetterConnection) -> None:
@@ -99,13 +99,13 @@ def groups(
         else:
             show_groups(page, open_console())
 
-    run(read)
+    run(read, only_reads=True)
 
 
 def show(letter_id: LetterId, unmasked: Unmasked = False, as_json_document: AsJson = False) -> None:
     """Show a letter: its error, body, headers and the outcomes of its replays.
 
-    Exit status 0, 1 if there is no such letter or --unmasked is refused, 3 if a server cannot be reached.
+    Exit status 0, 1 if there is no such letter or --unmasked is refused, 3 if MongoDB cannot be reached.
     """
 
     async def read(connection: DeadLetterConnection) -> None:
@@ -117,4 +117,4 @@ def show(letter_id: LetterId, unmasked: Unmasked = False, as_json_document: AsJs
         else:
             show_letter(letter, open_console())
 
-    run(read)
+    run(read, only_reads=True)
