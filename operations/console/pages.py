@@ -176,8 +176,12 @@ async def _checked(pages: Pages, request: Request, handle: Handle) -> Response:
 
 
 def _is_whole_page(request: Request) -> bool:
-    """Return whether an answer has the banner of outages: not the parts of pages, and not files."""
-    return not request.headers.get("HX-Request") and not request.url.path.startswith("/static/")
+    """Return whether somebody opens a page, with its banner of outages: not a part of one, a file or an action."""
+    return (
+        request.method == "GET"
+        and not request.headers.get("HX-Request")
+        and not request.url.path.startswith("/static/")
+    )
 
 
 async def _explained(pages: Pages, request: Request, handle: Handle) -> Response:

@@ -424,7 +424,7 @@ async def test_unavailable_services_are_shown_as_such(pages: httpx.AsyncClient) 
     assert "Not done" in answer.text
     log = await text_of(pages, "/actions")
     assert "lock.clear" in log
-    assert "not done: the provisioning service: it refuses connections" in log
+    assert "not done: the provisioning service: it cannot be reached" in log
 
 
 async def test_without_mongodb_and_rabbitmq_every_page_is_still_a_page(database_prefix: str) -> None:
@@ -638,7 +638,7 @@ async def test_an_action_is_logged_before_the_service_is_asked(
         assert "Outcome unknown" in answer.text
         outcomes = sorted(entry["outcome"] for entry in (await list_actions(acting.operations)).items)
     assert seen == [["started"]]
-    assert outcomes[0].startswith("outcome unknown: the provisioning service at")
+    assert outcomes[0].startswith("outcome unknown: the provisioning service: it closed the connection")
     assert outcomes[1] == "started"
 
 
