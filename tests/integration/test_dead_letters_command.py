@@ -104,11 +104,11 @@ async def world(database: Database, servers: Servers, patient: None) -> AsyncIte
 async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world: World) -> None:
     long = "a reason that continues " * 20
     await world.send(dead(error=long), dead(message_id="m2", body=b"\xff\x00", type_="", queue="", error="[red]x[/]"))
-    listed = await world.run("list", **TERMINAL)
+    listed = (await world.invoke("list", **TERMINAL)).stdout
     (error,) = [line for line in listed.splitlines() if "PoisonError: a reason that continues" in line]
     assert (len(error), error[-1]) == (80, "…")
     assert "[red]x[/]" in listed
-    grouped = await world.run("groups", **TERMINAL)
+    grouped = (await world.invoke("groups", **TERMINAL)).stdout
     assert "1 open of 1  payment  payment.refund  new" in grouped
     assert max(map(len, (listed + grouped).splitlines())) <= 80
     for command in ("list", "groups"):
