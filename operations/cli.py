@@ -35,6 +35,7 @@ COMMANDS = {
     "up": Entry("operations.commands.stack", "up", "Start MongoDB, RabbitMQ and the services on this machine."),
     "down": Entry("operations.commands.stack", "down", "End a stack, even if its supervisor was killed."),
     "status": Entry("operations.commands.stack", "status", "Show the processes of a stack and their addresses."),
+    "logs": Entry("operations.commands.logs", "logs", "Show or follow the logs of a stack, also after its end."),
     "keys": Entry("operations.commands.keys", "keys", "Create, list, revoke and rotate API keys."),
     "console": Entry("operations.commands.console", "console", "Print a link that signs you in to the console, once."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
@@ -65,21 +66,28 @@ COMMANDS = {
 }
 
 
+_COMPLETED = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+"""The variables in which bash, and the other shells, pass the words that are to be completed."""
+
+
 def build_application(words: Sequence[str]) -> typer.Typer:
     """Return the application with the command in `words`, the words of a command line; others are placeholders."""
     application = typer.Typer(
         name="ordersaga", help="Run, check and operate ordersaga.", no_args_is_help=True, pretty_exceptions_enable=False
     )
     application.callback()(_log_to_stderr)
-    requested = next((word for word in words if not word.startswith("-")), None)
-    # For completions, the shell passes the words in an environment variable instead.
-    load_all = "_ORDERSAGA_COMPLETE" in os.environ
+    requested = next((word for word in words or _words_to_complete() if not word.startswith("-")), None)
     for name, entry in COMMANDS.items():
-        if load_all or name == requested:
+        if name == requested:
             _add(application, name, entry)
         else:
             application.command(name, help=entry.summary)(_placeholder)
     return application
+
+
+def _words_to_complete() -> list[str]:
+    """Return the words of the command line that a shell completes, which it passes in the environment."""
+    return next((os.environ[name].split()[1:] for name in _COMPLETED if os.environ.get(name)), [])
 
 
 def _print_version(wanted: bool) -> None:

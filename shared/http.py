@@ -50,6 +50,7 @@ from shared.errors import (
 )
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
 from shared.openapi import JSON, PROBLEM_JSON, SECURITY_SCHEME, completed, documented, operation_id, words_of
+from shared.outage_words import in_words
 from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
 from shared.readiness import Outage
@@ -411,7 +412,7 @@ def _health_routes(readiness: Readiness, outages: Outages) -> APIRouter:
 
         A process that was ready says `degraded` instead until the outage has lasted for ORDERSAGA_READY_GRACE_SECONDS.
         """
-        down = await readiness()
+        down = {name: in_words(why) for name, why in (await readiness()).items()}
         since = {name: to_rfc3339(outage.since) for name, outage in outages().items()}
         if down:
             detail = "; ".join(f"{name}: {why}" for name, why in down.items())
@@ -419,7 +420,7 @@ def _health_routes(readiness: Readiness, outages: Outages) -> APIRouter:
                 HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=problems.NOT_READY, down=down, since=since
             )
         if since:
-            away = {name: outage.why for name, outage in outages().items()}
+            away = {name: in_words(outage.why) for name, outage in outages().items()}
             return json_response({"status": "degraded", "down": away, "since": since})
         return json_response({"status": "ready"})
 
@@ -567,7 +568,7 @@ async def _answer_unavailable(request: Request, error: Exception) -> Response:
         error=str(error),
         request_id=current_request_id(),
     )
-    detail = error.for_clients or str(error)
+    detail = error.for_clients or in_words(error)
     kind = kind_of_outage(error)
     return problem_response(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=kind, headers={"Retry-After": "1"})
 

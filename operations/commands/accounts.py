@@ -63,8 +63,13 @@ def show(account: Account, as_json_document: AsJson = False) -> None:
 @accounts.command()
 def statement(
     account: Account,
-    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Start of the period.")] = None,
-    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Start of the period.", show_default="the first movement"),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.", show_default="now")
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Maximum number of movements; the latest are shown.")
     ] = 50,
@@ -89,11 +94,12 @@ def statement(
 
 @accounts.command("repair")
 def repair_balances(
-    account: Annotated[str | None, typer.Argument(help="Id of the account.")] = None,
+    account: Annotated[str | None, typer.Argument(help="Id of the account.", show_default="none, with --all")] = None,
     all_accounts: Annotated[bool, typer.Option("--all", help="Check every account.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Correct the differences.")] = False,
     reason: Annotated[
-        str | None, typer.Option("--reason", help="Reason for the correction, kept in the journal.")
+        str | None,
+        typer.Option("--reason", help="Reason for the correction, kept in the journal.", show_default="asked for"),
     ] = None,
     keep: Annotated[Keep, typer.Option("--keep", help="The side that is correct.")] = Keep.POSTINGS,
     as_json_document: AsJson = False,
@@ -125,9 +131,11 @@ def repair_balances(
 @accounts.command()
 def assign(
     owner: Annotated[str, typer.Option("--owner", help="The new owner, as in the API keys of the shop.")],
-    client: Annotated[str | None, typer.Option("--client", help="Only the records of this client.")] = None,
+    client: Annotated[
+        str | None, typer.Option("--client", help="Only the records of this client.", show_default="all, with --all")
+    ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="The records of all clients.")] = False,
-    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.")] = "",
+    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.", show_default="none")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json_document: AsJson = False,
 ) -> None:

@@ -38,13 +38,26 @@ from shared.services import CONSOLE
 
 def archive(
     older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="AGE", help="Minimum age of a finished order, such as 90d.")
+        str | None,
+        typer.Option(
+            "--older-than",
+            metavar="AGE",
+            help="Minimum age of a finished order, such as 90d.",
+            show_default="needed to archive",
+        ),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Directory of the archive; it is created if missing.")
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="DIR",
+            help="Directory of the archive; it is created if missing.",
+            show_default="needed to archive",
+        ),
     ] = None,
     verify: Annotated[
-        Path | None, typer.Option("--verify", metavar="DIR", help="Only check the files of this archive.")
+        Path | None,
+        typer.Option("--verify", metavar="DIR", help="Only check the files of this archive.", show_default="no check"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be archived.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,

@@ -132,7 +132,7 @@ def restore(
             metavar="DIR", help="Directory of the backup.", exists=True, file_okay=False, show_default=False
         ),
     ],
-    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.")] = "",
+    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.", show_default="none")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

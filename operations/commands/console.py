@@ -11,6 +11,7 @@ from operations.commands.terminal import print_error
 from operations.errors import CommandError, UnreachableError
 from operations.settings import Stack
 from shared.access.permissions import STAFF, Role
+from shared.outage_words import with_detail
 from shared.services import CONSOLE
 from shared.tls import client_context
 
@@ -60,7 +61,7 @@ def create_link(stack: Stack, name: str, role: Role = Role.ADMIN) -> str:
         )
         answered = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise UnreachableError(f"the console at {base} does not answer: {error or type(error).__name__}") from None
+        raise UnreachableError(f"the console at {base} does not answer: {with_detail(error)}") from None
     if not answer.is_success:
         raise LinkRefusedError(f"The console at {base} refuses: {answered.get('detail', answer.status_code)}")
     return f"{base}{answered['path']}"

@@ -12,7 +12,7 @@ import typer
 from notification_service import endpoints
 from notification_service import reencryption as webhook_reencryption
 from notification_service.signing_secrets import SecretVault
-from operations.commands.target import chosen_stack
+from operations.commands.target import DataDirectory, chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.errors import UnreachableError
 from operations.reading.connection import open_mongodb
@@ -94,7 +94,7 @@ def _group() -> None:
 @credentials.command()
 def rotate(
     which: Annotated[Which, typer.Argument(help="What the key encrypts.")] = Which.SERVERS,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the stack.")] = None,
+    data_dir: DataDirectory = None,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Encrypt all stored credentials with the first key, so that the other keys can be removed.

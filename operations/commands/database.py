@@ -8,6 +8,7 @@ import pymongo.errors
 import typer
 import uvloop
 
+from operations.commands.target import name_target
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.connection import open_mongodb
 from operations.stack.database_users import load_passwords, prepare_users
@@ -16,6 +17,7 @@ from operations.stack.layout import MONGODB_URL_VARIABLE, database_prefix
 from operations.stack.start import StackStartError
 from shared.database import first_line
 from shared.errors import StartError
+from shared.urls import hide_credentials
 
 database = typer.Typer(no_args_is_help=True)
 
@@ -50,6 +52,7 @@ def prepare(
         if not url:
             _fail(f"{MONGODB_URL_VARIABLE} or {MONGODB_URL_VARIABLE}_FILE must have the URL of an administrator")
         prefix = database_prefix(environment)
+        name_target("MongoDB", f"{hide_credentials(url)} (databases {prefix}_*)")
         done = uvloop.run(_prepare(url, prefix, load_passwords(secrets)))
     except (OSError, StackStartError, StartError) as error:
         _fail(str(error))

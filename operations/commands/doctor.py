@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from operations.commands.target import chosen_stack
+from operations.commands.target import DataDirectory, chosen_stack
 from operations.commands.terminal import foreign, open_console, print_json
 from operations.doctor.archive import check_archive
 from operations.doctor.broker import check_broker
@@ -34,7 +34,7 @@ MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
 
 def doctor(
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the stack to check.")] = None,
+    data_dir: DataDirectory = None,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check the prerequisites on this machine and, if a stack runs, the stack itself. Nothing is changed.

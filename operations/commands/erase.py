@@ -28,7 +28,7 @@ TIMEOUT_SECONDS = 120.0
 
 def erase(
     user: Annotated[str, typer.Option("--user", help="The userId of the person's orders.")],
-    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.")] = "",
+    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.", show_default="none")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from operations.cleanup.age import read_duration
 from operations.commands.names import check_name
 from operations.commands.operator import current_operator
+from operations.commands.target import name_target
 from operations.commands.terminal import foreign, open_console, print_error, print_json
 from operations.stack.api_keys import OVERLAP, KeyFileError, create_key, list_keys, revoke_key, rotate_key
 from operations.stack.layout import KEYS_FILE_VARIABLE, Layout, choose_data_directory
@@ -37,12 +38,14 @@ T = TypeVar("T")
 def create(
     role: Annotated[str, typer.Option(help=f"One of {', '.join(Role)}.")],
     owner: Annotated[str, typer.Option(help="Owns the records that the caller creates, such as the shop's name.")],
-    subject: Annotated[str | None, typer.Option(help="Of a customer: the userId of its orders.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Of a customer: the userId of its orders.", show_default="none")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Who uses it, for the audit log.", show_default="you")] = None,
     expires: Annotated[str | None, typer.Option(help="After this time, such as 90d.", show_default="never")] = None,
     data_dir: DataDirectory = None,
 ) -> None:
-    """Create a key and print it, and nothing else. It cannot be shown again: only a hash is stored.
+    """Create a key and print it, with nothing else on stdout. It cannot be shown again: only a hash is stored.
 
     Running services accept it within seconds.
     """
@@ -102,10 +105,11 @@ def rotate(key_id: KeyId, data_dir: DataDirectory = None) -> None:
 
 
 def _file(data_dir: Path | None) -> Path:
-    named = os.environ.get(KEYS_FILE_VARIABLE)
-    if data_dir is None and named:
-        return Path(named)
-    return Layout(choose_data_directory(data_dir, last_used=True)).keys
+    """Return the file of the keys, and name it."""
+    named = os.environ.get(KEYS_FILE_VARIABLE) if data_dir is None else None
+    file = Path(named) if named else Layout(choose_data_directory(data_dir, last_used=True)).keys
+    name_target("keys", file)
+    return file
 
 
 def _option(name: str, parse: Callable[[str], T], value: str) -> T:

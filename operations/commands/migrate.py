@@ -1,7 +1,6 @@
 """The command `ordersaga migrate`."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ from rich.console import Console
 
 from operations.commands.failures import errors_shown
 from operations.commands.operator import current_operator
-from operations.commands.target import chosen_stack
+from operations.commands.target import DataDirectory, chosen_stack
 from operations.commands.terminal import counted, foreign, open_console, print_error, print_json
 from operations.migration import MigrationReport, QueueState, preview
 from operations.migration import migrate as run_migration
@@ -22,7 +21,7 @@ from shared.failpoints import kill_at
 
 def migrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what differs, and how.")] = False,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the stack.")] = None,
+    data_dir: DataDirectory = None,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Replace the queues that were declared with other arguments than this release declares, while services run.

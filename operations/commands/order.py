@@ -57,7 +57,9 @@ order.command("trace", hidden=True)(timeline)  # the former name
 @order.command()
 def release(
     order_id: Annotated[str, typer.Argument(metavar="ORDER", help="Id that the order service does not know.")],
-    why: Annotated[str | None, typer.Option("--why", help="Reason, kept in the log of actions.")] = None,
+    why: Annotated[
+        str | None, typer.Option("--why", help="Reason, kept in the log of actions.", show_default="asked for")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Release stock and refund money that are held for an id that the order service does not know.

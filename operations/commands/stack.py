@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from operations.commands.stack_display import StartDisplay, print_processes
+from operations.commands.target import DataDirectory
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.stack.background import start_in_background
 from operations.stack.layout import Layout, choose_data_directory
@@ -31,7 +32,7 @@ from operations.stack.status import ExternalStack, ProcessStatus, all_ready, as_
 # A supervisor gives services 12 s and servers 30 s before it kills them.
 SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
 
-DataDirectory = Annotated[
+NewDataDirectory = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Directory of the stack's data.", show_default="ORDERSAGA_DATA_DIR, or .ordersaga"),
 ]
@@ -40,12 +41,19 @@ DataDirectory = Annotated[
 def up(
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; return when ready.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the stack's data first.")] = False,
-    data_dir: DataDirectory = None,
+    data_dir: NewDataDirectory = None,
     port_offset: Annotated[
-        int | None, typer.Option(min=0, max=30000, help="Use the default ports plus this number, or fail.")
+        int | None,
+        typer.Option(
+            min=0,
+            max=30000,
+            help="Use the default ports plus this number, or fail.",
+            show_default="0, or free ports where one is taken",
+        ),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Services to start, separated by commas; '' for the servers alone.")
+        str | None,
+        typer.Option(help="Services to start, separated by commas; '' for the servers alone.", show_default="all"),
     ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Let everybody on this machine do everything, without a key.")

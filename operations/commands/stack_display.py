@@ -1,5 +1,6 @@
 """Shows the start of a stack and the status of its processes."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +25,9 @@ NO_KEY_NEEDED = "no authentication: everybody on this machine may do everything"
 
 
 class StartDisplay:
-    """Shows the start of a stack: a spinner for each program, or without a terminal a line when it is ready.
+    """Shows the start of a stack: what each program waits for, and when it is ready; after the start, events.
 
-    After the start it prints events.
+    On a terminal that is a spinner for each program, else a line for each reason.
     """
 
     def __init__(self, console: Console, layout: Layout) -> None:
@@ -42,10 +43,11 @@ class StartDisplay:
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._ready: set[str] = set()
+        self._said: set[str] = set()
         self._phase = ""
 
     def __enter__(self) -> Self:
+        self._console.print(f"starting the stack in {escape(str(self._layout.root))}", highlight=False, soft_wrap=True)
         self._progress.start()
         return self
 
@@ -57,8 +59,9 @@ class StartDisplay:
     def on_change(self, state: State) -> None:
         """Show the new state."""
         if self._phase in ("", "starting") and state.phase in ("starting", "ready"):
+            awaited = [process.name for process in state.processes if process.identity and not process.ready]
             for process in state.processes:
-                self._show(process)
+                self._show(process, awaited)
         if state.phase not in ("starting", self._phase):
             self._enter_phase(state)
         self._phase = state.phase
@@ -68,17 +71,22 @@ class StartDisplay:
         now = datetime.now().astimezone()
         self._console.print(f"[dim]{now:%H:%M:%S}[/] {escape(text)}", highlight=False, soft_wrap=True)
 
-    def _show(self, process: ProcessState) -> None:
+    def _show(self, process: ProcessState, awaited: Sequence[str]) -> None:
         if process.name not in self._tasks:
             self._tasks[process.name] = self._progress.add_task(process.name, total=1, start=False, detail="")
         task = self._tasks[process.name]
         if process.identity is not None and not self._progress.tasks[task].started:
             self._progress.start_task(task)
-        self._progress.update(task, completed=int(process.ready), detail=process.detail)
-        if process.ready and process.name not in self._ready:
-            self._ready.add(process.name)
-            if not self._console.is_terminal:
-                self._console.print(f"{process.name} is ready", highlight=False)
+        detail = process.detail if process.identity else f"waits for {', '.join(awaited) or 'its turn'}"
+        self._progress.update(task, completed=int(process.ready), detail=escape(detail))
+        if process.identity is not None and not self._console.is_terminal:
+            self._say(f"{process.name} is ready" if process.ready else f"waiting for {process.name}: {process.detail}")
+
+    def _say(self, line: str) -> None:
+        """Print a line once."""
+        if line not in self._said:
+            self._said.add(line)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _enter_phase(self, state: State) -> None:
         self._progress.stop()

@@ -5,7 +5,6 @@ control and format characters in it must not reach the terminal.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -16,8 +15,8 @@ from rich.segment import Segment
 
 from shared.printable import printable
 
-UNLIMITED_WIDTH = 100_000
-"""Columns if the output is not a terminal: lines for a program are never wrapped or truncated."""
+UNLIMITED_WIDTH = 100_000_000
+"""Columns if the output is not a terminal: lines for a program are never wrapped or cut. No record is longer."""
 
 _DELETE = "\x7f"
 
@@ -36,10 +35,10 @@ class _SafeConsole(Console):
 def open_console(*, stderr: bool = False, file: IO[str] | None = None, **options: Any) -> Console:
     """Return a console on stdout, on stderr or on a file; `options` are those of Rich.
 
-    If it is not a terminal and COLUMNS is not set, the line length is unlimited.
+    If it is not a terminal, the line length is unlimited, whatever COLUMNS says: that is the width of a terminal.
     """
     console = _SafeConsole(stderr=stderr, file=file, emoji=False, **options)
-    if not console.is_terminal and "width" not in options and "COLUMNS" not in os.environ:
+    if not console.is_terminal and "width" not in options:
         console.width = UNLIMITED_WIDTH
     return console
 

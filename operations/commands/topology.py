@@ -7,8 +7,8 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 import uvloop
 
+from operations.commands.target import DataDirectory, chosen_broker
 from operations.commands.terminal import open_console, print_error, print_json
-from operations.settings import locate_broker
 from operations.stack.broker_topology import apply_topology
 from operations.stack.broker_users import load_users
 from operations.stack.start import StackStartError
@@ -24,7 +24,7 @@ topology = typer.Typer(no_args_is_help=True)
 
 @topology.command("apply")
 def apply(
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the stack.")] = None,
+    data_dir: DataDirectory = None,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Declare all exchanges, queues and bindings on a broker. What exists already is left as it is.
@@ -37,7 +37,7 @@ def apply(
     Exit status 0 when all is declared, 1 if the user may not declare it or something exists with other arguments, 3 if
     the broker cannot be reached.
     """
-    broker = locate_broker(data_dir)
+    broker = chosen_broker(data_dir)
     url, retention = broker.url, broker.events_retention
     created = _or_fail(lambda: uvloop.run(apply_topology(url, retention)), StartError)
     counted = _counts(retention)

@@ -8,7 +8,7 @@ import typer
 import uvloop
 
 from operations.commands.doctor import control_of, show_findings
-from operations.commands.target import chosen_stack
+from operations.commands.target import DataDirectory, chosen_stack
 from operations.commands.terminal import print_json
 from operations.doctor.broker import check_exchanges, check_queues
 from operations.doctor.database_users import check_users
@@ -34,7 +34,7 @@ def _group() -> None:
 
 @upgrade.command("check")
 def check(
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data directory of the stack to check.")] = None,
+    data_dir: DataDirectory = None,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Say whether the release of this command can carry on what is in flight in a running stack. Nothing is changed.

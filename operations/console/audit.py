@@ -16,6 +16,7 @@ from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
+from shared.outage_words import in_words
 
 MOST_SHOWN = 200
 LONGEST_SECONDS = 3600.0
@@ -68,7 +69,7 @@ class Auditor:
             )
         except Exception as error:  # noqa: BLE001 - logged, and shown on the page
             _log.exception("audit failed")
-            run.report = Unavailable(f"The audit failed: {type(error).__name__}: {error}")
+            run.report = Unavailable(f"The audit failed: {in_words(error)}. The log of the console has the details.")
         finally:
             run.ended_at = dependencies.clock()
         await attempt(self._record(run), "MongoDB")

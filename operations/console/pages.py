@@ -17,14 +17,15 @@ from starlette.exceptions import HTTPException
 from operations.console import wording
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.form_limits import refuse_form
+from operations.console.outages import OutageWatch
 from operations.console.upstream import Unavailable, acting_for
 from operations.errors import UnreachableError
-from operations.reading.reachability import brief
 from shared.access.middleware import caller_of
 from shared.access.permissions import STAFF, Permission
 from shared.access.principal import Principal
 from shared.errors import TransientError
 from shared.http import ProblemError, authorize
+from shared.outage_words import in_words
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -63,6 +64,7 @@ class Pages:
 
     def __init__(self, dependencies: ConsoleDependencies) -> None:
         self._dependencies = dependencies
+        self._watch = OutageWatch(dependencies)
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,
@@ -87,14 +89,20 @@ class Pages:
             section=_section(request.url.path),
             now=now,
             ago=_Ago(now),
+            outages=self._watch.outages if person is not None and person.roles & STAFF else (),
             **values,
         )
         # Text from outside may contain lone surrogates, which cannot be encoded.
         return HTMLResponse(text.encode("utf-8", "backslashreplace"), int(status), SECURITY)
 
+    async def look_for_outages(self) -> None:
+        """Find out what is away, for the banner of the pages that follow, unless that is known already."""
+        await self._watch.refresh()
+
     def problem(self, request: Request, status: HTTPStatus, detail: str) -> Response:
         """Render an error as a page, or as a part if a part was requested."""
-        template = "problem_part.html" if request.headers.get("HX-Request") else "problem.html"
+        whole = "not_found.html" if status is HTTPStatus.NOT_FOUND and caller_of(request.scope) else "problem.html"
+        template = "problem_part.html" if request.headers.get("HX-Request") else whole
         return self.show(request, template, status, title=_TITLES.get(status, status.phrase), detail=detail)
 
     def router(self) -> APIRouter:
@@ -157,12 +165,23 @@ def _check_staff(caller: Principal | None) -> None:
 
 
 async def _checked(pages: Pages, request: Request, handle: Handle) -> Response:
+    if _is_whole_page(request):
+        await pages.look_for_outages()
     if request.method == "POST":
         # The framework caches the body, so the handler can read it again.
         refused = refuse_form(request.headers.get("content-type", ""), await request.body())
         if refused is not None:
             return pages.problem(request, refused.status, refused.detail)
     return await handle(request)
+
+
+def _is_whole_page(request: Request) -> bool:
+    """Return whether somebody opens a page, with its banner of outages: not a part of one, a file or an action."""
+    return (
+        request.method == "GET"
+        and not request.headers.get("HX-Request")
+        and not request.url.path.startswith("/static/")
+    )
 
 
 async def _explained(pages: Pages, request: Request, handle: Handle) -> Response:
@@ -175,4 +194,9 @@ async def _explained(pages: Pages, request: Request, handle: Handle) -> Response
     except RequestValidationError as error:
         return pages.problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, wording.validation_text(error))
     except (PyMongoError, UnreachableError, TransientError) as error:
-        return pages.problem(request, HTTPStatus.SERVICE_UNAVAILABLE, brief(error))
+        return pages.problem(request, HTTPStatus.SERVICE_UNAVAILABLE, _outage(error))
+
+
+def _outage(error: Exception) -> str:
+    """Return which server is away, and why; errors of MongoDB's driver do not say that it is MongoDB."""
+    return f"MongoDB: {in_words(error)}" if isinstance(error, PyMongoError) else in_words(error)

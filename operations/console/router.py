@@ -1,6 +1,6 @@
 """All routes of the console."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
 from operations.console.action_log import create_log
@@ -10,6 +10,7 @@ from operations.console.audit import create_audit
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.orders import create_orders
+from operations.console.outages import read_runbook
 from operations.console.overview import create_overview
 from operations.console.packages import create_packages
 from operations.console.pages import STATIC, Pages
@@ -45,6 +46,20 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         router.include_router(create(dependencies, pages))
     router.include_router(create_sign_in(dependencies, pages, sessions))
 
+    @router.get("/outages")
+    @requires(Permission.SELF_READ)
+    async def outages(request: Request) -> Response:
+        await pages.look_for_outages()
+        return pages.show(request, "outages.html")
+
+    @router.get("/runbooks/{name}")
+    @requires(Permission.SELF_READ)
+    async def runbook(request: Request, name: str) -> Response:
+        text = read_runbook(name)
+        if text is None:
+            raise not_found(f"The runbook {name}")
+        return pages.show(request, "runbook.html", name=name, text=text)
+
     @router.get("/static/{name}")
     @requires(Permission.SELF_READ)
     async def asset(name: str) -> Response:
@@ -52,5 +67,10 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
             raise not_found(f"The file {name}")
         headers = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
         return FileResponse(STATIC / name, media_type=ASSETS[name], headers=headers)
+
+    @router.get("/{address:path}")
+    @requires(Permission.SELF_READ)
+    async def unknown(address: str) -> Response:
+        raise not_found(f"The page /{address[:200]}")
 
     return router

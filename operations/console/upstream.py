@@ -5,11 +5,13 @@ from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx
 import pymongo
+import structlog
 from pymongo.errors import PyMongoError
 
 from operations.errors import UnreachableError
@@ -17,6 +19,7 @@ from operations.reading.reachability import brief
 from shared.access.authenticator import acts_for_header
 from shared.access.principal import Principal
 from shared.errors import TransientError
+from shared.outage_words import in_words
 from shared.tls import client_context
 
 READ_SECONDS = 3.0
@@ -34,6 +37,7 @@ PAGE = 100
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
 """Errors from before a service can have received a request."""
 
+_log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _acting_person: ContextVar[Principal | None] = ContextVar("acting_person", default=None)
 
@@ -81,9 +85,35 @@ async def attempt(asked: Awaitable[T], what: str, seconds: float = READ_SECONDS)
             with pymongo.timeout(seconds):
                 return await asked
     except TimeoutError:
-        return Unavailable(f"{what} did not respond within {seconds:g} s")
+        return Unavailable(f"{what} did not answer in time")
     except (PyMongoError, UnreachableError, TransientError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return Unavailable(f"{what}: {brief(error)}", sent=not isinstance(error, _NOT_SENT))
+        _log.warning("not available", what=what, error=brief(error))
+        return Unavailable(f"{what}: {in_words(error)}", sent=not isinstance(error, _NOT_SENT))
+
+
+class Health(NamedTuple):
+    """Why a service does not answer; else what in it does not work, and since when, by the names of the parts."""
+
+    why: str | None
+    down: Mapping[str, str] = {}
+    since: Mapping[str, datetime] = {}
+    ready: bool = True
+
+    @property
+    def problem(self) -> str | None:
+        """The problem in one line, None if everything works."""
+        if self.why is not None or not self.down:
+            return self.why
+        parts = "; ".join(f"{name}: {why}" for name, why in self.down.items())
+        return f"degraded: {parts}" if self.ready else parts
+
+
+def _as_time(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
 
 
 class Services:
@@ -116,15 +146,20 @@ class Services:
             after = {"cursor": response.body["nextCursor"]}
         return found
 
-    async def ready(self, service: str) -> str | None:
-        """Return None if everything in the service works, else what does not, also while it is only degraded."""
+    async def health(self, service: str) -> Health:
+        """Return what the service says about itself, or why it does not answer."""
         response = await attempt(self._ask("GET", service, "/readyz"), self._name(service))
         if isinstance(response, Unavailable):
-            return response.why
-        if not response.ok:
-            return response.detail
-        down = response.body.get("down", {})
-        return f"degraded: {'; '.join(f'{name}: {why}' for name, why in down.items())}" if down else None
+            return Health(response.why)
+        down, since = response.body.get("down"), response.body.get("since")
+        if not isinstance(down, dict) or not isinstance(since, dict):
+            return Health(None if response.ok else response.detail)
+        times = {name: at for name, text in since.items() if (at := _as_time(text)) is not None}
+        return Health(None, {str(name): str(why) for name, why in down.items()}, times, ready=response.ok)
+
+    async def ready(self, service: str) -> str | None:
+        """Return None if everything in the service works, else what does not, also while it is only degraded."""
+        return (await self.health(service)).problem
 
     async def act(
         self, method: str, service: str, path: str, body: Mapping[str, Any] | None = None, key: str | None = None
@@ -165,7 +200,7 @@ class Services:
         return ServiceResponse(reply.status_code, content if isinstance(content, dict) else {"items": content})
 
     def _name(self, service: str) -> str:
-        return f"the {service} service at {self.urls.get(service, 'no known address')}"
+        return f"the {service} service"
 
 
 def path(*parts: str) -> str:

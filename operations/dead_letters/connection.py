@@ -50,13 +50,24 @@ class DeadLetterConnection:
 
 
 @contextlib.asynccontextmanager
-async def connect(stack: Stack) -> AsyncIterator[DeadLetterConnection]:
-    """Connect to the stack's MongoDB and record the letters that wait in the broker. Raises UnreachableError."""
+async def connect(
+    stack: Stack, on_broker_away: Callable[[UnreachableError], None] | None = None
+) -> AsyncIterator[DeadLetterConnection]:
+    """Connect to the stack's MongoDB and record the letters that wait in the broker.
+
+    Without the broker, `on_broker_away` is told why, for callers who only read what is recorded. Raises
+    UnreachableError if MongoDB does not answer, or the broker while there is nobody to tell.
+    """
     async with open_mongodb(stack.mongodb_url, purpose="access to the dead letters", name=NAME) as client:
         database: Database = client[CONSOLE.database_in(stack.database_prefix)]
         service = DeadLetterService(database)
         await service.prepare()
-        await record_waiting(stack.amqp_url, LetterRecords(database))
+        try:
+            await record_waiting(stack.amqp_url, LetterRecords(database))
+        except UnreachableError as error:
+            if on_broker_away is None:
+                raise
+            on_broker_away(error)
         yield DeadLetterConnection(service, database, stack)
 
 

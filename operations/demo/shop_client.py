@@ -12,6 +12,7 @@ import aiohttp
 
 from operations.errors import CommandError, UnreachableError
 from operations.settings import Stack
+from shared.outage_words import with_detail
 from shared.services import SIMULATOR
 
 POLL_SECONDS = 0.05
@@ -222,4 +223,4 @@ class ShopClient:
                     raise UnreachableError(f"{method} {url}: {answer.status} {(await answer.text())[:200]}")
                 return await answer.json()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnreachableError(f"{method} {url}: {error!r}") from error
+            raise UnreachableError(f"{method} {url}: {with_detail(error)}") from error

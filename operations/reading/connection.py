@@ -12,6 +12,7 @@ from operations.reading.reachability import mongodb_missing
 from shared.bus.rabbitmq import RabbitBus
 from shared.database import Document, with_our_tls
 from shared.errors import StartError
+from shared.outage_words import with_detail
 
 CONNECT_TIMEOUT_MS = 5000
 BUS_SECONDS = 15.0
@@ -46,7 +47,7 @@ async def open_bus(url: str, queue: str | None, *, name: str, prefetch: int = 1)
             await bus.start(queue)
         yield bus
     except (TimeoutError, StartError) as error:
-        reason = str(error) or bus.unhealthy_reason or "no answer in time"
-        raise UnreachableError(f"RabbitMQ does not answer: {reason}") from error
+        reason = str(error) or bus.unhealthy_reason or "timed out"
+        raise UnreachableError(f"RabbitMQ does not answer: {with_detail(reason)}") from error
     finally:
         await bus.close()

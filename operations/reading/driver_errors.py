@@ -8,6 +8,7 @@ from pymongo.errors import ConnectionFailure, PyMongoError
 
 from operations.errors import UnreachableError
 from shared.errors import OrdersagaError
+from shared.outage_words import with_detail
 from shared.urls import hide_credentials
 
 
@@ -17,7 +18,7 @@ def unreachable_unless_done(purpose: str) -> Iterator[None]:
     try:
         yield
     except ConnectionFailure as error:
-        raise UnreachableError(f"MongoDB does not answer: {first_line(error)}") from error
+        raise UnreachableError(f"MongoDB does not answer: {with_detail(error)}") from error
     except PyMongoError as error:
         raise UnreachableError(f"MongoDB refused {purpose}: {first_line(error)}") from error
 
@@ -36,4 +37,4 @@ def reason_of(error: BaseException) -> str:
         return first_line(error)
     if isinstance(error, OrdersagaError):
         return str(error)
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    return with_detail(error)

@@ -9,8 +9,7 @@ import pymongo.errors
 
 from shared.bus.amqp.connecting import connect
 from shared.database import with_our_tls
-from shared.tls import plain_reason
-from shared.urls import hide_credentials
+from shared.outage_words import with_detail
 
 TIMEOUT_SECONDS = 3.0
 
@@ -27,10 +26,8 @@ async def amqp_missing(url: str) -> str | None:
 
 
 def brief(error: BaseException) -> str:
-    """Return a driver's error in one line, without the topology and the timeouts that PyMongo appends."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = plain_reason(text)
-    return hide_credentials(text.partition(" (configured timeouts")[0].partition(", Timeout: ")[0])[:160]
+    """Return a driver's error in one line: the cause in words, and what the driver says."""
+    return with_detail(error)
 
 
 async def mongodb_missing(url: str, *, is_member: bool = False) -> str | None:

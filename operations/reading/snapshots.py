@@ -15,6 +15,7 @@ from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailu
 
 from operations.errors import UnreachableError
 from operations.reading.driver_errors import first_line
+from shared.outage_words import with_detail
 
 Document = dict[str, Any]
 
@@ -121,7 +122,7 @@ def drivers_errors() -> Iterator[None]:
     try:
         yield
     except ConnectionFailure as error:
-        raise UnreachableError(f"MongoDB does not answer: {first_line(error)}") from error
+        raise UnreachableError(f"MongoDB does not answer: {with_detail(error)}") from error
     except OperationFailure as error:
         if error.code in _SNAPSHOT_GONE:
             raise _SnapshotGoneError(f"MongoDB could not read from one snapshot: {first_line(error)}") from error

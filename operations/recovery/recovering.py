@@ -21,6 +21,7 @@ from aio_pika.exceptions import AMQPError
 from operations.actions import record_action
 from operations.errors import UnfinishedRestoreError, UnreachableError
 from operations.reading.connection import open_bus, open_mongodb
+from operations.reading.driver_errors import reason_of
 from operations.reading.publishing import until_accepted
 from operations.reading.reachability import brief
 from operations.recovery.records import PendingRecords
@@ -212,7 +213,7 @@ async def _logged(database: Database, by: str, why: str, report: RecoveryReport)
     try:
         yield
     except BaseException as error:
-        ended = str(error) or type(error).__name__
+        ended = reason_of(error)
         await record_action(database, **entry, outcome=f"{report.in_words()}, then ended: {ended}"[:500])
         raise
     await record_action(database, **entry, outcome=report.in_words())

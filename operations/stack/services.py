@@ -81,12 +81,28 @@ def ask_readiness(url: str) -> Answer:
     except ssl.SSLError as error:
         return Answer(f"{hide_credentials(url)}: {plain_reason(str(error))}")
     except (OSError, http.client.HTTPException) as error:
-        return Answer(f"nothing answers on {hide_credentials(url)} yet ({type(error).__name__})")
+        return Answer(f"nothing answers on {hide_credentials(url)} yet: {_reason(error)}")
     except StartError as error:
         return Answer(str(error))
     if status != http.client.OK:
-        return Answer(f"/readyz answers {status}: {_one_line(body)}")
+        return Answer(_why_not_ready(body) or f"/readyz answers {status}: {_one_line(body)}")
     return Answer(None, _degraded(body))
+
+
+def _reason(error: OSError | http.client.HTTPException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {PROBE_TIMEOUT_SECONDS:g} s"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error) or "the connection broke").lower()
+    return "the answer is not HTTP"
+
+
+def _why_not_ready(body: bytes) -> str | None:
+    """Return what the body of an unready service says it waits for."""
+    try:
+        return "; ".join(f"{name}: {why}" for name, why in json.loads(body)["down"].items())[:300] or None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _degraded(body: bytes) -> str | None:

@@ -13,6 +13,7 @@ from operations.stack.program import Program, ServerMissingError
 from operations.stack.start import StackStartError, exit_text, wait_until_ready
 from operations.stack.state import Phase, ProcessState, State, write_state
 from operations.stack.state_writer import StateWriter
+from shared.outage_words import with_detail
 
 READY_WITHIN_SECONDS = 90.0
 FIRST_RESTART_DELAY_SECONDS = 0.2
@@ -178,7 +179,7 @@ class Supervisor:
         except StackStartError as error:
             self._writer.add_event(str(error))
         except Exception as error:  # noqa: BLE001 - a watcher that ends would never restart its program
-            self._writer.add_event(f"{unit.program.name} could not be restarted: {error!r}")
+            self._writer.add_event(f"{unit.program.name} could not be restarted: {with_detail(error)}")
 
     async def _end(self) -> None:
         """End all programs, last stage first; the programs of a stage end concurrently."""

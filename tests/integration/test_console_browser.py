@@ -1,10 +1,12 @@
 """The console in a real browser: it refreshes itself, fits a phone, and works with only a keyboard."""
 
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
+from yarl import URL
 
 from operations.console import ConsoleDependencies
 from operations.dead_letters.filters import Filters
@@ -14,6 +16,7 @@ from tests.support.access import ADMIN
 from tests.support.browser import run_browser
 from tests.support.consoles import a_letter, console_dependencies, record_letters, served
 from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
 
 PATIENCE = 60_000
 """Milliseconds that a page may take on a loaded machine."""
@@ -181,12 +184,16 @@ async def test_a_response_that_refreshes_nothing_leaves_the_page_stale(
         stale = page.locator("#stale")
         await expect(stale).to_be_visible(timeout=PATIENCE)
         await expect(stale).to_contain_text("from 09:30:0", timeout=PATIENCE)
+        # Only the part that could not be renewed is marked as old.
+        await expect(page.locator("#live")).to_have_class("old", timeout=PATIENCE)
+        await expect(page.locator("#outages")).not_to_have_class("old", timeout=PATIENCE)
+        await expect(page.locator("#updated")).to_have_text(re.compile(r"updated 1\d s ago"), timeout=PATIENCE)
         # The next response that refreshes the page ends it.
         await page.unroute("**/overview")
 
         async def is_fresh() -> bool:
             await page.clock.run_for(1_000)
-            return await stale.is_hidden()
+            return await stale.is_hidden() and await page.locator(".old").count() == 0
 
         await eventually(is_fresh, 60, "the page to be renewed")
         await page.close()
@@ -201,3 +208,51 @@ async def test_a_page_says_when_its_data_is_old(dependencies: ConsoleDependencie
     await page.clock.run_for(20_000)
     await expect(page.locator("#stale")).to_be_visible(timeout=PATIENCE)
     await page.close()
+
+
+async def test_every_page_names_what_is_away_since_when_and_what_to_do(
+    mongodb_url: str, amqp_url: str, database_prefix: str, browser: Browser
+) -> None:
+    async with (
+        Proxy(URL(amqp_url)).open() as broker,
+        console_dependencies(mongodb_url, str(broker.url), database_prefix) as dependencies,
+        served(dependencies) as url,
+    ):
+        page = await open_page(browser, url, [])
+        await page.goto("/orders")
+        banner = page.get_by_role("status", name="Outages")
+        await expect(banner).to_contain_text("The payment service cannot be used since 20", timeout=PATIENCE)
+        await expect(banner).to_contain_text("Nothing is charged or refunded", timeout=PATIENCE)
+        await expect(banner).not_to_contain_text("RabbitMQ")
+        await broker.die()
+        # The page itself is not loaded again.
+        lost = banner.get_by_text("RabbitMQ cannot be used since")
+        await expect(lost).to_be_visible(timeout=PATIENCE)
+        since = await banner.locator("time").first.get_attribute("datetime")
+        for path in ("/inventory", "/dead-letters", "/nowhere"):
+            await page.goto(path)
+            await expect(lost).to_contain_text("nothing is reserved or charged until", timeout=PATIENCE)
+            assert await banner.locator("time").first.get_attribute("datetime") == since
+        await lost.get_by_role("link", name="What to do").click()
+        await expect(page.get_by_label("Text of the runbook")).to_contain_text("DependencyDown", timeout=PATIENCE)
+        await page.close()
+
+
+async def test_a_page_that_does_not_exist_leads_on_by_keyboard(
+    dependencies: ConsoleDependencies, browser: Browser
+) -> None:
+    await fill(dependencies)
+    async with served(dependencies) as url:
+        page = await open_page(browser, url, [])
+        answer = await page.goto("/no/such/page")
+        assert answer is not None
+        assert answer.status == 404
+        await expect(page.get_by_role("alert")).to_have_text("The page /no/such/page does not exist", timeout=PATIENCE)
+        for _ in range(40):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.name") == "id":
+                break
+        await page.keyboard.type("o1")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/orders/o1", timeout=PATIENCE)
+        await page.close()

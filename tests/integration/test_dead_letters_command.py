@@ -34,6 +34,7 @@ from tests.support.access import ADMIN_KEY, KEYS, key_authenticator
 from tests.support.buses import RabbitHarness
 from tests.support.consoles import NOWHERE, serve
 from tests.support.servers import Servers
+from tests.support.terminals import TERMINAL
 
 __all__ = ["patient"]  # a fixture, used by name
 
@@ -59,7 +60,6 @@ class World:
             "ORDERSAGA_AMQP_URL": self.stack.amqp_url,
             "ORDERSAGA_DATABASE_PREFIX": self.stack.database_prefix,
             "ORDERSAGA_OPERATOR": "ann",
-            "COLUMNS": "80",
         }
         runner, arguments = CliRunner(env=known | environment), ["dead-letters", *words]
         return await asyncio.to_thread(runner.invoke, cli.build_application(arguments), arguments, input=given)
@@ -104,13 +104,15 @@ async def world(database: Database, servers: Servers, patient: None) -> AsyncIte
 async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world: World) -> None:
     long = "a reason that continues " * 20
     await world.send(dead(error=long), dead(message_id="m2", body=b"\xff\x00", type_="", queue="", error="[red]x[/]"))
-    listed = await world.run("list")
+    listed = (await world.invoke("list", **TERMINAL)).stdout
     (error,) = [line for line in listed.splitlines() if "PoisonError: a reason that continues" in line]
     assert (len(error), error[-1]) == (80, "…")
     assert "[red]x[/]" in listed
-    grouped = await world.run("groups")
+    grouped = (await world.invoke("groups", **TERMINAL)).stdout
     assert "1 open of 1  payment  payment.refund  new" in grouped
     assert max(map(len, (listed + grouped).splitlines())) <= 80
+    for command in ("list", "groups"):
+        assert long.strip() in await world.run(command, COLUMNS="80"), "output for a program is cut"
     items = (await world.document("list", "--service", "payment"))["items"]
     assert [item["messageId"] for item in items] == ["m1"]
     shown = await world.run("show", items[0]["id"][:8])
@@ -120,6 +122,22 @@ async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world
     assert (await world.document("list", "--limit", "1"))["nextCursor"]
     await world.run("list", "--cursor", "nonsense", status=2)
     await world.run("edit", items[0]["id"], "--body", "/nonexistent/file", status=2)
+
+
+async def test_what_is_recorded_is_shown_without_the_broker_and_nothing_is_sent(world: World) -> None:
+    await world.send(dead(error="no price"))
+    (letter,) = (await world.document("list"))["items"]
+    away = {"ORDERSAGA_AMQP_URL": "amqp://guest:secret@127.0.0.1:1/"}
+    for words in (("list",), ("groups",), ("show", letter["id"])):
+        result = await world.invoke(*words, "--json", **away)
+        assert (result.exit_code, "no price" in result.stdout) == (0, True), result.output
+        assert json.loads(result.stdout)
+        assert "only recorded dead letters are shown, not those that wait in the broker" in result.stderr
+        assert "RabbitMQ does not answer: it refuses connections (" in result.stderr
+        assert "secret" not in result.stderr
+    refused = await world.invoke("replay", letter["id"], "--yes", **away)
+    assert isinstance(refused.exception, UnreachableError)
+    assert (await world.document("show", letter["id"]))["replays"] == []
 
 
 async def test_it_replays_after_asking(world: World) -> None:
@@ -144,7 +162,7 @@ async def test_foreign_letters_are_named_and_left_out_unless_their_ids_are_given
 
     assert f"{foreign[:10]}" in await world.run("list")
     assert "foreign" in await world.run("list")
-    assert why in (await world.run("show", foreign, COLUMNS="300"))
+    assert why in (await world.run("show", foreign))
     asked = await world.run("replay", "--all", given="n\n", status=1)
     assert f"{foreign} is foreign, left out (replay it by its id): {why}" in asked
     assert "Replay 1 dead letter?" in asked
@@ -335,7 +353,7 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, ser
     ],
 )
 def test_wrong_usage_ends_with_status_2(words: list[str]) -> None:
-    result = CliRunner(env={"COLUMNS": "80"}).invoke(cli.build_application(["dead-letters"]), ["dead-letters", *words])
+    result = CliRunner().invoke(cli.build_application(["dead-letters"]), ["dead-letters", *words])
     assert result.exit_code == 2, result.output
 
 

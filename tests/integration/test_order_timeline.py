@@ -15,6 +15,7 @@ from operations.commands.order_display import duration
 from shared.clock import utc_now
 from tests.support.builders import connected
 from tests.support.shop import A_SERVER, Shop, open_shop
+from tests.support.terminals import TERMINAL
 
 HOSTILE = "no \x1b[2Jthanks [red]at all[/]"
 
@@ -32,7 +33,7 @@ def environment(mongodb_url: str, database_prefix: str) -> dict[str, str]:
         "ORDERSAGA_MONGODB_URL": mongodb_url,
         "ORDERSAGA_AMQP_URL": "amqp://127.0.0.1:1/",
         "ORDERSAGA_DATABASE_PREFIX": database_prefix,
-        "COLUMNS": "80",
+        **TERMINAL,
     }
 
 

@@ -93,7 +93,7 @@ class Answering(StandIn):
     async def probe(self) -> str | None:
         async def ask() -> str | None:
             answer = await super(Answering, self).probe() or "ready"
-            return answer if answer == "ready" or answer.startswith("/readyz answers") else None
+            return answer if answer == "ready" or "nothing answers" not in answer else None
 
         answer = await eventually(ask, LONG_ENOUGH, f"{self.name} to answer")
         return None if answer == "ready" else answer

@@ -3,6 +3,8 @@
 import errno
 import importlib
 import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import structlog
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from operations import cli
@@ -40,6 +43,114 @@ def test_help_names_every_command() -> None:
 def test_the_version_is_the_one_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert run("--version") == (0, f"ordersaga {project['version']}\n")
+
+
+def commands_of(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Return the commands below a command, with their paths; groups are none themselves."""
+    nested = getattr(command, "commands", None)
+    if nested is None:
+        return [(path, command)]
+    return [found for name, one in nested.items() for found in commands_of(one, (*path, name))]
+
+
+def every_command() -> list[tuple[tuple[str, ...], Any]]:
+    applications = {name: get_command(cli.build_application([name])) for name in cli.COMMANDS}
+    return [found for name, one in applications.items() for found in commands_of(one) if found[0][0] == name]
+
+
+@pytest.mark.parametrize(("path", "command"), every_command())
+def test_the_help_shows_the_default_of_every_option_that_takes_a_value(path: tuple[str, ...], command: Any) -> None:
+    shown = "".join(run(*path, "--help")[1].split())
+    for parameter in command.params:
+        if not parameter.required and not getattr(parameter, "is_flag", False):
+            default = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
+            assert default not in (None, ""), (path, parameter.name)
+    with_value = [one for one in command.params if not one.required and not getattr(one, "is_flag", False)]
+    assert shown.count("[default:") == len(with_value)
+    assert "…" not in shown
+
+
+WITHOUT_A_STACK = {
+    ("demo",): "starts one of its own, in a directory that it prints",
+    ("topology", "users"): "prints what another program imports",
+    ("up",): "names the data directory in its first line",
+    ("down",): "names the data directory in its last line",
+    ("status",): "names the data directory in its last line",
+}
+ARGUMENTS: dict[tuple[str, ...], list[str]] = {
+    ("keys", "create"): ["--role", "viewer", "--owner", "shop"],
+    ("keys", "revoke"): ["12345678"],
+    ("keys", "rotate"): ["12345678"],
+    ("order", "timeline"): ["o1"],
+    ("order", "trace"): ["o1"],
+    ("order", "release"): ["o1", "--yes", "--why", "x"],
+    ("accounts", "show"): ["bank:b1"],
+    ("accounts", "statement"): ["bank:b1"],
+    ("accounts", "repair"): ["--all"],
+    ("accounts", "assign"): ["--owner", "shop", "--all"],
+    ("cleanup",): ["--older-than", "30d"],
+    ("archive",): ["--older-than", "30d", "--to", "archive"],
+    ("backup",): ["backup"],
+    ("restore",): ["."],
+    ("erase",): ["--user", "u1", "--yes", "--why", "x"],
+    ("dead-letters", "show"): ["abc"],
+    ("dead-letters", "edit"): ["abc"],
+    ("dead-letters", "replay"): ["--all", "--yes"],
+    ("dead-letters", "outcome"): ["abc"],
+    ("dead-letters", "discard"): ["--all", "--yes", "--why", "x"],
+    ("dead-letters", "export"): ["--all"],
+    ("events", "export"): ["--out", "events.jsonl"],
+    ("database", "prepare"): ["--secrets", "secrets"],
+}
+
+
+@pytest.mark.parametrize("path", [path for path, _ in every_command() if path not in WITHOUT_A_STACK])
+def test_every_command_that_acts_names_what_it_acts_on_first(
+    path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NamedError(Exception):
+        """The command has named its target, and may not go on."""
+
+    def name(kind: str, where: object) -> None:
+        raise NamedError(f"{kind}: {where}")
+
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("operations.commands") and hasattr(module, "name_target"):
+            monkeypatch.setattr(module, "name_target", name)
+    monkeypatch.chdir(tmp_path)
+    here = {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/", "ORDERSAGA_AMQP_URL": "amqp://127.0.0.1:1/"}
+    here |= {"XDG_STATE_HOME": str(tmp_path), "ORDERSAGA_DATA_DIR": str(tmp_path)}
+    words = [*path, *ARGUMENTS.get(path, [])]
+    result = CliRunner(env=here).invoke(cli.build_application(words), words)
+    assert isinstance(result.exception, NamedError), result.output
+    assert "127.0.0.1:1" in str(result.exception) or str(tmp_path) in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("dead-letters re", ["replay"]),
+        ("do", ["down", "doctor"]),
+        ("logs --f", ["--follow"]),
+        ("logs pay", ["payment"]),
+        ("accounts statement --l", ["--limit"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_names(line: str, completed: list[str], tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.logs.mkdir()
+    (layout.logs / "payment.log").touch()
+    words = ["ordersaga", *line.split()]
+    asked = {"_ORDERSAGA_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    ended = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'ordersaga'; from operations.cli import main; main()"],
+        env={**os.environ, **asked, "ORDERSAGA_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ended.stdout.split() == completed
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -20,11 +20,11 @@ async def test_a_server_that_is_away_is_known_within_seconds_however_long_the_op
     assert done
     reason = checked.result()
     assert reason is not None
-    assert reason.startswith(f"does not answer: {NOWHERE}")
+    assert reason.startswith(f"does not answer: it refuses connections ({NOWHERE}: ")
 
 
 async def test_a_broker_that_is_away_is_named() -> None:
     reason = await reachability.amqp_missing(f"amqp://guest:secret@{NOWHERE}/")
     assert reason is not None
-    assert reason.startswith("does not answer: ")
+    assert reason.startswith("does not answer: it refuses connections (")
     assert "secret" not in reason

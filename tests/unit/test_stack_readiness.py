@@ -45,4 +45,4 @@ def test_https_is_used_for_https_urls(port: int) -> None:
 
 def test_a_password_is_not_printed() -> None:
     missing = probe_readiness("http://u:s3cret@127.0.0.1:1/")
-    assert missing == "nothing answers on http://u:***@127.0.0.1:1/ yet (ConnectionRefusedError)"
+    assert missing == "nothing answers on http://u:***@127.0.0.1:1/ yet: connection refused"

@@ -3,7 +3,7 @@
 import ast
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,6 @@ HOSTILE = (
     "forged\nline",
 )
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(codec=None), min_size=1, max_size=40))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_width_from_outside() -> Iterator[None]:
-    """Remove the terminal width that pytest-xdist sets: output that is not a terminal has no width."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COLUMNS", raising=False)
-        yield
 
 
 def printed(show: Callable[[Console], None], **options: Any) -> str:
@@ -193,6 +185,29 @@ def test_output_for_a_program_is_neither_truncated_nor_wrapped() -> None:
         text = printed(show)
         assert long in text
         assert max(map(len, text.splitlines())) < 20 * len(long)
+
+
+def test_output_for_a_program_is_whole_whatever_columns_says_and_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    long = "x" * 300_000
+    for show in every_display(long):
+        assert long in printed(show)
+
+
+def test_a_terminal_shows_the_beginning_of_a_long_letter_and_says_so_and_a_program_gets_all() -> None:
+    binary = a_letter("x") | {"contentType": "application/octet-stream", "body": b"\xff" * 100}
+    lines = a_letter("x") | {"body": b"line\n" * 300, "headers": {"h": "y" * 600}}
+    terminal: dict[str, Any] = {"force_terminal": True, "color_system": None, "width": 80}
+    assert "… 36 more bytes: `export` writes all" in " ".join(
+        printed(lambda console: show_letter(binary, console), **terminal).split()
+    )
+    shown = printed(lambda console: show_letter(lines, console), **terminal)
+    assert "… 100 more lines: `export` writes all" in shown
+    assert "y …" in shown
+    whole = printed(lambda console: show_letter(lines, console))
+    assert whole.count("  line\n") == 300
+    assert "y" * 600 in whole
+    assert " ".join(["ff"] * 100) in printed(lambda console: show_letter(binary, console))
 
 
 def test_json_is_printable_ascii_and_says_the_same() -> None:

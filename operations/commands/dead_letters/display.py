@@ -22,6 +22,10 @@ SHORT_ID = 10
 """Characters of an id in lists; commands accept any unique prefix."""
 
 MOST_BODY_LINES = 200
+MOST_BINARY_BYTES = 64
+LONGEST_HEADER = 500
+"""What a terminal shows of a body or a header; output for a program has all."""
+
 _BARS = " ▁▂▃▄▅▆▇█"
 _JSON = Syntax("", "json", background_color="default")
 _COLOURS = {DEAD: "red", HANDLED: "green"}
@@ -94,17 +98,19 @@ def show_letter(letter: Document, console: Console) -> None:
         console.print("traceback", style="bold")
         console.print(_indented(Text(printable(error["traceback"].rstrip(), keep_lines=True))))
     console.print(f"body, {letter['size']:,} bytes, {letter['contentType']}", style="bold")
-    console.print(_indented(_body(letter["body"], letter["contentType"])))
+    console.print(_indented(_body(letter["body"], letter["contentType"], whole=wide(console))))
     if letter["headers"]:
         console.print("headers", style="bold")
         for name, value in letter["headers"].items():
-            console.print(f"  [dim]{foreign(name)}[/] {foreign(str(value)[:500])}", highlight=False)
+            text = str(value)
+            shown = text if wide(console) or len(text) <= LONGEST_HEADER else f"{text[:LONGEST_HEADER]} …"
+            console.print(f"  [dim]{foreign(name)}[/] {foreign(shown)}", highlight=False)
 
 
 def _show_decisions(letter: Document, console: Console) -> None:
     for replay in letter["replays"]:
         outcome = replay["outcome"] + (f" {format_time(replay['outcomeAt'])}" if replay["outcomeAt"] else "")
-        error = f": {replay['error']['type']}: {replay['error']['message'][:200]}" if "error" in replay else ""
+        error = f": {replay['error']['type']}: {replay['error']['message']}" if "error" in replay else ""
         action = "replayed, edited," if replay["edited"] else "replayed"
         reason = f" ({replay['why']})" if replay["why"] else ""
         line = f"  {action} {format_time(replay['at'])} by {replay['by']}{reason}: {outcome}{error}"
@@ -115,13 +121,17 @@ def _show_decisions(letter: Document, console: Console) -> None:
         console.print(printable(line), markup=False, highlight=False)
 
 
-def _body(body: bytes, content_type: str) -> Text:
+def _body(body: bytes, content_type: str, *, whole: bool) -> Text:
+    shorten = str if whole else _cut
     if content_type == "application/json":
         pretty = json.dumps(orjson.loads(body), indent=2, ensure_ascii=False)
-        return _JSON.highlight(printable(_cut(pretty), keep_lines=True))
+        return _JSON.highlight(printable(shorten(pretty), keep_lines=True))
     if content_type == "text/plain":
-        return Text(printable(_cut(body.decode()), keep_lines=True))
-    return Text(f"{body[:64].hex(' ')}{' …' if len(body) > 64 else ''}")
+        return Text(printable(shorten(body.decode()), keep_lines=True))
+    if whole or len(body) <= MOST_BINARY_BYTES:
+        return Text(body.hex(" "))
+    more = len(body) - MOST_BINARY_BYTES
+    return Text(f"{body[:MOST_BINARY_BYTES].hex(' ')} … {more:,} more bytes: `export` writes all")
 
 
 def _indented(text: Text) -> Padding:

@@ -24,7 +24,10 @@ from operations.dead_letters.replays import NotPossibleError
 def edit_letter(
     letter_id: LetterId,
     body: Annotated[
-        str | None, typer.Option("--body", metavar="FILE", help="File with the new body; - reads it from stdin.")
+        str | None,
+        typer.Option(
+            "--body", metavar="FILE", help="File with the new body; - reads it from stdin.", show_default="your editor"
+        ),
     ] = None,
     why: Why = None,
     wait: Wait = False,

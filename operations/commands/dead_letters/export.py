@@ -42,7 +42,12 @@ def export_letters(
     error: Error = None,
     type_: Type = None,
     status: Annotated[
-        str | None, typer.Option("--status", help=f"Statuses separated by commas ({', '.join(STATUSES)}), or all.")
+        str | None,
+        typer.Option(
+            "--status",
+            help=f"Statuses separated by commas ({', '.join(STATUSES)}), or all.",
+            show_default="those that need attention",
+        ),
     ] = None,
     since: Since = None,
     until: Until = None,

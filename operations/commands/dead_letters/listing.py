@@ -35,7 +35,12 @@ def list_letters(
     error: Error = None,
     type_: Type = None,
     status: Annotated[
-        str | None, typer.Option("--status", help=f"Statuses separated by commas ({', '.join(STATUSES)}), or all.")
+        str | None,
+        typer.Option(
+            "--status",
+            help=f"Statuses separated by commas ({', '.join(STATUSES)}), or all.",
+            show_default="those that need attention",
+        ),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -43,14 +48,16 @@ def list_letters(
     text: Text = None,
     group: GroupId = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of letters.")] = 20,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="Cursor that the previous page printed.")] = None,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="Cursor that the previous page printed.", show_default="first page")
+    ] = None,
     unmasked: Unmasked = False,
     as_json_document: AsJson = False,
 ) -> None:
     """List letters, latest failure first. By default only those that still need attention are listed.
 
-    Exit status 0, also if the list is empty, 1 for an unknown id or if --unmasked is refused, 2 for wrong usage, 3 if a
-    server cannot be reached.
+    Exit status 0, also if the list is empty, 1 for an unknown id or if --unmasked is refused, 2 for wrong usage, 3 if
+    MongoDB cannot be reached.
     """
     filters = build_filters(ids, service, error, type_, since, until, order, text, group, status)
     if all_letters:
@@ -68,12 +75,13 @@ def list_letters(
         else:
             show_page(page, open_console())
 
-    run(read)
+    run(read, only_reads=True)
 
 
 def groups(
     status: Annotated[
-        str | None, typer.Option("--status", help=f"Status of the groups: {', '.join(GROUP_STATUSES)}.")
+        str | None,
+        typer.Option("--status", help=f"Status of the groups: {', '.join(GROUP_STATUSES)}.", show_default="any"),
     ] = None,
     all_groups: Annotated[bool, typer.Option("--all", help="Include groups without open letters.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of groups.")] = 20,
@@ -81,7 +89,7 @@ def groups(
 ) -> None:
     """List groups of letters that failed in the same way, with their number and their distribution over time.
 
-    Exit status 0, also if the list is empty, 2 for wrong usage, 3 if a server cannot be reached.
+    Exit status 0, also if the list is empty, 2 for wrong usage, 3 if MongoDB cannot be reached.
     """
 
     async def read(connection: DeadLetterConnection) -> None:
@@ -91,13 +99,13 @@ def groups(
         else:
             show_groups(page, open_console())
 
-    run(read)
+    run(read, only_reads=True)
 
 
 def show(letter_id: LetterId, unmasked: Unmasked = False, as_json_document: AsJson = False) -> None:
     """Show a letter: its error, body, headers and the outcomes of its replays.
 
-    Exit status 0, 1 if there is no such letter or --unmasked is refused, 3 if a server cannot be reached.
+    Exit status 0, 1 if there is no such letter or --unmasked is refused, 3 if MongoDB cannot be reached.
     """
 
     async def read(connection: DeadLetterConnection) -> None:
@@ -109,4 +117,4 @@ def show(letter_id: LetterId, unmasked: Unmasked = False, as_json_document: AsJs
         else:
             show_letter(letter, open_console())
 
-    run(read)
+    run(read, only_reads=True)

@@ -14,25 +14,41 @@ WITHIN_SECONDS = 180.0
 """Slightly longer than all levels of the retry ladder take."""
 
 LetterId = Annotated[str, typer.Argument(help="Id of the letter, or its first characters.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids of letters, or their first characters.", show_default=False)]
+Ids = Annotated[
+    list[str] | None, typer.Argument(help="Ids of letters, or their first characters.", show_default="all that match")
+]
 All = Annotated[bool, typer.Option("--all", help="Select all letters.")]
-Service = Annotated[str | None, typer.Option("--service", help="Service that failed, such as inventory.")]
-Error = Annotated[str | None, typer.Option("--error", help="Type of the error, such as PoisonError.")]
-Type = Annotated[str | None, typer.Option("--type", help="Type of the message, such as order.created.")]
+Service = Annotated[
+    str | None, typer.Option("--service", help="Service that failed, such as inventory.", show_default="any")
+]
+Error = Annotated[
+    str | None, typer.Option("--error", help="Type of the error, such as PoisonError.", show_default="any")
+]
+Type = Annotated[
+    str | None, typer.Option("--type", help="Type of the message, such as order.created.", show_default="any")
+]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="Failed since a date or time, or within a span such as 2h."),
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Failed since a date or time, or within a span such as 2h.",
+        show_default="any time",
+    ),
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before a date or time.")]
-Order = Annotated[str | None, typer.Option("--order", help="Id of the order.")]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Failed before a date or time.", show_default="any time")
+]
+Order = Annotated[str | None, typer.Option("--order", help="Id of the order.", show_default="any")]
 Text = Annotated[
     str | None,
     typer.Option(
         "--text",
         help="Full-text search in body, error and ids; all words must match, a trailing * matches a prefix.",
+        show_default="any",
     ),
 ]
-GroupId = Annotated[str | None, typer.Option("--group", help="Fingerprint of a group.")]
+GroupId = Annotated[str | None, typer.Option("--group", help="Fingerprint of a group.", show_default="any")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Unmasked = Annotated[
     bool, typer.Option("--unmasked", help="Show tokens and personal fields; your key needs letters:edit.")
@@ -40,7 +56,9 @@ Unmasked = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the outcome of every message is known.")]
 Within = Annotated[float, typer.Option("--within", min=0, metavar="SECONDS", help="Time limit of --wait.")]
-Why = Annotated[str | None, typer.Option("--why", help="Reason, kept in the log of actions.")]
+Why = Annotated[
+    str | None, typer.Option("--why", help="Reason, kept in the log of actions.", show_default="asked for where needed")
+]
 
 
 def build_filters(

@@ -16,17 +16,21 @@ from operations.dead_letters.filters import Filters
 from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.replays import NotPossibleError
+from operations.errors import UnreachableError
 from shared.access.permissions import Permission
 from shared.database import Document
 
 T = TypeVar("T")
 
 
-def run(work: Callable[[DeadLetterConnection], Awaitable[T]]) -> T:
-    """Connect to the stack, do the work and translate its errors to exit statuses."""
+def run(work: Callable[[DeadLetterConnection], Awaitable[T]], *, only_reads: bool = False) -> T:
+    """Connect to the stack, do the work and translate its errors to exit statuses.
+
+    Work that only reads is done without the broker too.
+    """
 
     async def connected() -> T:
-        async with connect(chosen_stack()) as connection:
+        async with connect(chosen_stack(), _say_what_is_missing if only_reads else None) as connection:
             return await work(connection)
 
     try:
@@ -37,6 +41,10 @@ def run(work: Callable[[DeadLetterConnection], Awaitable[T]]) -> T:
         _fail("the body is not valid:\n" + "\n".join(f"  {field}: {message}" for field, message in error.errors))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _say_what_is_missing(error: UnreachableError) -> None:
+    print_error(f"only recorded dead letters are shown, not those that wait in the broker. {error}")
 
 
 def _fail(reason: str) -> NoReturn:

@@ -12,16 +12,18 @@ from operations.dead_letters.times import read_time
 from operations.errors import CommandError, DataDirectoryError, UnreachableError
 from operations.events.event import Selection
 
-Since = Annotated[
-    str | None,
-    typer.Option("--since", metavar="TIME", help="Since a date or time, or within a span such as 2h."),
-]
+SINCE = "Since a date or time, or within a span such as 2h."
+"""The help of --since."""
+
+Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help=SINCE, show_default="all")]
 Types = Annotated[
     list[str] | None,
-    typer.Option("--type", metavar="TYPE", help="Type such as order.failed or 'order.*'; may be repeated."),
+    typer.Option(
+        "--type", metavar="TYPE", help="Type such as order.failed or 'order.*'; may be repeated.", show_default="any"
+    ),
 ]
 FromOffset = Annotated[int, typer.Option("--offset", min=0, metavar="N", help="From this place in the stream on.")]
-Order = Annotated[str | None, typer.Option("--order", metavar="ID", help="Id of the order.")]
+Order = Annotated[str | None, typer.Option("--order", metavar="ID", help="Id of the order.", show_default="any")]
 
 
 def build_selection(since: str | None, types: Sequence[str] | None, order_id: str | None, offset: int) -> Selection:

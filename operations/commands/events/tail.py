@@ -7,7 +7,7 @@ from typing import Annotated, Protocol
 import typer
 import uvloop
 
-from operations.commands.events.options import FromOffset, Order, Since, Types, build_selection, failing_with_status
+from operations.commands.events.options import SINCE, FromOffset, Order, Types, build_selection, failing_with_status
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import as_ascii_json, foreign, open_console
 from operations.events.event import Event, summary
@@ -17,7 +17,9 @@ WITHOUT_SINCE = "1h"
 
 
 def tail(
-    since: Since = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help=SINCE, show_default=f"{WITHOUT_SINCE}, or see above")
+    ] = None,
     types: Types = None,
     order: Order = None,
     offset: FromOffset = 0,

@@ -1,25 +1,48 @@
-// What htmx does not do: pause requests while the page is hidden, and warn when the data is old.
+// What htmx does not do: pause requests while the page is hidden, and mark what could not be renewed as old.
 "use strict";
 
 const staleAfterMilliseconds = 10000;
-let refreshedAt = Date.now();
+const renewedAt = new Map();
 let shownAt = Date.now();
+const loadedAt = shownAt;
+
+function renewedPart(event) {
+  return event.detail.ctx.sourceElement.id;
+}
+
+// Only an answer of 2xx from the address that was asked renews a part: not a refusal, nor another page that it led to.
+function renews(response) {
+  return response.status >= 200 && response.status < 300 && !response.raw.redirected;
+}
 
 document.addEventListener("htmx:before:request", (event) => {
   if (document.hidden) event.preventDefault();
 });
-// A response such as 503 does not refresh the page, so it does not count.
+document.addEventListener("htmx:before:swap", (event) => {
+  if (!renews(event.detail.ctx.response)) event.preventDefault();
+});
 document.addEventListener("htmx:after:request", (event) => {
-  const status = event.detail.ctx.response.status;
-  if (status >= 200 && status < 300) refreshedAt = Date.now();
+  if (renews(event.detail.ctx.response)) renewedAt.set(renewedPart(event), Date.now());
 });
 // A page that was hidden gets time to catch up before it warns.
 document.addEventListener("visibilitychange", () => {
   shownAt = Date.now();
 });
 setInterval(() => {
-  const refreshes = document.querySelector("[hx-trigger]");
-  const silent = Date.now() - Math.max(refreshedAt, shownAt) > staleAfterMilliseconds;
-  document.getElementById("stale-since").textContent = new Date(refreshedAt).toISOString().slice(11, 19);
-  document.getElementById("stale").hidden = !(refreshes && silent && !document.hidden);
+  let oldest = Infinity;
+  let own = Infinity;
+  let stale = false;
+  for (const part of document.querySelectorAll("[hx-trigger]")) {
+    const at = renewedAt.get(part.id) ?? loadedAt;
+    const isOld = Date.now() - Math.max(at, shownAt) > staleAfterMilliseconds && !document.hidden;
+    part.classList.toggle("old", isOld);
+    stale ||= isOld;
+    // The banner is on every page; what a page itself shows may be renewed or not.
+    if (part.id !== "outages") own = Math.min(own, at);
+    oldest = Math.min(oldest, at);
+  }
+  document.getElementById("stale").hidden = !stale;
+  if (stale) document.getElementById("stale-since").textContent = new Date(oldest).toISOString().slice(11, 19);
+  document.getElementById("updated").hidden = own === Infinity;
+  document.getElementById("updated-ago").textContent = `${Math.round((Date.now() - own) / 1000)} s`;
 }, 1000);

@@ -60,6 +60,7 @@ from shared.bus.declaring import (
     repair_topology,
 )
 from shared.errors import BusUnavailableError, StartError
+from shared.outage_words import with_detail
 
 TopologyMode = Literal["declare", "check", "trust"]
 """What a connection does about the topology: declare it, only check that it is there, or nothing at all."""
@@ -311,7 +312,7 @@ class Link(Tap):
         if (reason := tls.plain_reason(str(error))) != str(error):
             return BusUnavailableError(reason)
         hint = _TLS_HINT if self._connection.url.scheme == "amqp" and _CUT.search(str(error)) else ""
-        return BusUnavailableError(f"{type(error).__name__}: {error}{hint}")
+        return BusUnavailableError(f"{with_detail(error)}{hint}")
 
     async def _open(self, topology_known: bool) -> None:
         await self._connect()
