@@ -34,7 +34,10 @@
     │   │   ├── MissingRecordError                 something that is named does not exist
     │   │   ├── WrongStateError                    something that is named is inactive, closed or not completed
     │   │   ├── MismatchError                      the things that are named do not fit together
-    │   │   └── InsufficientBalanceError           an account holds too little
+    │   │   ├── InsufficientBalanceError           an account holds too little
+    │   │   │   └── OverpaymentError                   more than is due on an invoice
+    │   │   ├── AlreadyCompletedError              a payment was completed before
+    │   │   └── AlreadyCancelledError              a transfer was cancelled before
     │   ├── IdempotencyKeyReusedError          the Idempotency-Key belongs to another request
     │   ├── AmountRefusedError                 Stripe cannot charge exactly this amount
     │   ├── SoldOutError                       the simulated provider has no address left

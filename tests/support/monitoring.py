@@ -121,3 +121,8 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     """The sum of the samples with these labels; 0 without any."""
     wanted = labels.items()
     return sum(number for (found, has), number in samples.items() if found == name and wanted <= has)
+
+
+def counted(name: str, **labels: str) -> float:
+    """The value of a series in this process, 0 if it does not exist."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
