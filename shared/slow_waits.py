@@ -15,11 +15,11 @@ _log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def slow_waits_logged(what: str, **fields: Any) -> Iterator[None]:
-    """Log a warning with these fields when the wait in this context has lasted 5 s, and again at 30 s."""
+def slow_waits_logged(line: str, **fields: Any) -> Iterator[None]:
+    """Log this line as a warning, with the fields, when the wait in this context has lasted 5 s, and again at 30 s."""
     loop = asyncio.get_running_loop()
     timers = [
-        loop.call_later(seconds, partial(_log.warning, f"still waiting for {what}", waited_seconds=seconds, **fields))
+        loop.call_later(seconds, partial(_log.warning, line, waited_seconds=seconds, **fields))
         for seconds in LOGGED_AT_SECONDS
     ]
     try:

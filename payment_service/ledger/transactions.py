@@ -127,7 +127,7 @@ class Transactions:
         async with AsyncExitStack() as held:
             started = time.perf_counter()
             try:
-                with slow_waits_logged("accounts that other operations use", operation=operation):
+                with slow_waits_logged("still waiting for accounts that other operations use", operation=operation):
                     await held.enter_async_context(self._locks.held(keys, within=within))
             finally:
                 _waits.labels(operation).observe(time.perf_counter() - started)
