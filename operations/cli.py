@@ -39,7 +39,9 @@ COMMANDS = {
     "console": Entry("operations.commands.console", "console", "Print a link that signs you in to the console, once."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
-    "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts, repair balances, assign owners."),
+    "accounts": Entry(
+        "operations.commands.accounts", "accounts", "Show accounts and reports, repair balances, assign owners."
+    ),
     "cleanup": Entry("operations.commands.cleanup", "cleanup", "Delete orders that were cancelled long ago."),
     "archive": Entry("operations.commands.archive", "archive", "Move orders that settled long ago into files."),
     "backup": Entry("operations.commands.backup", "backup", "Copy all records, as they are at one moment."),
