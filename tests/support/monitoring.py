@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
-ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+RULES = [ROOT / "deploy/prometheus" / name for name in ("alerts.yml", "objectives.yml")]
 ALERT_TESTS = sorted((ROOT / "deploy/prometheus").glob("*.test.yml"))
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 
@@ -62,7 +62,7 @@ def _metric(wrapper: MetricWrapperBase) -> Metric:
 
 def alert_rules() -> list[dict[str, Any]]:
     """The alerts, with their annotations."""
-    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    groups = [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
     return [rule for group in groups for rule in group["rules"]]
 
 
