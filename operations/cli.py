@@ -54,6 +54,7 @@ COMMANDS = {
     "events": Entry("operations.commands.events", "events", "Follow the events of orders, or export them."),
     "credentials": Entry("operations.commands.credentials", "credentials", "Encrypt stored secrets with a new key."),
     "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),
+    "smoke": Entry("operations.commands.smoke", "smoke", "Do one of everything after a deployment, and undo it."),
     "demo": Entry("operations.commands.demo", "demo", "Run scenarios on a temporary stack and check their outcome."),
     "topology": Entry(
         "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."

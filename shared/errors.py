@@ -78,6 +78,7 @@
         ├── BackupError                        a backup cannot be made or restored
         │   ├── DamagedError                       files of it are missing, damaged or not its own
         │   └── UnreadableError                    the content of a file is not as it was written
+        ├── StepFailedError                    a step of the smoke test failed
         ├── NotPermittedError                  the key of a command does not grant what it needs
         ├── NoEventStreamError                 the broker has no stream of events, or does not let this user read it
         ├── ExportFormatError                  the library that writes this format is not installed
