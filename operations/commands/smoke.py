@@ -37,8 +37,8 @@ def smoke(
     order, closes the retainer, deletes the hold and takes the product off sale. Amounts are 0.01 XTS, a currency for
     tests. With --server it also buys a server, which stays.
 
-    Exit status 0 if everything was done and undone, 1 if a step failed (those before it are undone), 2 for wrong usage,
-    3 if no stack is known.
+    Exit status 0 if everything was done and undone, 1 if a step failed (what was done is undone), 2 for wrong usage, 3
+    if no stack is known or MongoDB does not answer.
     """
     stack = chosen_stack()
     console = open_console(highlight=False, soft_wrap=True)
@@ -58,14 +58,17 @@ async def _run(
     stack: Stack, within: float, server: str | None, why: str, on_step: Callable[[Step], None]
 ) -> list[Step]:
     steps = []
-    async with httpx.AsyncClient(
-        timeout=REQUEST_SECONDS, trust_env=False, verify=client_context(), headers=stack.headers
-    ) as client:
+    async with (
+        # First, because it fails at once where MongoDB is away: a run that cannot be noted is not begun.
+        open_mongodb(stack.mongodb_url, purpose="the log of actions", name="ordersaga-smoke") as mongo,
+        httpx.AsyncClient(
+            timeout=REQUEST_SECONDS, trust_env=False, verify=client_context(), headers=stack.headers
+        ) as client,
+    ):
         test = SmokeTest(Calls(client, stack.urls), within=within, server=server)
         async for step in test.run():
             on_step(step)
             steps.append(step)
-    async with open_mongodb(stack.mongodb_url, purpose="the log of actions", name="ordersaga-smoke") as mongo:
         await record_action(
             mongo[CONSOLE.database_in(stack.database_prefix)],
             by=current_operator(),

@@ -1,5 +1,6 @@
 """`ordersaga smoke` against a running stack: what it does, and that it undoes all of it, also when a step fails."""
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
@@ -115,8 +116,27 @@ async def test_an_order_that_is_not_confirmed_in_time_is_cancelled_or_refunded(s
         ("funds", "undone"),
         ("hold", "undone"),
         ("stock", "undone"),
-    ]
+    ], steps
     assert "is still {'status': 'PENDING'" in steps[3].detail
+    await assert_undone(stack, test.user)
+
+
+async def test_an_interrupted_run_is_undone(stack: Stack, test: SmokeTest) -> None:
+    async def run() -> list[tuple[str, str]]:
+        steps: list[tuple[str, str]] = []
+        async for step in test.run():
+            steps.append((step.name, step.outcome))
+            if steps[-1] == ("funds", "done"):
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+        return steps
+
+    assert (await asyncio.create_task(run()))[3:] == [
+        ("order", "failed"),
+        ("order", "undone"),
+        ("funds", "undone"),
+        ("hold", "undone"),
+        ("stock", "undone"),
+    ]
     await assert_undone(stack, test.user)
 
 
