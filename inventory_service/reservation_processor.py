@@ -43,6 +43,7 @@ from inventory_service.stock_items import StockItems
 from inventory_service.timetable import is_slot_id, on_offer
 from shared.clock import Clock
 from shared.failpoints import HOLD_CLAIMED, RESERVATION_RECORDED, STOCK_MOVED, Failpoint
+from shared.repeats import note_repeats
 
 MAX_WAIT_SECONDS = 0.5
 """The longest wait for units that others may return; after it, an order is decided with what is free."""
@@ -151,6 +152,7 @@ class ReservationProcessor:
         read = await self._reservations.read(asked)
         recorded = {order.order_id: read[order.order_id] for order in orders if order.order_id in read}
         returning = self._pending_moves.remember_decisions(before.items.values(), _decisions(read))
+        note_repeats("stock.reserve", recorded)
         undecided = [order for order in orders if order.order_id not in recorded]
         snapshot = before.with_moves_cleared(self._pending_moves, asked, read.keys())
         outcomes = self._allocate(undecided, snapshot, _claimed(claims, read), may_wait=may_wait)

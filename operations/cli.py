@@ -40,7 +40,9 @@ COMMANDS = {
     "console": Entry("operations.commands.console", "console", "Print a link that signs you in to the console, once."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
-    "accounts": Entry("operations.commands.accounts", "accounts", "Show accounts, repair balances, assign owners."),
+    "accounts": Entry(
+        "operations.commands.accounts", "accounts", "Show accounts and reports, repair balances, assign owners."
+    ),
     "cleanup": Entry("operations.commands.cleanup", "cleanup", "Delete orders that were cancelled long ago."),
     "archive": Entry("operations.commands.archive", "archive", "Move orders that settled long ago into files."),
     "backup": Entry("operations.commands.backup", "backup", "Copy all records, as they are at one moment."),
@@ -53,6 +55,7 @@ COMMANDS = {
     "events": Entry("operations.commands.events", "events", "Follow the events of orders, or export them."),
     "credentials": Entry("operations.commands.credentials", "credentials", "Encrypt stored secrets with a new key."),
     "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),
+    "smoke": Entry("operations.commands.smoke", "smoke", "Do one of everything after a deployment, and undo it."),
     "demo": Entry("operations.commands.demo", "demo", "Run scenarios on a temporary stack and check their outcome."),
     "topology": Entry(
         "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."

@@ -33,6 +33,7 @@ from shared.errors import DatabaseUnavailableError, TransientError
 from shared.group_commit import GroupCommit, NotStartedError
 from shared.http import ProblemError, key_reused, located
 from shared.problems import OTHER_PERSON, OUTCOME_UNKNOWN
+from shared.repeats import note_repeat
 
 GROUP_LIMIT = 200
 DEFAULT_SECONDS = 5.0
@@ -42,6 +43,8 @@ LEAST_SHARE = 0.2
 
 REPEATED_WITHIN = timedelta(hours=24)
 """How long after an upgrade a request is recognized that was sent before keys belonged to owners."""
+
+_PLACE = "order.place"
 
 # Any fixed value does: it only keeps these keys apart from others that are made in the same way.
 _KEYS = uuid.UUID("6f1dbdb6-6b0a-4a3c-9a5e-4f0d3a0f6e52")
@@ -92,6 +95,7 @@ class OrderPlacement:
             with pymongo.timeout(self._within):
                 former = await self._former_keys.find(order_id_of(None, idempotency_key), record.fingerprint)
             if former is not None:
+                note_repeat(_PLACE, order_id=former["_id"])
                 return former
         earlier = await self._store_with_others(record)
         if earlier is None:
@@ -100,6 +104,7 @@ class OrderPlacement:
             return record
         if earlier.get("fingerprint") != record.fingerprint:
             raise key_reused("Idempotency-Key was used before with another body; use a new key for a new order")
+        note_repeat(_PLACE, order_id=record.order.order_id)
         return earlier
 
     async def drain(self) -> None:

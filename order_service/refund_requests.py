@@ -26,6 +26,7 @@ from shared.errors import TransientError
 from shared.http import Body, conflict, invalid, key_reused, not_found, shown_as
 from shared.money import JsonMoney, require_whole
 from shared.problems import NOT_REFUNDABLE
+from shared.repeats import note_repeat
 from shared.validation import wrong_field
 
 # Any fixed value does: it only keeps these keys apart from others that are made in the same way.
@@ -92,7 +93,9 @@ class RefundRequests:
         for _ in range(ATTEMPTS):
             order = await self._load(order_id, caller.visible(permission))
             if earlier := find(order, refund_id):
-                return _same_request(earlier, fingerprint), True
+                known = _same_request(earlier, fingerprint)
+                note_repeat("order.refund_part", order_id=order_id, refund_id=refund_id)
+                return known, True
             require_second_person(order, "refunded", caller, permission, self._approval_amount)
             now = self._clock()
             refund = _refund(order, new, refund_id, fingerprint, now)

@@ -24,6 +24,7 @@ from shared.clock import Clock
 from shared.contracts import CapturePayment, Message, OrderCreated, RefundPart, RefundPayment
 from shared.errors import PoisonError
 from shared.failpoints import PAYMENT_PENDING, Failpoint
+from shared.repeats import note_repeats
 
 
 class PaymentHandlers:
@@ -60,8 +61,11 @@ class PaymentHandlers:
         now = self._clock()
         # The record comes before the call: after a crash, the order id is the key that finds the charge again.
         new = [card_payment(order, now, capture_on_confirm=self._capture_on_confirm) for order in orders]
-        recorded = await self._payments.insert_missing([_in_trace(payment) for payment in new])
+        traced = [_in_trace(payment) for payment in new]
+        recorded = await self._payments.insert_missing(traced)
         self._failpoint(PAYMENT_PENDING)
+        known = (p.order_id for p, inserted in zip(recorded, traced, strict=True) if p is not inserted)
+        note_repeats("payment.charge", known)
         charged = await self._cards.charge([p for p in recorded if next_action(p) is NextAction.CHARGE])
         refunded = await self._cards.refund([p for p in recorded if next_action(p) is NextAction.REFUND])
         changed = {payment.order_id: payment for payment in (*charged, *refunded)}

@@ -7,6 +7,8 @@ for again by the reconciler, under the same id. To a retainer, the part and its 
 import asyncio
 from collections.abc import Sequence
 
+import structlog
+
 from payment_service import parts
 from payment_service.card_charger import CardCharger
 from payment_service.ledger.refusals import LedgerRefusalError
@@ -17,6 +19,9 @@ from shared.clock import Clock
 from shared.contracts import Message, RefundPart
 from shared.errors import PoisonError
 from shared.failpoints import PART_RECORDED, Failpoint
+from shared.money import to_json_number
+
+_log = structlog.get_logger(__name__)
 
 
 class PartRefunder:
@@ -81,6 +86,14 @@ class PartRefunder:
         try:
             return await self._retainers.refund_part(payment, request)
         except LedgerRefusalError as refusal:
+            _log.warning(
+                "refund refused by the books",
+                operation="order.part_refunded",
+                order_id=request.order_id,
+                refund_id=request.refund_id,
+                amount=to_json_number(request.amount),
+                reason=refusal.reason,
+            )
             return await self._retainers.refund_part(payment, request, refused=str(refusal))
 
     async def _refund_pending(self, recorded: Sequence[tuple[Payment, Part]]) -> list[tuple[Payment, Part]]:

@@ -25,6 +25,7 @@ from shared import tracing
 from shared.clock import Clock
 from shared.contracts import OrderCreated, RefundPart
 from shared.database import Document
+from shared.repeats import note_repeats
 
 ORDERS_PER_TRANSACTION = 50
 """A transaction locks its retainer, so it must be short."""
@@ -105,10 +106,12 @@ class RetainerCharger:
 
     async def _charge_group(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         account = chart_of_accounts.retainer(retainer_id)
+        known: set[str] = set()
 
         async def work(session: Session) -> list[Payment]:
             now = self._clock()
             recorded = await self._payments.read((order.order_id for order in orders), session)
+            known.update(recorded)
             retainer = await self._ledger.find(account, session)
             new = [_traced_payment(order, now) for order in orders if order.order_id not in recorded]
             decided = [await self._post(payment, session) for payment in decide(new, retainer, now)]
@@ -119,7 +122,9 @@ class RetainerCharger:
         while True:
             # A duplicate key: another worker has inserted one of these payments, or its tombstone, since the snapshot.
             with contextlib.suppress(DuplicateKeyError):
-                return await self._transactions.run("order.paid", work, keys=[account], within=BUSY_RETAINER_SECONDS)
+                paid = await self._transactions.run("order.paid", work, keys=[account], within=BUSY_RETAINER_SECONDS)
+                note_repeats("payment.charge", known)
+                return paid
 
     async def _decide_again(self, payment: Payment) -> Payment:
         account = chart_of_accounts.retainer(payment.retainer_id or "")

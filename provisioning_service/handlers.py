@@ -14,6 +14,7 @@ from shared.bus import Handlers
 from shared.clock import Clock
 from shared.contracts import CancelProvisioning, Message, ProvisionServer
 from shared.errors import TransientError
+from shared.repeats import note_repeat
 
 ATTEMPTS = 20
 """The attempts to change a job that its worker changes at the same time; each lost one is the worker's progress."""
@@ -75,6 +76,7 @@ class JobHandlers:
                 continue
             after = _without_final_message(self._after(command, job), job)
             if after == job:
+                note_repeat(command.routing_key, order_id=job.order_id)
                 return lifecycle.answers(job)
             if await self._jobs.change(job, after):
                 self._on_change(after)

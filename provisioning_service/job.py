@@ -77,7 +77,8 @@ class OutboxMessage:
 class Job:
     """The state that decisions are made from; times in UTC, RAM in MB.
 
-    `run` counts the requests: the first one and each retry. Every run up to `cancel_run` is cancelled. `fence` counts
+    `run` counts the requests: the first one and each retry; the present one came at `requested_at`, which jobs of
+    earlier releases do not have. Every run up to `cancel_run` is cancelled. `fence` counts
     the claims: a worker writes only while the job has the fence of its claim. `version` counts the stored states, and
     `queue_position` orders the package's queue. `lock_timeouts` counts the waits for the lock that took too long, and
     `lock_timed_out_at` is when the last one ended. A job that was cancelled before its request arrived has no package
@@ -88,6 +89,7 @@ class Job:
     state: State
     created_at: datetime
     updated_at: datetime
+    requested_at: datetime | None = None
     user_id: str | None = None
     package: str | None = None
     package_id: str | None = None

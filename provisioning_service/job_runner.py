@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
-from prometheus_client import Counter
 from structlog.contextvars import bound_contextvars
 
-from provisioning_service import lifecycle
+from provisioning_service import lifecycle, metrics
 from provisioning_service.addresses import is_inside
 from provisioning_service.availability import find_package, pick_address, unavailable_reason
 from provisioning_service.credentials import Vault
-from provisioning_service.job import ENDED_STATES, Job, State
+from provisioning_service.job import Job, State
 from provisioning_service.jobs import Jobs
 from provisioning_service.lease import JobLease, JobLeaseLostError, retry_until_available
 from provisioning_service.lifecycle import Timeouts
@@ -36,10 +35,6 @@ from shared.failpoints import (
 )
 
 _log = structlog.get_logger(__name__)
-_ended = Counter("provisioning_jobs_total", "Runs of jobs that have ended", ["state"])
-for _state in ENDED_STATES:
-    _ended.labels(_state)  # start at 0: Prometheus sees no increase in a series that begins with its first count
-_adopted = Counter("provisioning_adopted_total", "Servers found to be bought although the answer was lost")
 
 
 class JobCollections(NamedTuple):
@@ -176,7 +171,7 @@ class JobRunner:
                 await self._fail_check(lease, f"{ip} was sold, and whether to us could not be found out: {error}")
                 return None
             if access is not None and await self._claim(job, ip) == job.order_id:
-                _adopted.inc()
+                metrics.adopted.inc()
                 await self._record(
                     lease, lifecycle.bought(job, ip, "an attempt without an answer bought", self._clock())
                 )
@@ -210,6 +205,7 @@ class JobRunner:
             await self._record(lease, lifecycle.stopped(lease.job, self._clock()))
             return None
         self._failpoint(BEFORE_BUY)
+        metrics.count_attempt(metrics.BUY, lease.job.buy_attempts)
         try:
             ip = await self._provider.buy(asked, before.ram, before_sending=lease.ensure_held)
         except JobLeaseLostError:
@@ -264,6 +260,7 @@ class JobRunner:
         job = lease.job
         error_text = "the provider does not know the address"
         if access is None:
+            metrics.count_attempt(metrics.ACCESS, job.status_attempts + 1)
             try:
                 access = await self._provider.access(job.ip or "")
             except ProviderError as error:
@@ -292,5 +289,5 @@ class JobRunner:
         if lease.job.cancel_requested and not was_cancelled:  # the cancellation arrived during this step
             await lease.record(lifecycle.cancellation_honoured(lease.job, self._clock()))
         if lease.job.ended:
-            _ended.labels(lease.job.state).inc()
+            metrics.count_end(lease.job)
             _log.info("job ended", order_id=lease.job.order_id, state=lease.job.state, reason=lease.job.failure_reason)

@@ -6,7 +6,7 @@
      ip, wrongIps, server: {ip, username, os, expiresAt}, credentials (encrypted), failureReason, failureCode,
      customerReason,
      retryable, attempts: [{step, at, outcome, detail}], sequence,
-     outbox: [{sequence, routingKey, body}], outboxSince, traceparent, createdAt, updatedAt}
+     outbox: [{sequence, routingKey, body}], outboxSince, traceparent, requestedAt, createdAt, updatedAt}
 
 Empty fields are not stored. Every write is guarded by the version that it starts from, and a worker's write by the
 fence of its claim. Fields that others may change concurrently are updated with operators that lose nothing:
@@ -89,6 +89,7 @@ _FIELDS: Mapping[str, str] = {
     "retryable": "retryable",
     "sequence": "sequence",
     "traceparent": "traceparent",
+    "requested_at": "requestedAt",
     "created_at": "createdAt",
     "updated_at": "updatedAt",
 }
@@ -188,6 +189,25 @@ class Jobs:
             "state": {"$in": [State.QUEUED, State.WAITING]},
         }
         return await self._readable(query, sort="line", limit=limit)
+
+    async def first_waiting(
+        self, lock_keys: Sequence[str], waiting_before: datetime
+    ) -> list[tuple[str, str, datetime]]:
+        """Return package, order and start of each queue's first wait that has lasted since this time or longer."""
+        pipeline: list[Mapping[str, Any]] = [
+            {
+                "$match": {
+                    "needsLock": True,
+                    "lockKey": {"$in": list(lock_keys)},
+                    "waitingSince": {"$lte": waiting_before},
+                    "state": {"$in": [State.QUEUED, State.WAITING]},
+                }
+            },
+            {"$sort": {"lockKey": 1, "line": 1}},
+            {"$group": {"_id": "$lockKey", "first": {"$first": "$_id"}, "since": {"$first": "$waitingSince"}}},
+        ]
+        found = database.aggregate(self._collection, pipeline)
+        return [(row["_id"], row["first"], row["since"]) async for row in found]
 
     async def claim(self, job: Job, now: datetime, lease: timedelta) -> Job | None:
         """Claim a due job; return None if it has ended, been claimed or changed since it was read."""

@@ -62,6 +62,7 @@ def requested(message: ProvisionServer, now: datetime, queue_position: int) -> J
         state=State.QUEUED,
         created_at=now,
         updated_at=now,
+        requested_at=now,
         user_id=message.user_id,
         owner_id=message.owner_id,
         package=message.package,
@@ -90,6 +91,7 @@ def requested_again(job: Job, message: ProvisionServer, now: datetime, queue_pos
     again = replace(
         job,
         state=State.QUEUED,
+        requested_at=now,
         user_id=message.user_id,
         owner_id=message.owner_id,
         package=message.package,

@@ -6,6 +6,8 @@ Nothing waits in memory: a waiting job is a due time in a document.
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -20,9 +22,13 @@ from provisioning_service.locks import Lock, Locks
 from provisioning_service.outbox import Outbox
 from shared.background import run_periodically
 from shared.clock import Clock
+from shared.slow_waits import LOGGED_AT_SECONDS
 
 POLL_SECONDS = 0.5
 """The interval between two polls for due jobs; events of this process wake the scheduler at once."""
+
+WAIT_CHECK_SECONDS = 2.5
+"""The interval between two looks for waits that have become long."""
 
 _PAGE = 200
 _log = structlog.get_logger(__name__)
@@ -60,6 +66,8 @@ class Scheduler:
         self._max_concurrent = max_concurrent
         self._running: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
+        self._waits_checked_at: datetime | None = None
+        self._logged_waits: dict[str, tuple[str, int]] = {}
 
     def wake(self) -> None:
         """Poll at once, because a job has arrived or a package is free."""
@@ -85,6 +93,7 @@ class Scheduler:
         for lock in busy:
             if now - lock.progress_at >= self._timeouts.lock_wait:
                 await self._count_lock_timeouts(lock)
+        await self._log_long_waits([lock.key for lock in busy], now)
 
     async def wait_until_idle(self) -> None:
         """Wait until no job is running."""
@@ -143,6 +152,21 @@ class Scheduler:
         self.wake()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a job crashed; it is taken over when its claim expires", exc_info=error)
+
+    async def _log_long_waits(self, busy: Sequence[str], now: datetime) -> None:
+        """Log the first wait in the queue of each busy package when it has lasted 5 s, and again at 30 s."""
+        checked_at = self._waits_checked_at
+        if checked_at is not None and (now - checked_at).total_seconds() < WAIT_CHECK_SECONDS:
+            return
+        self._waits_checked_at = now
+        shortest = now - timedelta(seconds=LOGGED_AT_SECONDS[0])
+        logged, self._logged_waits = self._logged_waits, {}
+        for package, order_id, since in await self._jobs.first_waiting(busy, shortest) if busy else ():
+            waited = (now - since).total_seconds()
+            reached = max(seconds for seconds in LOGGED_AT_SECONDS if waited >= seconds)
+            if logged.get(package) != (order_id, reached):
+                _log.warning("still waiting for a package", package=package, order_id=order_id, waited_seconds=waited)
+            self._logged_waits[package] = order_id, reached
 
     async def _count_lock_timeouts(self, lock: Lock) -> None:
         """Count the waits in the queue of a package whose holder makes no progress."""

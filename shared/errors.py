@@ -34,7 +34,10 @@
     │   │   ├── MissingRecordError                 something that is named does not exist
     │   │   ├── WrongStateError                    something that is named is inactive, closed or not completed
     │   │   ├── MismatchError                      the things that are named do not fit together
-    │   │   └── InsufficientBalanceError           an account holds too little
+    │   │   ├── InsufficientBalanceError           an account holds too little
+    │   │   │   └── OverpaymentError                   more than is due on an invoice
+    │   │   ├── AlreadyCompletedError              a payment was completed before
+    │   │   └── AlreadyCancelledError              a transfer was cancelled before
     │   ├── IdempotencyKeyReusedError          the Idempotency-Key belongs to another request
     │   ├── AmountRefusedError                 Stripe cannot charge exactly this amount
     │   ├── SoldOutError                       the simulated provider has no address left
@@ -75,6 +78,7 @@
         ├── BackupError                        a backup cannot be made or restored
         │   ├── DamagedError                       files of it are missing, damaged or not its own
         │   └── UnreadableError                    the content of a file is not as it was written
+        ├── StepFailedError                    a step of the smoke test failed
         ├── NotPermittedError                  the key of a command does not grant what it needs
         ├── NoEventStreamError                 the broker has no stream of events, or does not let this user read it
         ├── ExportFormatError                  the library that writes this format is not installed

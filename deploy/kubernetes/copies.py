@@ -11,11 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HERE = Path("deploy/kubernetes")
-ALERTS = "deploy/prometheus/alerts.yml"
+ALERTS = ("deploy/prometheus/alerts.yml", "deploy/prometheus/objectives.yml")
 BROKER_CONFIGURATION = "deploy/container/rabbitmq.conf"
 
 RULE = f"""\
-# Made by `make kubernetes` from {ALERTS}.
+# Made by `make kubernetes` from {" and ".join(ALERTS)}.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -26,11 +26,16 @@ spec:
 
 def copies() -> dict[Path, str]:
     """Return the content of each file that is made from another, by its path in the repository."""
-    rules = textwrap.indent((ROOT / ALERTS).read_text(), "  ")
+    rules = textwrap.indent(_without_second_key(*((ROOT / path).read_text() for path in ALERTS)), "  ")
     return {
         HERE / "components/monitoring/alerts.yaml": RULE + rules,
         HERE / "overlays/single/50-ordersaga.conf": (ROOT / BROKER_CONFIGURATION).read_text(),
     }
+
+
+def _without_second_key(first: str, *others: str) -> str:
+    """Return rules files as one: their groups, under the key of the first."""
+    return first + "".join("\n" + other.partition("groups:\n")[2] for other in others)
 
 
 if __name__ == "__main__":

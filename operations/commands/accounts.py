@@ -1,8 +1,7 @@
-"""The commands `ordersaga accounts show`, `statement`, `repair` and `assign`."""
+"""The commands `ordersaga accounts show`, `statement`, `repair` and `assign`; those of reports are accounts_reports."""
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import typer
@@ -23,11 +22,13 @@ from operations.commands.accounts_display import (
     show_statement,
     statement_as_json,
 )
+from operations.commands.accounts_reports import income, trial_balance
 from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.names import check_name
 from operations.commands.operator import current_operator
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
+from operations.commands.times import time_option
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from shared.database import Document
@@ -41,6 +42,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 T = TypeVar("T")
 
 accounts = typer.Typer(no_args_is_help=True)
+accounts.command("trial-balance")(trial_balance)
+accounts.command()(income)
 
 
 @accounts.command()
@@ -82,7 +85,7 @@ def statement(
 
     Exit status 0, 1 if the account does not exist, 2 for wrong usage, 3 if a server cannot be reached.
     """
-    start, end = _time(since, "--from"), _time(until, "--to")
+    start, end = time_option(since, "--from"), time_option(until, "--to")
     found = _read(lambda books: books.statement(account, start, end, limit))
     if found is None:
         raise _unknown(account, as_json_document)
@@ -224,16 +227,6 @@ def _reason(given: str | None, as_json_document: bool) -> str:
     if not reason:
         raise typer.BadParameter("must not be empty", param_hint="--reason")
     return str(reason)
-
-
-def _time(text: str | None, option: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a date or a time", param_hint=option) from error
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _unknown(account: str, as_json_document: bool) -> typer.Exit:

@@ -17,6 +17,7 @@ from operations.doctor.database_users import check_users
 from operations.doctor.finding import Finding, ok, wrong
 from operations.doctor.machine import check_machine
 from operations.doctor.provider import check_provider
+from operations.doctor.slow import check_slow
 from operations.errors import UnreachableError
 from operations.settings import Stack
 from operations.stack.environment import with_values_for_commands
@@ -35,13 +36,16 @@ MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
 def doctor(
     data_dir: DataDirectory = None,
+    slow: Annotated[
+        bool, typer.Option("--slow", help="Also show index use, slow operations, current operations and locks.")
+    ] = False,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check the prerequisites on this machine and, if a stack runs, the stack itself. Nothing is changed.
 
     Exit status 0 if nothing is wrong, 1 if something must be fixed.
     """
-    findings = asyncio.run(_examine(data_dir))
+    findings = asyncio.run(_examine(data_dir, slow=slow))
     problems = sum(finding.outcome == "wrong" for finding in findings)
     if as_json_document:
         print_json({"ok": not problems, "findings": [finding.as_json() for finding in findings]})
@@ -50,7 +54,7 @@ def doctor(
     raise typer.Exit(1 if problems else 0)
 
 
-async def _examine(data_dir: Path | None) -> list[Finding]:
+async def _examine(data_dir: Path | None, *, slow: bool) -> list[Finding]:
     layout = Layout(choose_data_directory(data_dir, last_used=True))
     state = read_state_if_readable(layout)
     findings = list(check_machine(layout.root, os.environ, stack_runs=state.running))
@@ -67,7 +71,10 @@ async def _examine(data_dir: Path | None) -> list[Finding]:
         stack = chosen_stack(data_dir)
     except UnreachableError:
         return findings
-    return findings + await _examine_stack(layout, state, stack)
+    findings += await _examine_stack(layout, state, stack)
+    if slow:
+        findings += [finding async for finding in check_slow(stack.url_for_changes, stack.database_prefix)]
+    return findings
 
 
 async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Finding]:

@@ -39,6 +39,16 @@ DEFAULT_USERS = ("guest", "ordersaga")
 ASK_FOR_ALL_RIGHTS = ("4.2.6", "4.3.0")
 """Versions of RabbitMQ that tell the length of a queue to users who may declare it, and to nobody else."""
 
+OLDEST_SUPPORTED_MAJOR = 4
+LIMITS = "limits of the broker"
+_LIMITS = ("consumer_timeout", "vm_memory_high_watermark", "disk_free_limit")
+_LIST = re.compile(r",(?![^{]*\})")
+"""The commas between values, not those within a tuple such as {absolute,1024}."""
+SHORTEST_CONSUMER_TIMEOUT_MS = 60_000
+HIGHEST_WATERMARK = 0.7
+LEAST_FREE_DISK_BYTES = 50_000_000
+"""RabbitMQ's own default; with less, its queues may be damaged by a full disk."""
+
 CONSUMERS: Mapping[str, Service] = {service.inbox: service for service in SERVICES.values()} | {
     topology.DEAD_LETTERS: CONSOLE
 }
@@ -65,6 +75,7 @@ async def check_broker(
             yield wrong("RabbitMQ", f"has stopped answering: {brief(error)}", "run ordersaga doctor again")
         return
     async with connection:
+        yield check_support(broker_version(connection) or "unknown")
         yield await check_exchanges(connection)
         yield await check_queues(connection)
         yield check_consumers(await _levels(connection), services)
@@ -77,6 +88,7 @@ async def check_broker(
     yield await asyncio.to_thread(check_bindings, control, virtual_host, events_retention)
     yield await asyncio.to_thread(check_rights, control, virtual_host)
     yield await asyncio.to_thread(check_message_size, control)
+    yield await asyncio.to_thread(check_limits, control)
     for finding in await asyncio.to_thread(check_cluster, control, virtual_host):
         yield finding
 
@@ -111,6 +123,14 @@ def check_version(subject: str, version: str) -> Finding:
             "run RabbitMQ 4.2.7, 4.3.1 or later",
         )
     return ok(subject, f"{version} answers")
+
+
+def check_support(version: str) -> Finding:
+    """Check that a version still gets security updates."""
+    subject, major = "support of RabbitMQ", re.match(r"\d+", version)
+    if major and int(major[0]) < OLDEST_SUPPORTED_MAJOR:
+        return note(subject, f"{version}: its project publishes no updates of it", "upgrade to 4.x when it suits you")
+    return ok(subject, f"{version} gets updates, as far as this release knows")
 
 
 async def check_alarms(url: str) -> Finding:
@@ -332,3 +352,34 @@ def check_message_size(control: Control | None) -> Finding:
         fix = f"set max_message_size = {topology.MAX_MESSAGE_BYTES} in rabbitmq.conf and restart the node"
         return wrong("message size", f"the broker accepts up to {limit} bytes", fix)
     return ok("message size", f"at most {limit} bytes")
+
+
+def check_limits(control: Control | None) -> Finding:
+    """Check when the broker closes the channel of a slow consumer, and when it stops publishers to save itself."""
+    if control is None:
+        return note(LIMITS, "not checked: they can only be read for a node that `ordersaga up` runs")
+    names = ", ".join(f"application:get_env(rabbit, {name}, none)" for name in _LIMITS)
+    try:
+        answer = control("-q", "eval", f"[{names}].")
+    except (OSError, subprocess.SubprocessError) as error:
+        return note(LIMITS, f"not checked: rabbitmqctl failed: {error}")
+    return judge_limits(answer)
+
+
+def judge_limits(answer: str) -> Finding:
+    """Judge the limits in the order of `_LIMITS`, as Erlang writes them: `[1800000,0.4,50000000]`."""
+    timeout, watermark, disk = (part.strip() for part in _LIST.split(answer.strip().strip("[]")))
+    problems = []
+    if timeout.isdigit() and int(timeout) < SHORTEST_CONSUMER_TIMEOUT_MS:
+        problems.append(f"consumer_timeout is {int(timeout) / 1000:g} s, in which a slow batch may not be handled")
+    if _is_number(watermark) and float(watermark) > HIGHEST_WATERMARK:
+        problems.append(f"vm_memory_high_watermark is {watermark}: the machine may run out of memory first")
+    if disk.isdigit() and int(disk) < LEAST_FREE_DISK_BYTES:
+        problems.append(f"disk_free_limit is {int(disk):,} bytes: the disk may fill before publishers are stopped")
+    if problems:
+        return wrong(LIMITS, "; ".join(problems), "set them in rabbitmq.conf, and restart the node")
+    return ok(LIMITS, f"consumer_timeout {timeout} ms, vm_memory_high_watermark {watermark}, disk_free_limit {disk}")
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None

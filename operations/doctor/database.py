@@ -9,6 +9,7 @@ import pymongo
 import pymongo.errors
 from pymongo.asynchronous.database import AsyncDatabase
 
+from operations.doctor.database_server import check_server
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.replica_set import check_members
 from operations.reading.reachability import brief
@@ -37,11 +38,12 @@ async def check_database(
     with_our_tls(client, url)
     async with client:
         try:
-            version = (await client.server_info())["version"]
+            of_server = await check_server(client)
         except pymongo.errors.PyMongoError as error:
             yield wrong("MongoDB", f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_MONGODB_URL")
             return
-        yield ok("MongoDB", f"{version} answers")
+        for finding in of_server:
+            yield finding
         replica_set = await check_replica_set(client)
         yield replica_set
         if replica_set.outcome == "ok" and replica_set.detail != SHARDED:

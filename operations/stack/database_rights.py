@@ -89,8 +89,18 @@ _OWN = (
 THE_SERVER = "the server"
 """In place of a database, for actions on no database."""
 
-_READ_REPLICA_SET = ("replSetGetConfig", "replSetGetStatus", "getDefaultRWConcern")
-"""What `ordersaga doctor` reads of the replica set; nothing there can be changed with them."""
+_READ_SERVER = (
+    "replSetGetConfig",
+    "replSetGetStatus",
+    "getDefaultRWConcern",
+    "serverStatus",
+    "getParameter",
+    "getLog",
+    "inprog",
+)
+"""What `ordersaga doctor` reads of the server; nothing there can be changed with them."""
+_READ_INDEX_USE = ("indexStats",)
+"""What `ordersaga doctor --slow` reads of each database besides."""
 
 Privilege = tuple[str, str, tuple[str, ...]]
 """The database, the collection (empty for all) and the actions."""
@@ -155,9 +165,10 @@ def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[Dat
         for name, service in SERVICES.items()
     )
     included = tuple((role.name, "admin") for role in of_services)
-    own = ((*PROBED, _FIND), (CONSOLE.database_in(prefix), TOTALS, _ADD_UP), (THE_SERVER, "", _READ_REPLICA_SET))
+    own = ((*PROBED, _FIND), (CONSOLE.database_in(prefix), TOTALS, _ADD_UP), (THE_SERVER, "", _READ_SERVER))
+    use = tuple((service.database_in(prefix), "", _READ_INDEX_USE) for service in SERVICES.values())
     marks = tuple((service.database_in(prefix), UNFINISHED_RESTORE, _MARK) for service in SERVICES.values())
-    maintenance = DatabaseRole(role_of(MAINTENANCE, prefix), (*own, *marks), included)
+    maintenance = DatabaseRole(role_of(MAINTENANCE, prefix), (*own, *use, *marks), included)
     return (*of_services, maintenance, DatabaseRole(role_of(BACKUP, prefix), tuple(_copied(prefix, collections))))
 
 

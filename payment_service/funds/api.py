@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from pydantic import BaseModel
 
 from payment_service.funds import requests, views
+from payment_service.funds.failures import failures_logged
 from payment_service.funds.funds import Funds
 from payment_service.funds.idempotency import (
     IdempotencyKeyReusedError,
@@ -455,7 +456,8 @@ async def _run_once(
 
 async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) -> Response:
     try:
-        return _respond(await funds.transactions.run(operation, work, keys))
+        with failures_logged(operation, keys):
+            return _respond(await funds.transactions.run(operation, work, keys))
     except LedgerRefusalError as refusal:
         return _respond(refusal_response(refusal))
 

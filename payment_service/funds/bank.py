@@ -12,7 +12,7 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger, to_journal_entry
-from payment_service.ledger.refusals import LedgerRefusalError, MismatchError, MissingRecordError
+from payment_service.ledger.refusals import AlreadyCancelledError, MismatchError, MissingRecordError
 from payment_service.ledger.transactions import Session
 from shared.access.principal import EVERYTHING, Visible
 from shared.database import Database, Document
@@ -96,12 +96,12 @@ class Bank:
     async def cancel(self, session: Session, transfer_id: str, reason: str | None = None) -> Document:
         """Reverse a transfer, fee included, and return it.
 
-        Raises MissingRecordError, LedgerRefusalError if it is cancelled already, and the errors of Ledger.post: the
+        Raises MissingRecordError, AlreadyCancelledError, and the errors of Ledger.post: the
         receiver may have spent the money.
         """
         transfer = await self.get(transfer_id, session)
         if transfer["status"] != COMPLETED:
-            raise LedgerRefusalError(f"Transfer {transfer_id} is already cancelled")
+            raise AlreadyCancelledError(f"Transfer {transfer_id} is already cancelled")
         made = to_journal_entry(await self._ledger.entry(transfer["entryId"], session))
         reversal = journal_entries.transfer_cancelled(made, transfer["entryId"], reason)
         posted = await self._ledger.post(reversal, session)

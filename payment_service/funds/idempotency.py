@@ -21,6 +21,7 @@ import orjson
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
+from payment_service.funds.failures import failures_logged
 from payment_service.ledger.refusals import InsufficientBalanceError, LedgerRefusalError
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
 from shared import problems
@@ -29,6 +30,7 @@ from shared.database import Database, Document
 from shared.errors import RefusalError
 from shared.http import problem_content
 from shared.problems import ProblemType
+from shared.repeats import note_repeat
 from shared.schema import CollectionSchema
 
 COLLECTION = "idempotency"
@@ -97,7 +99,7 @@ class IdempotentRunner:
         without a key also LedgerRefusalError.
         """
         if request.key is None:
-            return await self._run_with_retries(operation, work, keys)
+            return await self._run_with_retries(request, operation, work, keys)
 
         async def first_or_repeated(session: Session) -> StoredResponse:
             stored = await self._find(request, session)
@@ -110,20 +112,29 @@ class IdempotentRunner:
 
         key_lock = f"{COLLECTION}:{request.record_id}"
         try:
-            return await self._run_with_retries(operation, first_or_repeated, {*keys, key_lock})
+            response = await self._run_with_retries(request, operation, first_or_repeated, keys, key_lock)
         except LedgerRefusalError as refusal:
-            return await self._store_refusal(request, refusal_response(refusal))
+            response = await self._store_refusal(request, refusal_response(refusal))
+        if response.replayed:
+            note_repeat(operation, path=request.path)
+        return response
 
     async def _run_with_retries(
-        self, operation: str, work: Callable[[Session], Awaitable[StoredResponse]], keys: Collection[str]
+        self,
+        request: IdempotentRequest,
+        operation: str,
+        work: Callable[[Session], Awaitable[StoredResponse]],
+        keys: Collection[str],
+        *more_keys: str,
     ) -> StoredResponse:
-        for _ in range(_ATTEMPTS):
-            try:
-                return await self._transactions.run(operation, work, keys)
-            except DuplicateKeyError:
-                # Another process inserted the document after this transaction's snapshot; the next one includes it.
-                continue
-        raise ContentionError("other requests kept inserting the same document; nothing was changed")
+        with failures_logged(operation, keys, path=request.path, body=request.body):
+            for _ in range(_ATTEMPTS):
+                try:
+                    return await self._transactions.run(operation, work, {*keys, *more_keys})
+                except DuplicateKeyError:
+                    # Another process inserted the document after this transaction's snapshot; the next one includes it.
+                    continue
+            raise ContentionError("other requests kept inserting the same document; nothing was changed")
 
     async def _find(self, request: IdempotentRequest, session: Session | None = None) -> StoredResponse | None:
         fingerprint = request.fingerprint()

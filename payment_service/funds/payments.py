@@ -13,7 +13,7 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger, owned
-from payment_service.ledger.refusals import LedgerRefusalError, MismatchError, MissingRecordError, require_amount_of
+from payment_service.ledger.refusals import AlreadyCompletedError, MismatchError, MissingRecordError, require_amount_of
 from payment_service.ledger.transactions import Session
 from shared.access.principal import EVERYTHING, Visible
 from shared.clock import Clock
@@ -86,11 +86,11 @@ class FundPayments:
     async def complete(self, session: Session, payment_id: str) -> Document:
         """Complete a payment: credit its invoice, or else its customer.
 
-        Raises MissingRecordError, LedgerRefusalError if it is completed already, and the errors of Ledger.post.
+        Raises MissingRecordError, AlreadyCompletedError, and the errors of Ledger.post.
         """
         payment = await self.get(payment_id, session)
         if payment["status"] != PENDING:
-            raise LedgerRefusalError(f"Payment {payment_id} is already completed")
+            raise AlreadyCompletedError(f"Payment {payment_id} is already completed")
         if "invoiceId" not in payment:
             await self._open_credit(session, payment)
         posted = await self._ledger.post(_journal_entry(payment), session)

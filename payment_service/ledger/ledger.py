@@ -27,6 +27,7 @@ from payment_service.ledger.refusals import (
     LedgerRefusalError,
     MismatchError,
     MissingRecordError,
+    OverpaymentError,
     WrongStateError,
     require_amount_of,
 )
@@ -310,6 +311,6 @@ def _insufficient(name: str, account: Document, amount: int) -> InsufficientBala
     balance, requested = (format_amount(figure, account["currency"]) for figure in (account["balance"], amount))
     if account["kind"] == AccountKind.INVOICE:
         detail = f"Overpayment: {balance} is due on {name}, less than {requested}"
-    else:
-        detail = f"Insufficient balance: {name} holds {balance}, but {requested} was requested"
+        return OverpaymentError(detail, balance=account["balance"], amount=amount)
+    detail = f"Insufficient balance: {name} holds {balance}, but {requested} was requested"
     return InsufficientBalanceError(detail, balance=account["balance"], amount=amount)

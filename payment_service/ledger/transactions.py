@@ -27,10 +27,11 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from payment_service.ledger.refusals import LedgerRefusalError
+from payment_service.ledger.refusals import LedgerRefusalError, Reason
 from shared import database
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError, TransientError
+from shared.slow_waits import slow_waits_logged
 
 Session = AsyncClientSession
 Work = Callable[[Session], Awaitable["Result"]]
@@ -57,6 +58,15 @@ _commits = Counter("transaction_commits_total", "Transactions committed", ["oper
 _aborts = Counter("transaction_aborts_total", "Transactions aborted, including those retried", ["operation"])
 _retries = Counter("transaction_retries_total", "Retries of transactions and commits", ["operation", "reason"])
 _failures = Counter("transaction_failures_total", "Operations that were not committed", ["operation", "reason"])
+_refusals = Counter(
+    "transaction_refusals_total", "Operations on funds that the books refused, by reason", ["operation", "reason"]
+)
+_waits = Histogram(
+    "transaction_lock_wait_seconds",
+    "Time that an operation waited for its turn on the accounts, within its process",
+    ["operation"],
+    buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30),
+)
 _durations = Histogram(
     "transaction_duration_seconds",
     "Duration of operations, including waiting and retries",
@@ -108,8 +118,20 @@ class Transactions:
         limit = self._limit_seconds if within is None else within
         deadline = time.monotonic() + limit
         with _observed(operation):
-            async with self._locks.held(keys, within=limit), self._session(deadline) as session:
+            async with self._turn(operation, keys, limit), self._session(deadline) as session:
                 return await self._until_committed(session, operation, work, deadline)
+
+    @asynccontextmanager
+    async def _turn(self, operation: str, keys: Collection[str], within: float) -> AsyncIterator[None]:
+        """Hold the locks of the keys, with the wait for them measured, and logged while it is long."""
+        async with AsyncExitStack() as held:
+            started = time.perf_counter()
+            try:
+                with slow_waits_logged("still waiting for accounts that other operations use", operation=operation):
+                    await held.enter_async_context(self._locks.held(keys, within=within))
+            finally:
+                _waits.labels(operation).observe(time.perf_counter() - started)
+            yield
 
     @asynccontextmanager
     async def _session(self, deadline: float) -> AsyncIterator[Session]:
@@ -149,7 +171,7 @@ class Transactions:
                 pause = _pause(attempt)
                 if attempt >= self._limit_attempts or time.monotonic() + pause > deadline:
                     raise _limit_reached(error) from error
-                _retries.labels(operation, _reason(error)).inc()
+                _retries.labels(operation, failure_reason(error)).inc()
             await asyncio.sleep(pause)
             attempt += 1
 
@@ -239,7 +261,9 @@ def _observed(operation: str) -> Iterator[None]:
         with _concurrent.labels(operation).track_inprogress():
             yield
     except BaseException as error:
-        _failures.labels(operation, _reason(error)).inc()
+        _failures.labels(operation, failure_reason(error)).inc()
+        if isinstance(error, LedgerRefusalError):
+            _refusals.labels(operation, error.reason).inc()
         raise
     finally:
         _durations.labels(operation).observe(time.perf_counter() - started)
@@ -254,6 +278,8 @@ def _prepare(operation: str) -> None:
         _prepared.add(operation)
         for reason in REASONS:
             _failures.labels(operation, reason)
+        for refusal in Reason:
+            _refusals.labels(operation, refusal)
 
 
 def _pause(attempt: int) -> float:
@@ -301,7 +327,8 @@ REASONS = (*(reason for _, reason in _REASONS), "conflict", "error")
 """All values of the metrics' label `reason`."""
 
 
-def _reason(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
+    """Return the class of an error that ended an operation: one of REASONS."""
     for kind, reason in _REASONS:
         if isinstance(error, kind):
             return reason

@@ -21,6 +21,7 @@ from operations.doctor.broker import (
 from operations.doctor.database import check_database
 from operations.doctor.finding import Finding, wrong
 from operations.doctor.provider import check_provider
+from operations.doctor.slow import check_slow
 from operations.reading.broker import QueueLevel
 from operations.stack.database_schemas import schema_of
 from operations.stack.mongod import find_mongod
@@ -50,12 +51,18 @@ async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: 
     findings = await database(servers.mongodb_url) | await broker(clean_broker)
     assert {what: finding.outcome for what, finding in findings.items()} == {
         "MongoDB": "ok",
+        "support of MongoDB": findings["support of MongoDB"].outcome,  # it depends on the version
+        "storage engine": "ok",
+        "transaction lifetime": "ok",
+        "connections": "ok",
+        "cache": "ok",
         "replica set": "ok",
         "replica set members": "note",
         "write concern": "ok",
         "transactions": "ok",
         "clock": "ok",
         "RabbitMQ node": "ok",
+        "support of RabbitMQ": findings["support of RabbitMQ"].outcome,
         "exchanges": "ok",
         "queues": "ok",
         "consumers": "note",
@@ -67,8 +74,27 @@ async def test_healthy_servers_have_no_findings(servers: Servers, clean_broker: 
         "bindings": "note",
         "rights on the broker": "note",
         "message size": "note",
+        "limits of the broker": "note",
         "cluster": "note",
     }
+
+
+async def test_slow_operations_indexes_and_locks_of_a_real_server_are_shown(
+    servers: Servers, database_prefix: str
+) -> None:
+    name = f"{database_prefix}_orders"
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        await prepare(client[name], schema_of("order"))
+        await client[name]["orders"].insert_one({"_id": "o1", "userId": "a customer"})
+        await client[name]["orders"].find_one({"userId": "a customer", "$where": "sleep(300) || true"})
+        findings = [finding async for finding in check_slow(servers.mongodb_url, database_prefix)]
+    assert {finding.outcome for finding in findings} <= {"ok", "note"}
+    by_subject = {finding.subject: finding for finding in findings}
+    assert "never used: " in by_subject[f"index use of {name}"].detail
+    slow = by_subject["slow operations"]
+    assert slow.detail.startswith(f"find on {name}.orders: once, up to ")
+    assert "a customer" not in str(findings)
+    assert {"current operations", "locks"} <= by_subject.keys()
 
 
 async def test_servers_that_do_not_answer_are_named() -> None:

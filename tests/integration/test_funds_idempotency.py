@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from pymongo.errors import DuplicateKeyError
+from structlog.testing import capture_logs
 
 from payment_service.funds.idempotency import (
     IdempotencyKeyReusedError,
@@ -18,6 +19,7 @@ from tests.support import funds_client as calls
 from tests.support.builders import connected, new_id
 from tests.support.funds_app import FundsApp, assert_books_balance, funds_app
 from tests.support.funds_client import Answer, Call
+from tests.support.monitoring import counted
 
 
 @pytest.fixture
@@ -60,6 +62,58 @@ async def test_every_repeated_post_gets_its_first_answer(app: FundsApp) -> None:
             (shown,) = found.json().values()
             assert shown["_id"] == created["_id"]
         assert await app.database["entries"].count_documents({}) == entries
+
+
+async def test_repeats_are_counted_and_logged(app: FundsApp) -> None:
+    client, key = app.client, new_id()
+    call = calls.open_retainer("c1", 1_000)
+    before = counted("repeats_answered_total", operation="retainer.opened")
+    await client.send(call, key)
+    assert counted("repeats_answered_total", operation="retainer.opened") == before
+    with capture_logs() as logs:
+        await client.send(call, key)
+    assert counted("repeats_answered_total", operation="retainer.opened") == before + 1
+    assert [line["operation"] for line in logs if "already processed" in line["event"]] == ["retainer.opened"]
+
+
+async def test_refusals_are_told_apart_and_logged_without_customer_and_balance(app: FundsApp) -> None:
+    client = app.client
+    retainer = await client.made(calls.open_retainer("a customer", 1_000), "retainer")
+    invoice = await client.made(calls.issue_invoice("a customer", 1_000), "invoice")
+    payment = await client.made(calls.create_payment("a customer", 1_000), "payment")
+    sender, receiver = [await client.made(calls.open_bank_account(name, 1_000), "account") for name in "ab"]
+    transfer = await client.made(calls.transfer(sender, receiver, 100), "transfer")
+    await client.send(calls.complete(payment))
+    await client.send(calls.cancel(transfer))
+    for call, operation, reason, amount in (
+        (calls.consume(retainer, 1_999), "retainer.consumed", "insufficient_balance", 19.99),
+        (calls.consume(new_id(), 100), "retainer.consumed", "missing_record", 1),
+        (calls.pay_invoice(invoice, 1_001), "invoice.paid", "overpayment", 10.01),
+        (calls.complete(payment), "payment.completed", "already_completed", None),
+        (calls.cancel(transfer), "transfer.cancelled", "already_cancelled", None),
+        (calls.set_bank_account_status(sender, "closed"), "bank.status", "wrong_state", None),
+        (calls.consume(retainer, 1, currency="EUR"), "retainer.consumed", "mismatch", 0.01),
+    ):
+        before = counted("transaction_refusals_total", operation=operation, reason=reason)
+        with capture_logs() as logs:
+            answer = await client.send(call)
+        assert not answer.succeeded, call
+        assert counted("transaction_refusals_total", operation=operation, reason=reason) == before + 1
+        (line,) = [line for line in logs if line["event"] == "transaction failed"]
+        assert (line["operation"], line["reason"], line["log_level"]) == (operation, reason, "info")
+        assert line.get("amount") == amount
+        assert "a customer" not in str(line), "a customer is no business of the log"
+        assert any(account.partition(":")[2] in call.path for account in line["accounts"]) or "transfer" in call.path
+
+
+async def test_what_is_no_refusal_is_logged_as_a_warning(app: FundsApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    retainer = await app.client.made(calls.open_retainer("c1", 1_000), "retainer")
+    monkeypatch.setattr(app.transactions, "_limit_seconds", 0.05)
+    async with app.transactions._locks.held([f"retainer:{retainer}"], within=60):
+        with capture_logs() as logs:
+            assert (await app.client.send(calls.consume(retainer, 100))).status == 503
+    (line,) = [line for line in logs if line["event"] == "transaction failed"]
+    assert (line["log_level"], line["reason"], line["amount"]) == ("warning", "contention", 1)
 
 
 async def test_a_refusal_is_repeated_even_if_the_request_would_succeed_now(app: FundsApp) -> None:

@@ -9,10 +9,12 @@ from prometheus_client import REGISTRY
 from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.errors import AutoReconnect, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
+from structlog.testing import capture_logs
 
 from payment_service.ledger.orphaned_sessions import COLLECTION, OrphanedSessions
 from payment_service.ledger.refusals import LedgerRefusalError
 from payment_service.ledger.transactions import ContentionError, KeyedLocks, Session, Transactions, UnknownCommitError
+from shared import slow_waits
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError
 from tests.support.builders import connected, new_id
@@ -255,6 +257,29 @@ async def test_locks_exist_only_while_a_task_needs_them() -> None:
                 pytest.fail("b is held")
         assert len(locks) == 2
     assert len(locks) == 0
+
+
+async def test_a_wait_for_a_turn_is_measured_and_logged_while_it_lasts(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow_waits, "LOGGED_AT_SECONDS", (0.01, 0.02))
+    operation, transactions = new_id(), Transactions(database)
+
+    async def work(_session: Session) -> int:
+        return 1
+
+    with capture_logs() as logs:
+
+        async def both_lines() -> bool:
+            return len(logs) == 2
+
+        async with transactions._locks.held(["a"], within=60):
+            waiting = asyncio.create_task(transactions.run(operation, work, keys=["a"], within=60))
+            await eventually(both_lines, 60, "both lines")
+        assert await waiting == 1
+    assert [(line["operation"], line["waited_seconds"]) for line in logs] == [(operation, 0.01), (operation, 0.02)]
+    assert metric("transaction_lock_wait_seconds_count", operation) == 1
+    assert metric("transaction_lock_wait_seconds_sum", operation) >= 0.02
 
 
 async def test_locks_acquired_in_opposite_orders_do_not_deadlock() -> None:

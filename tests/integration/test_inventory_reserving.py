@@ -23,8 +23,10 @@ from tests.support.inventory_worker import (
     unsettled_records,
     watched,
 )
+from tests.support.monitoring import counted
 
 WORKERS = 4
+RESERVE = "stock.reserve"
 
 
 @pytest.fixture
@@ -51,6 +53,14 @@ async def test_an_order_takes_its_stock_and_reports_it(worker: Worker) -> None:
     assert await worker.status("o") == Status.RESERVED
     await settle_everything([worker])
     assert await unsettled_records(worker.database) == []
+
+
+async def test_an_order_that_was_decided_before_is_answered_from_its_reservation(worker: Worker) -> None:
+    await worker.stock({"p": 5})
+    first, before = await worker.reserve(order("o", {"p": 2})), counted("repeats_answered_total", operation=RESERVE)
+    assert await worker.reserve(order("o", {"p": 2})) == first
+    assert counted("repeats_answered_total", operation=RESERVE) == before + 1
+    assert await worker.free("p") == 3
 
 
 async def test_an_order_that_one_process_handles_twice_at_once_takes_its_stock_once(worker: Worker) -> None:

@@ -282,6 +282,8 @@ async def test_a_batch_that_is_not_published_is_a_failure() -> None:
 @moves(
     "up",
     "orders_ended_total",
+    "saga_duration_seconds_bucket",
+    "saga_duration_seconds_count",
     "ordersaga_messages_dead_lettered_total",
     "ordersaga_messages_handled_total",
     "ordersaga_consumer_up",
@@ -370,6 +372,8 @@ async def _ends_are_counted_by_reason(stack: Stack) -> None:
         ("http_requests_total", {"route": "/orders", "status": "202"}),
     ):
         assert value(after, name, **labels) >= value(before, name, **labels) + 5, name
+    for name, labels in (("count", {}), ("bucket", {"le": "5.0"})):
+        assert value(after, f"saga_duration_seconds_{name}", status="CONFIRMED", **labels) >= 1, name
     refused = await scrape(stack.client, stack.url("inventory"))
     assert value(refused, "inventory_refusals_total", reason="insufficient_stock") == 1
     assert value(refused, "inventory_refusals_total", reason="unknown_product") == 1

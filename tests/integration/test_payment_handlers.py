@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from payment_service.gateways.port import Charged, ChargeRequest, Declined
 from payment_service.gateways.simulated import SimulatedGateway
@@ -11,6 +12,7 @@ from payment_service.lifecycle import FREE, PaymentStatus
 from shared.clock import utc_now
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
 from tests.support.builders import new_id
+from tests.support.monitoring import counted
 from tests.support.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
 from tests.support.tasks import end_tasks
 
@@ -57,9 +59,13 @@ async def test_a_batch_answers_each_order_once_and_for_itself(worker: PaymentWor
 
 
 async def test_a_redelivery_repeats_the_answer_and_charges_nothing(worker: PaymentWorker) -> None:
-    order = order_created()
+    order, before = order_created(), counted("repeats_answered_total", operation="payment.charge")
     first = await worker.charge(order)
-    assert await worker.charge(order) == first
+    assert counted("repeats_answered_total", operation="payment.charge") == before
+    with capture_logs() as logs:
+        assert await worker.charge(order) == first
+    assert counted("repeats_answered_total", operation="payment.charge") == before + 1
+    assert [line["order_ids"] for line in logs if "already processed" in line["event"]] == [[order.order_id]]
     record = await worker.gateway_record(order.order_id)
     assert record is not None
     assert record["attempts"] == 1

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from provisioning_service.api import show_job
 from provisioning_service.handlers import JobHandlers
@@ -32,6 +33,7 @@ from shared.contracts import (
 from shared.contracts.provisioning import Server
 from shared.errors import BusUnavailableError
 from tests.support.failure_codes import code_of
+from tests.support.monitoring import counted
 from tests.support.provisioning_workers import (
     DEFAULT_TIMEOUTS,
     LONG_TIMEOUT,
@@ -258,7 +260,9 @@ async def test_a_repeated_request_changes_nothing_at_any_stage(
     assert await repeat() == []
     worker.clock.advance(60)
     await worker.settle()
+    before = counted("repeats_answered_total", operation="provisioning.requested")
     assert await repeat() == ends(worker, message.order_id) * 2
+    assert counted("repeats_answered_total", operation="provisioning.requested") == before + 2
     assert len(await simulator.purchases()) == 1
 
 
@@ -304,6 +308,40 @@ async def test_a_failed_purchase_is_repeated_after_exactly_two_and_three_minutes
     assert await states(worker, message) == {State.COMPLETED: 1}
     assert len(await simulator.purchases()) == 1
     assert worker.publisher.said(message.order_id)[3:] == ["Your server is being provisioned", "Your server is ready"]
+
+
+async def test_attempts_are_counted_by_number_and_runs_by_their_duration(
+    worker: ProvisioningWorker, simulator: Simulator
+) -> None:
+    def counts() -> list[float]:
+        attempts = [("buy", "1"), ("buy", "2"), ("access", "1"), ("access", "2"), ("access", "3")]
+        return [
+            *(counted("provisioning_attempts_total", call=call, attempt=number) for call, number in attempts),
+            counted("provisioning_job_seconds_sum", state="COMPLETED"),
+            counted("provisioning_job_seconds_count", state="COMPLETED"),
+        ]
+
+    before = counts()
+    await simulator.faults(buy={"failNext": 1}, status={"failNext": 1})
+    message = await provision(worker)
+    for pause in (120, 60):
+        worker.clock.advance(pause)
+        await worker.settle()
+    assert await states(worker, message) == {State.COMPLETED: 1}
+    assert [after - was for after, was in zip(counts(), before, strict=True)] == [1, 1, 1, 1, 0, 180, 1]
+
+
+async def test_a_run_is_measured_from_its_own_request(worker: ProvisioningWorker, simulator: Simulator) -> None:
+    await simulator.faults(buy={"failNext": 1})
+    message = await provision(worker, package="192.168.0")
+    worker.clock.advance(86_400)
+    before = counted("provisioning_job_seconds_sum", state="COMPLETED")
+    await simulator.packages([package("192.168.0", 9)])
+    await retry(worker, message)
+    worker.clock.advance(120)
+    await worker.settle()
+    assert await states(worker, message) == {State.COMPLETED: 1}
+    assert counted("provisioning_job_seconds_sum", state="COMPLETED") == before + 120
 
 
 async def test_a_failed_status_is_repeated_after_one_and_two_minutes_and_a_retry_continues_there(
@@ -794,6 +832,21 @@ async def test_a_job_behind_a_holder_without_progress_times_out_and_keeps_waitin
     await worker.scheduler.wait_until_idle()
     await worker.settle()
     assert await states(worker, holder, behind) == {State.COMPLETED: 2}
+
+
+async def test_a_long_wait_for_a_package_is_logged_at_5_and_at_30_seconds(worker: ProvisioningWorker) -> None:
+    lines: list[list[float]] = []
+    async with stuck(worker) as (_, behind):
+        for seconds in (4, 3, 3, 19, 3):
+            worker.clock.advance(seconds)
+            with capture_logs() as logs:
+                await worker.scheduler.start_due_jobs()
+            waits = [line for line in logs if line["event"] == "still waiting for a package"]
+            assert all((line["package"], line["order_id"]) == (KEY, behind.order_id) for line in waits)
+            lines.append([line["waited_seconds"] for line in waits])
+    assert lines == [[], [7], [], [], [32]]
+    await worker.scheduler.wait_until_idle()
+    await worker.settle()
 
 
 async def test_with_one_lock_attempt_a_wait_that_times_out_fails_the_job(

@@ -17,6 +17,7 @@ from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProces
 from shared.contracts.orders import PaymentInstruction
 from tests.support.builders import new_id
 from tests.support.eventually import eventually
+from tests.support.monitoring import counted
 from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
 
 
@@ -158,6 +159,16 @@ async def test_a_refund_puts_the_money_back_once(workers: list[PaymentWorker]) -
     assert await balance(workers[0], retainer_id) == 1000
     assert await workers[0].charge(one) == [PaymentRefunded(order_id=one.order_id, status="REFUNDED")]
     assert await balance(workers[0], retainer_id) == 1000
+
+
+async def test_an_order_that_a_retainer_has_paid_is_answered_from_its_record(worker: PaymentWorker) -> None:
+    retainer_id = await retainer(worker, 1000)
+    paid, new = order(retainer_id, 100), order(retainer_id, 100)
+    before = counted("repeats_answered_total", operation="payment.charge")
+    (first,) = await worker.charge(paid)
+    assert first in await worker.charge(paid, new)
+    assert await balance(worker, retainer_id) == 800
+    assert counted("repeats_answered_total", operation="payment.charge") == before + 1
 
 
 async def test_a_refund_that_overtakes_its_order_leaves_a_tombstone(worker: PaymentWorker) -> None:

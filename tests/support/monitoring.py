@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
-ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+RULES = [ROOT / "deploy/prometheus" / name for name in ("alerts.yml", "objectives.yml")]
 ALERT_TESTS = sorted((ROOT / "deploy/prometheus").glob("*.test.yml"))
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 
@@ -62,7 +62,7 @@ def _metric(wrapper: MetricWrapperBase) -> Metric:
 
 def alert_rules() -> list[dict[str, Any]]:
     """The alerts, with their annotations."""
-    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    groups = [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
     return [rule for group in groups for rule in group["rules"]]
 
 
@@ -121,3 +121,8 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     """The sum of the samples with these labels; 0 without any."""
     wanted = labels.items()
     return sum(number for (found, has), number in samples.items() if found == name and wanted <= has)
+
+
+def counted(name: str, **labels: str) -> float:
+    """The value of a series in this process, 0 if it does not exist."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0

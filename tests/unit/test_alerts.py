@@ -34,6 +34,9 @@ CASES = [
     for test in yaml.safe_load(file.read_text())["tests"]
     for case in test["alert_rule_test"]
 ]
+OF_OBJECTIVES = [{"alertname": f"{name}BudgetBurning"} for name in ("Placement", "Outcome", "Latency")]
+LINK = "{{ with $externalLabels.docs }}{{ . }}/{{ end }}"
+"""What makes a link of the path of a page, where the repository can be read."""
 RUNBOOKS = ROOT / "docs/runbooks"
 CONFIGURATIONS = ("prometheus.yml", "prometheus-compose.yml")
 SECTIONS = ("What it means", "Impact", "Diagnosis", "Fix", "Verify")
@@ -51,6 +54,7 @@ OUTAGES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
             {"alertname": "ObservationStale", "source": "orders"},
             {"alertname": "TransactionsFailing"},
             {"alertname": "OrdersFailing"},
+            *OF_OBJECTIVES,
         ],
     ),
     "rabbitmq": (
@@ -62,6 +66,7 @@ OUTAGES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
             {"alertname": "NotReady", "service": "console", "dependency": "dead letters"},
             {"alertname": "ObservationStale", "source": "queues"},
             {"alertname": "OrdersFailing"},
+            *OF_OBJECTIVES,
         ],
     ),
     **{
@@ -110,10 +115,16 @@ def test_every_alert_says_what_is_wrong_and_has_its_page(alert: str) -> None:
     rule = RULES[alert]
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert {"summary", "description", "runbook_url"} <= rule["annotations"].keys()
-    page = (ROOT / rule["annotations"]["runbook_url"]).read_text()
+    page = runbook(rule).read_text()
     assert page.startswith(f"# {alert}\n")
     assert re.findall(r"^## (.*)$", page, re.MULTILINE) == list(SECTIONS)
     assert rule["labels"]["severity"] in page.split("## ")[0]
+
+
+def runbook(rule: dict[str, Any]) -> Path:
+    url: str = rule["annotations"]["runbook_url"]
+    assert url.startswith(LINK), "it cannot become a link"
+    return ROOT / url.removeprefix(LINK)
 
 
 def test_commands_that_pages_name_exist() -> None:
@@ -137,7 +148,7 @@ def test_numbers_in_the_texts_of_alerts_are_rounded() -> None:
 
 
 def test_every_page_is_about_an_alert() -> None:
-    named = {ROOT / rule["annotations"]["runbook_url"] for rule in RULES.values()}
+    named = {runbook(rule) for rule in RULES.values()}
     assert named == set(RUNBOOKS.glob("*.md"))
 
 
@@ -154,6 +165,12 @@ def test_an_outage_sends_one_notification_about_its_cause(away: str) -> None:
 def test_failing_orders_are_heard_of_while_no_more_than_a_service_is_down() -> None:
     firing = [{"alertname": "ServiceDown", "service": "payment"}, {"alertname": "OrdersFailing"}]
     assert not any(_inhibited(alert, firing) for alert in firing)
+
+
+def test_an_objective_is_heard_of_unless_another_alert_says_what_fails() -> None:
+    assert not any(_inhibited(alert, OF_OBJECTIVES) for alert in OF_OBJECTIVES)
+    firing = [{"alertname": "RequestsFailing", "service": "order"}, {"alertname": "OrdersFailing"}, *OF_OBJECTIVES]
+    assert [alert for alert in OF_OBJECTIVES if not _inhibited(alert, firing)] == [OF_OBJECTIVES[2]]
 
 
 def test_what_one_service_does_is_heard_of_while_another_is_down() -> None:

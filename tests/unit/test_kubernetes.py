@@ -503,7 +503,10 @@ def selects(monitor: Manifest, one: Manifest) -> bool:
 
 def test_the_rules_are_those_of_prometheus(example: Manifests) -> None:
     (rules,) = example.of_kind("PrometheusRule")
-    assert rules["spec"] == yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    files = [
+        yaml.safe_load((ROOT / "deploy/prometheus" / name).read_text()) for name in ("alerts.yml", "objectives.yml")
+    ]
+    assert rules["spec"] == {"groups": [group for file in files for group in file["groups"]]}
 
 
 def test_each_service_is_scaled_by_its_own_queue(example: Manifests, tmp_path: Path) -> None:

@@ -80,7 +80,20 @@ def test_names_are_as_prometheus_wants_them() -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_no_label_is_without_bound(name: str) -> None:
-    allowed = {"method", "route", "status", "queue", "type", "outcome", "reason", "of", "operation", "state", "call"}
+    allowed = {
+        "method",
+        "route",
+        "status",
+        "queue",
+        "type",
+        "outcome",
+        "reason",
+        "of",
+        "operation",
+        "state",
+        "call",
+        "attempt",
+    }
     assert (
         set(METRICS[name].labels)
         <= allowed | {"package", "service", "source", "collection", "dependency", "level", "version"} | GRPC_LABELS

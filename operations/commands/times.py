@@ -1,0 +1,16 @@
+"""Times on the command line."""
+
+from datetime import UTC, datetime
+
+import typer
+
+
+def time_option(text: str | None, option: str) -> datetime | None:
+    """Return the time that an option gives, in UTC unless it has an offset; None if it is not given."""
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a date or a time", param_hint=option) from error
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

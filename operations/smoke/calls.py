@@ -1,0 +1,58 @@
+"""Requests of the smoke test to the services of a stack."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from operations.errors import CommandError
+from shared.tls import plain_reason
+
+POLL_SECONDS = 0.2
+
+
+class StepFailedError(CommandError):
+    """A service did not answer as it should, or not in time; the message names the request."""
+
+
+class Calls:
+    """Requests to the services at these URLs, each answered within the client's time-out."""
+
+    def __init__(self, client: httpx.AsyncClient, urls: dict[str, str]) -> None:
+        self._client = client
+        self._urls = urls
+
+    async def send(self, method: str, service: str, path: str, body: object = None, *, key: str | None = None) -> Any:
+        """Send a request, under an idempotency key if one is given, and return the body of its answer.
+
+        Raises StepFailedError if there is no answer, or if its status is 400 or above.
+        """
+        headers = {} if key is None else {"Idempotency-Key": key}
+        name = f"{method} {path} of {service}"
+        try:
+            answer = await self._client.request(method, self._urls[service] + path, json=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise StepFailedError(f"{name}: {plain_reason(str(error)) or type(error).__name__}") from error
+        if answer.is_error:
+            raise StepFailedError(f"{name}: {answer.status_code} {_problem(answer)}")
+        return answer.json() if answer.content else None
+
+    async def until(self, service: str, path: str, holds: Callable[[Any], bool], *, within: float) -> Any:
+        """Read until the condition holds, and return what was read. Raises StepFailedError after `within` seconds."""
+        deadline = time.monotonic() + within
+        while not holds(found := await self.send("GET", service, path)):
+            if time.monotonic() > deadline:
+                state = {name: found[name] for name in ("status", "settled", "failureReason") if name in found}
+                raise StepFailedError(f"GET {path} of {service}: after {within:g} s it is still {state}")
+            await asyncio.sleep(POLL_SECONDS)
+        return found
+
+
+def _problem(answer: httpx.Response) -> str:
+    try:
+        problem = answer.json()
+    except ValueError:
+        return answer.text[:200]
+    return str(problem.get("detail", problem) if isinstance(problem, dict) else problem)[:300]

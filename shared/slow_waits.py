@@ -1,0 +1,29 @@
+"""Logs waits that last long while they last."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import structlog
+
+LOGGED_AT_SECONDS = (5, 30)
+"""The lengths of a wait at which a line is logged."""
+
+_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def slow_waits_logged(line: str, **fields: Any) -> Iterator[None]:
+    """Log this line as a warning, with the fields, when the wait in this context has lasted 5 s, and again at 30 s."""
+    loop = asyncio.get_running_loop()
+    timers = [
+        loop.call_later(seconds, partial(_log.warning, line, waited_seconds=seconds, **fields))
+        for seconds in LOGGED_AT_SECONDS
+    ]
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
