@@ -21,9 +21,9 @@ from operations.dead_letters.groups import Group
 from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome
-from operations.dead_letters.replays import NotPossibleError
+from operations.dead_letters.replays import UNFINISHED, NotPossibleError
 from operations.dead_letters.service import DeadLetterService
-from operations.dead_letters.status import GROUP_STATUSES, STATUSES
+from operations.dead_letters.status import GROUP_STATUSES, OUTCOMES, STATUSES
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.database import Document
@@ -33,8 +33,8 @@ PAGE = 50
 GROUPS = 100
 RATE = 100.0
 
-WATCHED_FOR = timedelta(minutes=10)
-"""The time for which the page of an ended replay keeps refreshing: all retry levels take three minutes."""
+CLOSELY_WATCHED = timedelta(minutes=10)
+"""The time for which the page of an ended replay refreshes often: all retry levels take three minutes."""
 
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 """The periods to choose from."""
@@ -69,7 +69,7 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         found, counts, replays = await asyncio.gather(
             attempt(service.group_page(status=status or None, since=since, limit=GROUPS, skip=skip), "MongoDB"),
             attempt(service.counts(), "MongoDB"),
-            attempt(service.replays(limit=5), "MongoDB"),
+            attempt(_replays(service, 5), "MongoDB"),
         )
         more = not isinstance(found, Unavailable) and found.total > page * GROUPS
         return pages.show(
@@ -190,6 +190,8 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
         order: Short = "",
         text: Short = "",
         span: Short = "",
+        replay: Short = "",
+        outcome: Short = "",
         cursor: str | None = None,
     ) -> Response:
         asked = {
@@ -200,7 +202,11 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             "order": order.strip(),
             "text": text.strip(),
             "span": span,
+            "replay": replay.strip(),
+            "outcome": outcome if replay else "",
         }
+        if outcome and outcome not in OUTCOMES:
+            raise invalid(("outcome", f"is {outcome!r}, must be one of {', '.join(OUTCOMES)}"))
         if status and status not in STATUSES:
             raise invalid(("status", f"is {status!r}, must be one of {', '.join(STATUSES)}"))
         found = await attempt(_page(service, filters_of(asked, dependencies.clock()), cursor), "MongoDB")
@@ -216,6 +222,7 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             more=more,
             cursor=cursor,
             statuses=STATUSES,
+            outcomes=OUTCOMES,
             spans=SPANS,
         )
 
@@ -252,8 +259,8 @@ def _add_letter_actions(router: APIRouter, service: DeadLetterService) -> None:
     async def replay(request: Request, letter_id: str, why: Annotated[Why, Form()]) -> Response:
         """Replay one letter unchanged."""
         operator = actor(request)
-        await _start(service, Filters(ids=(letter_id,)), operator, why, RATE)
-        return redirect(path("dead-letters", "letters", letter_id))
+        replay_id = await _start(service, Filters(ids=(letter_id,)), operator, why, RATE)
+        return redirect(path("dead-letters", "replays", replay_id))
 
     @router.post("/dead-letters/letters/{letter_id}/discard")
     @requires(Permission.LETTERS_DECIDE)
@@ -294,12 +301,12 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
         # Browsers end the lines of a text field with CR LF.
         text = body.replace("\r\n", "\n")
         try:
-            await service.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
+            replay_id = await service.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
         except InvalidBodyError as error:
             return form(request, await _letter(service, letter_id), text, why, error.errors, 422)
         except NotPossibleError as error:
             return form(request, await _letter(service, letter_id), text, why, [("letter", str(error))], 409)
-        return redirect(path("dead-letters", "letters", letter_id))
+        return redirect(path("dead-letters", "replays", replay_id))
 
 
 # --- Replays. ---
@@ -314,13 +321,18 @@ def _add_replays(
             raise not_found(f"Replay {replay_id}")
         outcome = await service.outcome(replay_id)
         return pages.show(
-            request, template, replay=replay, outcome=outcome, watched=is_watched(replay, outcome, dependencies.clock())
+            request,
+            template,
+            replay=replay,
+            outcome=outcome,
+            verdict=outcome.verdict(replay),
+            refresh_seconds=refresh_seconds(replay, outcome, dependencies.clock()),
         )
 
     @router.get("/dead-letters/replays")
     @requires(Permission.LETTERS_READ)
     async def replays(request: Request) -> Response:
-        found = await attempt(service.replays(limit=PAGE), "MongoDB")
+        found = await attempt(_replays(service, PAGE), "MongoDB")
         return pages.show(request, "replays.html", replays=found)
 
     @router.get("/dead-letters/replays/{replay_id}")
@@ -351,9 +363,13 @@ def _group_page(status: str, span: str, page: int) -> str:
     return "/dead-letters?" + urlencode({name: value for name, value in asked.items() if value})
 
 
-def is_watched(replay: Document, outcome: ReplayOutcome, now: datetime) -> bool:
-    """Return whether the page of a replay refreshes itself: until its outcome is known, or no longer expected."""
-    return replay["doneAt"] is None or (bool(outcome.unknown) and now - replay["doneAt"] < WATCHED_FOR)
+def refresh_seconds(replay: Document, outcome: ReplayOutcome, now: datetime) -> int | None:
+    """Return how often the page of a replay refreshes itself; None once all of its outcome is known."""
+    if replay["status"] in UNFINISHED:
+        return 2
+    if not outcome.unknown:
+        return None
+    return 2 if now - replay["doneAt"] < CLOSELY_WATCHED else 30
 
 
 def since_of(span: str, now: datetime) -> datetime | None:
@@ -373,7 +389,16 @@ def filters_of(asked: dict[str, str], now: datetime) -> Filters:
         since=since_of(asked["span"], now),
         order_id=asked["order"] or None,
         text=asked["text"] or None,
+        replay=asked["replay"] or None,
+        outcome=asked["outcome"] or None,
     )
+
+
+async def _replays(service: DeadLetterService, limit: int) -> list[tuple[Document, ReplayOutcome]]:
+    """Return the newest replays with what became of their letters."""
+    found = await service.replays(limit=limit)
+    outcomes = await service.outcomes(replay["_id"] for replay in found)
+    return [(replay, outcomes[replay["_id"]]) for replay in found]
 
 
 async def _page(service: DeadLetterService, filters: Filters, cursor: str | None) -> Any:

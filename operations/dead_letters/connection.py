@@ -12,7 +12,7 @@ from operations.dead_letters.notices import handlers
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Progress, Replayer
-from operations.dead_letters.replays import CANCELLING, RUNNING, ReplayLeaseLostError, ReplayRecords
+from operations.dead_letters.replays import UNFINISHED, ReplayLeaseLostError, ReplayRecords
 from operations.dead_letters.service import DeadLetterService
 from operations.errors import UnreachableError
 from operations.reading.broker import count_messages
@@ -106,7 +106,7 @@ async def follow(connection: DeadLetterConnection, replay_id: str, on_progress: 
                 except BusUnavailableError as error:
                     raise UnreachableError(f"{error}; the rest of the replay runs later") from error
             found = await replays.find(replay_id)
-            if found is None or found["status"] not in (RUNNING, CANCELLING):
+            if found is None or found["status"] not in UNFINISHED:
                 return found or {}
             on_progress(found)
             await asyncio.sleep(POLL_SECONDS)

@@ -103,7 +103,8 @@ class LetterRecords:
         await self._groups.open([failure for _, failure in fresh.values()] + again, now)
         await self._store_bodies(fresh)
         writes = [UpdateOne({"_id": record.pop("_id")}, {"$setOnInsert": record}, upsert=True) for record in records]
-        writes += [write for failure in again for write in updates.failed_again(failure, now)]
+        for failure in again:
+            writes += updates.failed_again(failure, replayed[failure.replay_of, failure.message_id], now)
         if writes:
             await self._letters.bulk_write(writes, ordered=False)
         done.new, done.dead_again = len(fresh), len(again)
@@ -149,13 +150,14 @@ class LetterRecords:
                 letter = await self._letters.find_one({"_id": letter["_id"]}, fields)
         return erased
 
-    async def _replayed(self, failures: Iterable[Failure]) -> set[tuple[str | None, str]]:
-        """Return the failures of replays that are on record, as (letter, message id): a header is no proof."""
+    async def _replayed(self, failures: Iterable[Failure]) -> dict[tuple[str | None, str], Document]:
+        """Map replays that are on record, as (letter id, message id), to their letters: a header is no proof."""
         asked = {failure.replay_of: failure.message_id for failure in failures if failure.replay_of}
         if not asked:
-            return set()
-        cursor = self._letters.find({"_id": {"$in": list(asked)}}, {"replays.messageId": True})
-        return {(letter["_id"], replay["messageId"]) async for letter in cursor for replay in letter["replays"]}
+            return {}
+        fields = ("replays.messageId", "fingerprint", "firstFailedAt", "lastFailedAt", "failures")
+        cursor = self._letters.find({"_id": {"$in": list(asked)}}, fields)
+        return {(letter["_id"], replay["messageId"]): letter async for letter in cursor for replay in letter["replays"]}
 
     async def _by_id(
         self, read: Sequence[tuple[Delivery, Failure]], done: RecordResult
@@ -202,12 +204,11 @@ class LetterRecords:
 
     # --- Replaying. ---
 
-    async def claim(self, letters: Iterable[Document], replay: Document) -> None:
-        """Claim those of the letters that the replay may still send."""
+    async def claim(self, letters: Sequence[Document], replay: Document) -> None:
+        """Claim those of the letters that the replay may still send, and note the replay with their groups."""
         now = utc_now()
-        await self._letters.bulk_write(
-            [updates.claimed(letter["_id"], replay, now) for letter in letters], ordered=False
-        )
+        await self._groups.note_replay({letter["fingerprint"] for letter in letters}, replay)
+        await self._letters.bulk_write([updates.claimed(letter, replay, now) for letter in letters], ordered=False)
 
     async def record_sent(self, letters: Iterable[Document], unsendable: Mapping[str, Exception]) -> None:
         """Note that claimed letters were sent, apart from those that cannot be, by id with the reason."""

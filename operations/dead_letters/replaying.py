@@ -116,7 +116,7 @@ class Replayer:
             )
         asked["$and"] = conditions
         most = min(MOST_AT_ONCE, max(1, int(replay["rate"] / 2)))
-        fields = {"lastFailedAt": True, "size": True}
+        fields = {"lastFailedAt": True, "size": True, "fingerprint": True}
         cursor = self._letters.find(asked, fields, sort=[("lastFailedAt", 1), ("_id", 1)], limit=most)
         return _bounded(await cursor.to_list(None))
 

@@ -23,9 +23,13 @@ RUNNING, DONE, CANCELLED = "running", "done", "cancelled"
 CANCELLING = "cancelling"
 """Claimed letters are still sent, then the replay ends."""
 
+UNFINISHED = (RUNNING, CANCELLING)
+CUT_SHORT = (CANCELLED,)
+"""The statuses of replays that ended before they had sent every letter."""
+
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
-_UNFINISHED: Document = {"status": {"$in": [RUNNING, CANCELLING]}}
+_UNFINISHED: Document = {"status": {"$in": list(UNFINISHED)}}
 # By the database's clock: replays may run on different machines.
 _EXPIRED: Document = {"$expr": {"$lt": ["$lease.until", "$$NOW"]}}
 

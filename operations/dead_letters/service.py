@@ -1,6 +1,6 @@
 """Dead letters as operators see and act on them: the one entry point for the command line and the console."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from operations.dead_letters.groups import MOST_NOTES, Group, GroupPage, GroupRe
 from operations.dead_letters.letter import why_not_replayable
 from operations.dead_letters.letter_json import letter_as_json
 from operations.dead_letters.masking import mask_letter
-from operations.dead_letters.outcome import ReplayOutcome, outcome_of
+from operations.dead_letters.outcome import ReplayOutcome, outcome_of, outcomes_of
 from operations.dead_letters.records import LetterPage, LetterRecords
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, ReplayRecords
 from operations.dead_letters.schema import SCHEMA
@@ -136,6 +136,10 @@ class DeadLetterService:
     async def outcome(self, replay_id: str) -> ReplayOutcome:
         """Count the outcomes of a replay's letters."""
         return await outcome_of(self._database, replay_id)
+
+    async def outcomes(self, replay_ids: Iterable[str]) -> Mapping[str, ReplayOutcome]:
+        """Count the outcomes of the letters of several replays."""
+        return await outcomes_of(self._database, list(replay_ids))
 
     async def export(self, filters: Filters, *, masked: bool = True) -> AsyncIterator[dict[str, Any]]:
         """Yield each selected letter as a JSON document, with its body as text or in base64.

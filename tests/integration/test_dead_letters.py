@@ -457,6 +457,38 @@ async def test_a_replay_that_fails_again_is_the_same_letter_with_the_new_error(d
     await dead_letters.harness.take_from(INBOX, 1)
 
 
+async def test_a_group_keeps_its_history_over_a_replay(dead_letters: DeadLetterHarness) -> None:
+    """Letters that fail again for another reason are in another group; the old one still shows what it had."""
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(3)])
+    await dead_letters.record_waiting()
+    (before,) = await dead_letters.service.groups(bins=4)
+    async with consuming(dead_letters.harness, INBOX, {RefundPayment: refuse}):
+        replay = await dead_letters.replay(Filters(group=before.fingerprint))
+
+        async def dead_again() -> bool:
+            return all(letter["status"] == "dead" for letter in await dead_letters.record_waiting())
+
+        await eventually(dead_again, 60, "the replays to die")
+    after, new = sorted(await dead_letters.service.groups(bins=4), key=lambda found: found.total)
+    assert (after.fingerprint, after.open, after.total) == (before.fingerprint, 0, 0)
+    assert (after.first_failed_at, after.last_failed_at) == (before.first_failed_at, before.last_failed_at)
+    assert after.histogram[0].count == sum(found.count for found in before.histogram) == 3
+    assert (new.open, new.total, new.histogram[-1].count, new.replayed) == (3, 3, 3, None)
+    assert after.replayed
+    assert (after.replayed.replay, after.replayed.by, after.replayed.outcome.failed) == (replay["_id"], "ann", 3)
+    page = await dead_letters.service.page(Filters(replay=replay["_id"], outcome="failed"))
+    assert len(page.items) == 3
+
+    async with consuming(dead_letters.harness, INBOX, {RefundPayment: accept}):
+        await dead_letters.replay(Filters(group=new.fingerprint))
+        await dead_letters.note_handled(3)
+    mended = await dead_letters.service.group(new.fingerprint)
+    assert mended
+    assert (mended.open, mended.total, sum(found.count for found in mended.histogram)) == (0, 3, 3)
+    assert mended.replayed
+    assert mended.replayed.outcome.in_brief() == "3 handled"
+
+
 async def test_a_copy_that_fails_does_not_undo_the_handling_of_another(dead_letters: DeadLetterHarness) -> None:
     """A resumed replay may publish twice: the success of one copy counts, in either order."""
     await dead_letters.send_dead(dead(message_id="a"), dead(message_id="b"))

@@ -174,11 +174,15 @@ async def test_a_replay_that_fails_again_is_not_a_success(world: World) -> None:
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
         printed = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)
     assert "replayed 3 of 3" in printed
-    assert "2 handled, 1 failed again, 0 pending" in printed
+    assert "2 handled, 1 failed again, 0 not known yet" in printed
     (again,) = (await world.document("list"))["items"]
     assert (again["orderId"], again["status"]) == ("bad1", "dead")
+    assert f"{again['id']} failed again: PoisonError: order bad1 is still not known" in printed
     replay_id = again["replays"][0]["replay"]
     assert "1 failed again" in await world.run("outcome", replay_id, status=1)
+    handled = await world.document("list", "--replay", replay_id, "--outcome", "handled")
+    assert {item["orderId"] for item in handled["items"]} == {"good1", "good2"}
+    assert "replayed by ann" in await world.run("groups", "--all", COLUMNS="200")
     assert "no replay nothing" in await world.run("outcome", "nothing", status=1)
 
 
@@ -193,11 +197,13 @@ async def test_a_replay_whose_messages_are_handled_is_a_success(world: World) ->
 async def test_without_a_wait_the_outcome_is_pending(world: World) -> None:
     await world.send(*letters_of("good1"))
     printed = await world.run("replay", "--all", "--yes")
-    assert "0 handled, 0 failed again, 1 pending" in printed
+    assert "0 handled, 0 failed again, 1 not known yet" in printed
     assert "--wait` waits until the outcome is known" in printed
     replay_id = printed.partition("(replay ")[2].partition(")")[0]
     waited = await world.run("outcome", replay_id, "--wait", "--within", "0.1", status=1)
     assert "no outcome after 0.1 s" in waited
+    (letter,) = (await world.document("list"))["items"]
+    assert f"{letter['id']} is not known yet: payment.refund in {INBOX}" in waited
     await world.harness.take_from(INBOX, 1)
 
 

@@ -33,11 +33,18 @@ from operations.commands.dead_letters.session import confirm_replay, resolve_ids
 from operations.commands.operator import current_operator
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.dead_letters.connection import DeadLetterConnection, abandoned, await_outcome, follow
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.letter import type_of
 from operations.dead_letters.letter_json import as_json
+from operations.dead_letters.masking import mask_text
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import CANCELLED, DEFAULT_RATE, NotPossibleError
 from operations.errors import UnreachableError
 from shared.database import Document
+from shared.printable import printable
+
+MOST_NAMED = 20
+"""The most letters of an outcome that are named; `list` shows all."""
 
 
 def replay_letters(
@@ -143,22 +150,46 @@ async def conclude(
     if as_json_document:
         names = ("_id", "at", "by", "why", "rate", "total", "published", "status", "doneAt")
         document = {name.removeprefix("_"): as_json(replay[name]) for name in names}
-        print_json(document | result.as_json())
+        named = {
+            f"{name}Letters": [letter["_id"] for letter in await _some_letters(connection, replay, name)]
+            for name in ("failed", "unknown")
+        }
+        print_json(document | result.as_json() | named)
     else:
-        _print_outcome(replay, result, within)
+        await _print_outcome(connection, replay, result, within)
     if replay["status"] == CANCELLED or result.failed or (within is not None and result.unknown):
         raise typer.Exit(1)
 
 
-def _print_outcome(replay: Document, result: ReplayOutcome, within: float | None) -> None:
+async def _print_outcome(
+    connection: DeadLetterConnection, replay: Document, result: ReplayOutcome, within: float | None
+) -> None:
     typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
     typer.echo(result.in_words())
-    if result.failed:
-        typer.echo("`ordersaga dead-letters list` shows those that failed again")
+    for letter in await _some_letters(connection, replay, "failed") if result.failed else ():
+        error = next(r["error"] for r in reversed(letter["replays"]) if r["replay"] == replay["_id"])
+        failed = f"  {letter['_id']} failed again: {error['type']}: {mask_text(error['message'])[:200]}"
+        typer.echo(printable(failed))
+    _point_to_others(replay, "failed", result.failed)
     if result.unknown and within is None:
         typer.echo(f"`ordersaga dead-letters outcome {replay['_id']} --wait` waits until the outcome is known")
     elif result.unknown:
         typer.echo(f"no outcome after {within:g} s: check that every service runs; a retry may take minutes")
+        for letter in await _some_letters(connection, replay, "unknown"):
+            typer.echo(printable(f"  {letter['_id']} is not known yet: {type_of(letter)} in {letter['queue']}"))
+        _point_to_others(replay, "unknown", result.unknown)
+
+
+async def _some_letters(connection: DeadLetterConnection, replay: Document, outcome: str) -> list[Document]:
+    """Return the first letters of a replay that came to this outcome."""
+    page = await connection.service.page(Filters(replay=replay["_id"], outcome=outcome), limit=MOST_NAMED)
+    return page.items
+
+
+def _point_to_others(replay: Document, outcome: str, number: int) -> None:
+    if number > MOST_NAMED:
+        command = f"ordersaga dead-letters list --replay {replay['_id']} --outcome {outcome}"
+        typer.echo(f"  and {number - MOST_NAMED:,} more: `{command}` lists them")
 
 
 async def _await_outcome(connection: DeadLetterConnection, replay_id: str, within: float) -> ReplayOutcome:
