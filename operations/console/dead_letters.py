@@ -15,13 +15,14 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Unavailable, attempt, path
+from operations.dead_letters.careful import why_stopped
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
 from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome
-from operations.dead_letters.replays import UNFINISHED, NotPossibleError
+from operations.dead_letters.replays import GOING_ON, UNFINISHED, NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import GROUP_STATUSES, OUTCOMES, STATUSES
 from shared.access.middleware import caller_of, requires
@@ -123,15 +124,16 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
         fingerprint: str,
         why: Annotated[Why, Form()],
         rate: Rate = RATE,
+        careful: Annotated[bool, Form()] = False,
     ) -> Response:
         """Replay all dead letters of the group, or ask for it."""
         filters = Filters(group=fingerprint, status=("dead",))
         if dependencies.approval_policy.needs(REPLAY):
-            parameters = {"filters": filters.as_document(), "rate": rate}
+            parameters = {"filters": filters.as_document(), "rate": rate, "careful": careful}
             return await ask_for_approval(
                 request, dependencies, action=REPLAY, subject=fingerprint, why=why, parameters=parameters
             )
-        replay_id = await _start(service, filters, actor(request), why, rate)
+        replay_id = await _start(service, filters, actor(request), why, rate, careful)
         return redirect(path("dead-letters", "replays", replay_id))
 
     @router.post("/dead-letters/groups/{fingerprint}/discard")
@@ -326,6 +328,8 @@ def _add_replays(
             replay=replay,
             outcome=outcome,
             verdict=outcome.verdict(replay),
+            stopped_because=why_stopped(replay),
+            may_cancel=replay["status"] in GOING_ON,
             refresh_seconds=refresh_seconds(replay, outcome, dependencies.clock()),
         )
 
@@ -426,9 +430,11 @@ def _no_letter(letter_id: str) -> ProblemError:
     return not_found(f"Dead letter {letter_id}")
 
 
-async def _start(service: DeadLetterService, filters: Filters, operator: str, why: str, rate: float) -> str:
+async def _start(
+    service: DeadLetterService, filters: Filters, operator: str, why: str, rate: float, careful: bool = False
+) -> str:
     try:
-        return await service.start_replay(filters, by=operator, why=why, rate=rate)
+        return await service.start_replay(filters, by=operator, why=why, rate=rate, careful=careful)
     except NotPossibleError as error:
         raise conflict(str(error)) from None
 

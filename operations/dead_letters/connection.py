@@ -94,7 +94,7 @@ async def follow(connection: DeadLetterConnection, replay_id: str, on_progress: 
     Raises UnreachableError when the broker stays unavailable: the operations process, or the next command, continues.
     """
     replays = ReplayRecords(connection.database)
-    async with open_bus(connection.stack.amqp_url, None, name=NAME) as bus:
+    async with open_bus(connection.stack.amqp_url, None, name=NAME) as bus, _learning_outcomes(connection, replay_id):
         replayer = Replayer(connection.database, Publisher(bus), bus_timeout=BUS_SECONDS)
         while True:
             token = uuid4().hex
@@ -127,6 +127,14 @@ async def await_outcome(
             if not outcome.unknown or time.monotonic() > deadline:
                 return outcome
             await asyncio.sleep(POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _learning_outcomes(connection: DeadLetterConnection, replay_id: str) -> AsyncIterator[None]:
+    """Record the outcomes of a careful replay, which waits for them; no other replay needs them to run."""
+    replay = await connection.service.replay(replay_id)
+    async with _consuming(connection) if replay and replay.get("careful") else contextlib.nullcontext():
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,7 @@ from operations.dead_letters.letter import (
     words_of,
 )
 from operations.dead_letters.schema import BODIES, LETTERS, NEWEST_FIRST
-from operations.dead_letters.status import DISCARDED, STATUSES
+from operations.dead_letters.status import DEAD, DISCARDED, HANDLED, PENDING, REPLAYING, STATUSES
 from operations.reading.cursors import read_cursor, write_cursor
 from shared.bus import Delivery
 from shared.clock import utc_now
@@ -226,6 +226,19 @@ class LetterRecords:
         writes = [write for notice in notices for write in updates.handled(notice, now)]
         if writes:
             await self._letters.bulk_write(writes, ordered=False)
+
+    async def failed_in(self, replay_id: str) -> Document | None:
+        """Return a letter that failed again in a replay, unless another replay of it was handled."""
+        unhandled = [status for status in STATUSES if status != HANDLED]
+        return await self._one_of_replay(replay_id, DEAD, unhandled)
+
+    async def awaited_in(self, replay_id: str) -> Document | None:
+        """Return a letter of a replay whose outcome is not known yet, and still awaited."""
+        return await self._one_of_replay(replay_id, PENDING, [REPLAYING, PENDING])
+
+    async def _one_of_replay(self, replay_id: str, outcome: str, statuses: Sequence[str]) -> Document | None:
+        own = {"$elemMatch": {"replay": replay_id, "outcome": outcome}}
+        return await self._letters.find_one({"status": {"$in": list(statuses)}, "replays": own}, {"replays": True})
 
     # --- Reading. ---
 

@@ -176,18 +176,20 @@ class DeadLetterService:
             raise NotPossibleError(f"group {fingerprint} already has {MOST_NOTES} notes, the maximum")
         await self._log(by, "", "dead-letters.note", fingerprint, "noted")
 
-    async def start_replay(self, filters: Filters, *, by: str, why: str, rate: float = DEFAULT_RATE) -> str:
+    async def start_replay(
+        self, filters: Filters, *, by: str, why: str, rate: float = DEFAULT_RATE, careful: bool = False
+    ) -> str:
         """Start a replay of the selected letters, at most `rate` per second; return its id.
 
-        The operations process runs it, or any other process with a Replayer. Raises NotPossibleError if none of the
-        letters can be replayed, ValueError for a rate that is not positive.
+        A careful one goes in steps, and stops by itself at the first letter that fails again. The operations process
+        runs it, or any other process with a Replayer. Raises NotPossibleError if none of the letters can be replayed,
+        ValueError for a rate that is not positive.
         """
         if not rate > 0:
             raise ValueError(f"the rate is {rate}, and must be more than 0")
-        replay = await self._replays.start(filters, by=by, why=why, rate=rate)
-        await self._log(
-            by, why, "dead-letters.replay", _subject(filters, replay["_id"]), f"{replay['total']} to replay"
-        )
+        replay = await self._replays.start(filters, by=by, why=why, rate=rate, careful=careful)
+        outcome = f"{replay['total']} to replay{', carefully' if replay['careful'] else ''}"
+        await self._log(by, why, "dead-letters.replay", _subject(filters, replay["_id"]), outcome)
         return str(replay["_id"])
 
     async def edit_and_replay(self, letter_id: str, body: bytes, *, by: str, why: str) -> str:

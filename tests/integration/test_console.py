@@ -809,6 +809,31 @@ async def test_the_page_of_a_replay_tells_what_became_of_its_messages(
     assert "6 handled" in await text_of(pages, "/dead-letters/replays")
 
 
+async def test_a_group_is_replayed_carefully_unless_that_is_unchecked(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(dependencies, *(a_letter(f"d{n}") for n in range(3)))
+    letters = DeadLetterService(dependencies.operations)
+    (group,) = await letters.groups()
+    address = f"/dead-letters/groups/{group.fingerprint}"
+    assert '<input name="careful" type="checkbox" value="true" checked>' in await text_of(pages, address)
+    started = (await pages.post(f"{address}/replay", data=REASON | {"careful": "true"})).headers["location"]
+    text = await text_of(pages, started)
+    assert "0 of 3</span>\n published, carefully" in text
+    assert "Stop the replay" in text
+    (listed,) = await letters.replays()
+    assert listed["status"] == "careful"
+
+    why = {"letter": "l1", "error": {"type": "KeyError", "message": "no <card>"}}
+    over = {"status": "stopped", "stopped": why, "doneAt": utc_now(), "published": 1}
+    await dependencies.operations["replays"].update_one({}, {"$set": over})
+    text = await text_of(pages, started)
+    assert "l1 failed again: KeyError: no &lt;card&gt;" in text
+    assert "Stop the replay" not in text
+    at_once = (await pages.post(f"{address}/replay", data=REASON)).headers["location"]
+    assert "carefully" not in await text_of(pages, at_once)
+
+
 async def test_a_group_has_a_status_and_notes(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
     await record_letters(dependencies, a_letter("d1"))
     (group,) = await DeadLetterService(dependencies.operations).groups()

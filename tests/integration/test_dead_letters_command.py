@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ async def test_it_replays_after_asking(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"), dead(message_id="m3", type_="order.created"))
     assert "Replay 2 dead letters?" in await world.run("replay", "--type", "payment.refund", given="n\n", status=1)
     await world.harness.take_from(INBOX, 0)
-    done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes")
+    done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes", "--at-once")
     assert (done["published"], done["total"], done["status"], done["by"]) == (2, 2, "done", "ann")
     await world.harness.take_from(INBOX, 2)
     assert "no matching dead letter" in await world.run("replay", "--type", "payment.refund", "--yes", status=1)
@@ -172,7 +173,8 @@ def letters_of(*order_ids: str) -> list[Any]:
 async def test_a_replay_that_fails_again_is_not_a_success(world: World) -> None:
     await world.send(*letters_of("good1", "good2", "bad1"))
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
-        printed = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)
+        how = ("--at-once", "--yes", "--wait", "--within", "120", "--why", "fixed")
+        printed = await world.run("replay", "--all", *how, status=1)
     assert "replayed 3 of 3" in printed
     assert "2 handled, 1 failed again, 0 not known yet" in printed
     (again,) = (await world.document("list"))["items"]
@@ -186,11 +188,22 @@ async def test_a_replay_that_fails_again_is_not_a_success(world: World) -> None:
     assert "no replay nothing" in await world.run("outcome", "nothing", status=1)
 
 
+async def test_several_letters_are_sent_carefully_and_what_stops_them_is_named(world: World) -> None:
+    await world.send(*letters_of("bad1", "bad2", "bad3"))
+    async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
+        printed = await world.run("replay", "--all", "--yes", status=1)
+    assert "replayed 1 of 3" in printed
+    assert "0 handled, 1 failed again, 0 not known yet" in printed
+    assert re.search(r"stopped: \w{32} failed again: PoisonError: order bad\d is still not known", printed)
+    assert len((await world.document("list", "--status", "dead"))["items"]) == 3
+
+
 async def test_a_replay_whose_messages_are_handled_is_a_success(world: World) -> None:
     await world.send(*letters_of("good1", "good2"))
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
         done = await world.document("replay", "--all", "--yes", "--wait", "--within", "120")
     assert (done["handled"], done["failedAgain"], done["unknown"]) == (2, 0, 0)
+    assert (done["careful"], done["stoppedBecause"], done["failedLetters"]) == (True, None, [])
     assert (await world.document("outcome", done["id"], "--wait"))["handled"] == 2
 
 
@@ -363,7 +376,7 @@ async def test_audit_and_cleanup_count_letters_wherever_they_are(world: World) -
     await world.send(dead(message_id="m3"))
     assert await counted() == 3
     assert "3 dead letters" in (await refusal(world.stack) or "")
-    await world.run("replay", "--all", "--yes", "--rate", "1000")
+    await world.run("replay", "--all", "--yes", "--rate", "1000", "--at-once")
     assert await counted() == 0
     assert "3 dead letters" in (await refusal(world.stack) or "")
     await world.database["dead_letters"].update_many({}, {"$set": {"status": "handled"}})
