@@ -16,15 +16,17 @@ from operations.console.forms import Note, Why, actor, redirect
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.careful import why_stopped
-from operations.dead_letters.editing import InvalidBodyError
+from operations.dead_letters.editing import InvalidBodyError, check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
-from operations.dead_letters.letter import why_foreign
+from operations.dead_letters.letter import why_foreign, why_not_replayable
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome
+from operations.dead_letters.preview import Preview
+from operations.dead_letters.previewing import ReplayPreviews
 from operations.dead_letters.replays import GOING_ON, UNFINISHED, NotPossibleError
 from operations.dead_letters.service import DeadLetterService
-from operations.dead_letters.status import GROUP_STATUSES, OUTCOMES, STATUSES
+from operations.dead_letters.status import DEAD, GROUP_STATUSES, OUTCOMES, PENDING, STATUSES
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.database import Document
@@ -32,6 +34,7 @@ from shared.http import ProblemError, conflict, invalid, not_found
 
 PAGE = 50
 GROUPS = 100
+PREVIEWS_LISTED = 100
 RATE = 100.0
 
 CLOSELY_WATCHED = timedelta(minutes=10)
@@ -47,12 +50,14 @@ Rate = Annotated[float, Form(gt=0, le=10_000)]
 def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     """Return the routes about dead letters."""
     router, service = pages.router(), DeadLetterService(dependencies.operations)
+    previews = ReplayPreviews(dependencies.client, dependencies.prefix)
     _add_groups(router, dependencies, pages, service)
+    _add_previews(router, pages, service, previews)
     _add_group_actions(router, dependencies, service)
     _add_list(router, dependencies, pages, service)
-    _add_letter(router, pages, service)
+    _add_letter(router, pages, service, previews)
     _add_letter_actions(router, service)
-    _add_edit(router, pages, service)
+    _add_edit(router, pages, service, previews)
     _add_replays(router, dependencies, pages, service)
     return router
 
@@ -229,16 +234,19 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
         )
 
 
-def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> None:
+def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService, previews: ReplayPreviews) -> None:
     @router.get("/dead-letters/letters/{letter_id}")
     @requires(Permission.LETTERS_READ)
     async def letter(request: Request, letter_id: str) -> Response:
-        found = _visible(request, await _letter(service, letter_id))
+        stored = await _letter(service, letter_id)
+        found = _visible(request, stored)
+        preview = await attempt(previews.of_letter(stored), "MongoDB") if is_replayable(stored) else None
         return pages.show(
             request,
             "letter.html",
             letter=found,
             foreign=why_foreign(found),
+            preview=preview,
             body=view_of(found),
             edited=[view(edit["body"]) for edit in found.get("edits") or ()],
             most=MOST_SHOWN,
@@ -273,11 +281,19 @@ def _add_letter_actions(router: APIRouter, service: DeadLetterService) -> None:
         return redirect(path("dead-letters", "letters", letter_id))
 
 
-def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> None:
+def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService, previews: ReplayPreviews) -> None:
     def form(
-        request: Request, letter: Document, text: str, why: str, errors: Sequence[tuple[str, str]], status: int = 200
+        request: Request,
+        letter: Document,
+        text: str,
+        why: str,
+        errors: Sequence[tuple[str, str]] = (),
+        status: int = 200,
+        preview: Preview | None = None,
     ) -> Response:
-        return pages.show(request, "edit.html", status, letter=letter, text=text, why=why, errors=errors)
+        return pages.show(
+            request, "edit.html", status, letter=letter, text=text, why=why, errors=errors, preview=preview
+        )
 
     @router.get("/dead-letters/letters/{letter_id}/edit")
     @requires(Permission.LETTERS_EDIT)
@@ -288,7 +304,7 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
             raise conflict(
                 "The body is too large for a form, or not text: use `ordersaga dead-letters edit --body FILE`"
             )
-        return form(request, letter, body.text, "", ())
+        return form(request, letter, body.text, "")
 
     @router.post("/dead-letters/letters/{letter_id}/edit")
     @requires(Permission.LETTERS_EDIT)
@@ -299,9 +315,7 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
         why: Annotated[Why, Form()],
     ) -> Response:
         """Replay the letter with another body, or show the form again with the errors of the body."""
-        operator = actor(request)
-        # Browsers end the lines of a text field with CR LF.
-        text = body.replace("\r\n", "\n")
+        operator, text = actor(request), _as_written(body)
         try:
             replay_id = await service.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
         except InvalidBodyError as error:
@@ -309,6 +323,34 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
         except NotPossibleError as error:
             return form(request, await _letter(service, letter_id), text, why, [("letter", str(error))], 409)
         return redirect(path("dead-letters", "replays", replay_id))
+
+    @router.post("/dead-letters/letters/{letter_id}/edit/preview")
+    @requires(Permission.LETTERS_EDIT)
+    async def preview_edit(
+        request: Request, letter_id: str, body: Annotated[str, Form()], why: Annotated[str, Form(max_length=500)] = ""
+    ) -> Response:
+        """Show the form again, with what a replay with this body would do, or with the errors of the body."""
+        text, letter = _as_written(body), await service.letter(letter_id)
+        if letter is None:
+            raise _no_letter(letter_id)
+        try:
+            check_body(letter, text.encode())
+        except InvalidBodyError as error:
+            return form(request, letter, text, why, error.errors, 422)
+        return form(request, letter, text, why, preview=await previews.of_letter(letter, text.encode()))
+
+
+# --- Previews. ---
+
+
+def _add_previews(router: APIRouter, pages: Pages, service: DeadLetterService, previews: ReplayPreviews) -> None:
+    @router.get("/dead-letters/groups/{fingerprint}/preview")
+    @requires(Permission.LETTERS_READ)
+    async def preview_group(request: Request, fingerprint: str) -> Response:
+        """Show what a replay of the group would do, counted and letter by letter."""
+        group = await _group(service, fingerprint)
+        found = await previews.of_selection(Filters(group=fingerprint, status=("dead",)))
+        return pages.show(request, "preview.html", group=group, found=found, listed=found.letters[:PREVIEWS_LISTED])
 
 
 # --- Replays. ---
@@ -403,6 +445,16 @@ async def _replays(service: DeadLetterService, limit: int) -> list[tuple[Documen
     found = await service.replays(limit=limit)
     outcomes = await service.outcomes(replay["_id"] for replay in found)
     return [(replay, outcomes[replay["_id"]]) for replay in found]
+
+
+def is_replayable(letter: Document) -> bool:
+    """Return whether the page of a letter offers to replay it."""
+    return letter["status"] in (DEAD, PENDING) and why_not_replayable(letter) is None
+
+
+def _as_written(text: str) -> str:
+    """Return a text as its writer sees it: browsers end the lines of a text field with CR LF."""
+    return text.replace("\r\n", "\n")
 
 
 async def _page(service: DeadLetterService, filters: Filters, cursor: str | None) -> Any:

@@ -260,6 +260,18 @@ class LetterRecords:
         letter = await self.without_big_body(letter_id)
         return None if letter is None else await self.with_body(letter)
 
+    async def replayable(self, filters: Filters, most: int) -> list[str]:
+        """Return the ids of the first letters that a replay of the selection would send, in its order."""
+        oldest_first = [("lastFailedAt", 1), ("_id", 1)]
+        found = self._letters.find(replayable(filters), {"_id": True}, sort=oldest_first, limit=most)
+        return [letter["_id"] async for letter in found]
+
+    async def without_big_bodies(self, ids: Sequence[str]) -> list[Document]:
+        """Return these letters, which must exist, in this order; see `without_big_body`."""
+        among = self._letters.find({"_id": {"$in": list(ids)}}, UNSHOWN_FIELDS)
+        found = {letter["_id"]: letter async for letter in among}
+        return [found[letter_id] for letter_id in ids]
+
     async def without_big_body(self, letter_id: str) -> Document | None:
         """Return a letter with None for a body of more than LARGEST_INLINE bytes, which a page need not load."""
         return await self._letters.find_one({"_id": letter_id}, UNSHOWN_FIELDS)

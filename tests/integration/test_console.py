@@ -24,10 +24,12 @@ from operations.dead_letters.groups import GroupPage
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from order_service.order_number import order_number
+from order_service.orders import NewRecord, Orders
 from shared.access.permissions import Role
 from shared.clock import utc_now
 from shared.database import Document
 from tests.support.access import KEYS, bearer
+from tests.support.builders import an_order as an_order_of_the_saga
 from tests.support.consoles import (
     BY_ADMIN,
     NO_SERVICES,
@@ -832,6 +834,39 @@ async def test_a_group_is_replayed_carefully_unless_that_is_unchecked(
     assert "Stop the replay" not in text
     at_once = (await pages.post(f"{address}/replay", data=REASON)).headers["location"]
     assert "carefully" not in await text_of(pages, at_once)
+
+
+async def test_what_a_replay_would_do_is_shown_before_it_is_done(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    orders = Orders(dependencies.client[f"{dependencies.prefix}_orders"]["orders"])
+    await orders.insert([NewRecord(an_order_of_the_saga(order_id=f"d{n}")) for n in range(3)])
+    refused = [
+        a_letter(
+            f"d{n}", queue="order.inbox", routing_key="payment.failed", body=b'{"orderId":"d%d","reason":"no"}' % n
+        )
+        for n in range(4)
+    ]
+    await record_letters(dependencies, *refused)
+    letters = DeadLetterService(dependencies.operations)
+    (group,) = await letters.groups()
+    text = await text_of(pages, f"/dead-letters/groups/{group.fingerprint}/preview")
+    cancelled = "PENDING → CANCELLED, sends order.cancelled and stock.release"
+    assert f'<td class="num">3</td><td class="break">{cancelled}</td>' in text
+    assert '<strong class="bad">fails again: PoisonError: payment.failed for order d3, which does not exist' in text
+
+    letter = (await letters.page(Filters(order_id="d1"))).items[0]["_id"]
+    address = f"/dead-letters/letters/{letter}"
+    assert f"A replay now: {cancelled}" in await text_of(pages, address)
+    edited = await pages.post(f"{address}/edit/preview", data={"body": '{"orderId":"d1","reason":"other"}'})
+    assert f"A replay with this body: {cancelled}" in edited.text
+    assert "&#34;other&#34;" in edited.text
+    wrong = await pages.post(f"{address}/edit/preview", data={"body": '{"orderId":"d2","reason":"other"}'})
+    assert wrong.status_code == 422
+    assert "must stay &#39;d1&#39;" in wrong.text
+    assert await letters.replays() == []
+    assert (await pages.post("/dead-letters/letters/none/edit/preview", data={"body": "{}"})).status_code == 404
+    await text_of(pages, "/dead-letters/groups/none/preview", 404)
 
 
 async def test_a_group_has_a_status_and_notes(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:

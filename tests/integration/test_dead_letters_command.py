@@ -24,14 +24,17 @@ from operations.dead_letters.replays import ReplayRecords
 from operations.dead_letters.service import DeadLetterService
 from operations.errors import UnreachableError
 from operations.settings import Stack
+from order_service.orders import NewRecord, Orders
 from shared.access.permissions import Role
 from shared.contracts import Message, RefundPayment
 from shared.database import Database, Document
 from shared.errors import PoisonError
 from shared.http import create_app
 from shared.services import SERVICES
+from shared.topology import ORDER_INBOX
 from tests.integration.test_dead_letters import INBOX, consuming, dead, patient
 from tests.support.access import ADMIN_KEY, KEYS, key_authenticator
+from tests.support.builders import an_order
 from tests.support.buses import RabbitHarness
 from tests.support.consoles import NOWHERE, serve
 from tests.support.servers import Servers
@@ -251,6 +254,29 @@ async def test_a_replay_that_cannot_be_continued_does_not_prevent_another(
     printed = await world.run("replay", "--all", "--yes", status=1)
     assert "could not continue replay r1: odd" in printed
     assert "no matching dead letter" in printed
+
+
+async def test_it_previews_what_a_replay_would_do(world: World, tmp_path: Path) -> None:
+    orders = world.database.client[f"{world.stack.database_prefix}_orders"]["orders"]
+    await Orders(orders).insert([NewRecord(an_order(order_id=f"p{n}")) for n in range(2)])
+    how = {"queue": ORDER_INBOX, "type_": "payment.failed"}
+    for n, body in enumerate((b'{"orderId":"p0","reason":"no"}', b'{"orderId":"p1"}')):
+        await world.send(dead(message_id=f"m{n}", body=body, **how))
+    printed = await world.run("preview", "--all", COLUMNS="300", status=1)
+    assert "      1  PENDING → CANCELLED, sends order.cancelled and stock.release" in printed
+    assert "      1  fails again: PoisonError: not a valid payment.failed: reason: Field required" in printed
+    broken = (await world.document("list", "--text", "p1"))["items"][0]["id"]
+    fixed = tmp_path / "body.json"
+    fixed.write_text('{"orderId":"p1","reason":"no"}')
+    found = await world.document("preview", broken, "--body", str(fixed))
+    assert [item["effect"] for item in found["items"]] == ["changes"]
+    fixed.write_text('{"orderId":"p0","reason":"no"}')
+    assert "must stay 'p1'" in await world.run("preview", broken, "--body", str(fixed), status=1)
+    await world.run("preview", "--all", "--body", str(fixed), status=2)
+    assert "no matching dead letter" in await world.run("preview", "--type", "nothing", status=1)
+    assert {order["status"] async for order in orders.find()} == {"PENDING"}
+    await world.harness.take_from(ORDER_INBOX, 0)
+    await orders.drop()
 
 
 async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, service_url: str, tmp_path: Path) -> None:
