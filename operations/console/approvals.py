@@ -174,8 +174,8 @@ class Executor:
 
     async def _replay(self, record: Document, by: str) -> tuple[str, str]:
         filters = Filters.from_document(record["parameters"]["filters"])
-        rate = record["parameters"]["rate"]
-        replay = await self._letters.start_replay(filters, by=by, why=record["why"], rate=rate)
+        rate, careful = record["parameters"]["rate"], record["parameters"].get("careful", False)
+        replay = await self._letters.start_replay(filters, by=by, why=record["why"], rate=rate, careful=careful)
         return DONE, f"replay {replay} has begun"
 
     async def _discard(self, record: Document, by: str) -> tuple[str, str]:

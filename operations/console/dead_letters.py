@@ -15,15 +15,18 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Unavailable, attempt, path
-from operations.dead_letters.editing import InvalidBodyError
+from operations.dead_letters.careful import why_stopped
+from operations.dead_letters.editing import InvalidBodyError, check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
-from operations.dead_letters.letter import why_foreign
+from operations.dead_letters.letter import why_foreign, why_not_replayable
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome
-from operations.dead_letters.replays import NotPossibleError
+from operations.dead_letters.preview import Preview
+from operations.dead_letters.previewing import ReplayPreviews
+from operations.dead_letters.replays import GOING_ON, UNFINISHED, NotPossibleError
 from operations.dead_letters.service import DeadLetterService
-from operations.dead_letters.status import GROUP_STATUSES, STATUSES
+from operations.dead_letters.status import DEAD, GROUP_STATUSES, OUTCOMES, PENDING, STATUSES
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.database import Document
@@ -31,10 +34,11 @@ from shared.http import ProblemError, conflict, invalid, not_found
 
 PAGE = 50
 GROUPS = 100
+PREVIEWS_LISTED = 100
 RATE = 100.0
 
-WATCHED_FOR = timedelta(minutes=10)
-"""The time for which the page of an ended replay keeps refreshing: all retry levels take three minutes."""
+CLOSELY_WATCHED = timedelta(minutes=10)
+"""The time for which the page of an ended replay refreshes often: all retry levels take three minutes."""
 
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 """The periods to choose from."""
@@ -46,12 +50,14 @@ Rate = Annotated[float, Form(gt=0, le=10_000)]
 def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     """Return the routes about dead letters."""
     router, service = pages.router(), DeadLetterService(dependencies.operations)
+    previews = ReplayPreviews(dependencies.client, dependencies.prefix)
     _add_groups(router, dependencies, pages, service)
+    _add_previews(router, pages, service, previews)
     _add_group_actions(router, dependencies, service)
     _add_list(router, dependencies, pages, service)
-    _add_letter(router, pages, service)
+    _add_letter(router, pages, service, previews)
     _add_letter_actions(router, service)
-    _add_edit(router, pages, service)
+    _add_edit(router, pages, service, previews)
     _add_replays(router, dependencies, pages, service)
     return router
 
@@ -69,7 +75,7 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         found, counts, replays = await asyncio.gather(
             attempt(service.group_page(status=status or None, since=since, limit=GROUPS, skip=skip), "MongoDB"),
             attempt(service.counts(), "MongoDB"),
-            attempt(service.replays(limit=5), "MongoDB"),
+            attempt(_replays(service, 5), "MongoDB"),
         )
         more = not isinstance(found, Unavailable) and found.total > page * GROUPS
         return pages.show(
@@ -123,15 +129,16 @@ def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, ser
         fingerprint: str,
         why: Annotated[Why, Form()],
         rate: Rate = RATE,
+        careful: Annotated[bool, Form()] = False,
     ) -> Response:
         """Replay all dead letters of the group, or ask for it."""
         filters = Filters(group=fingerprint, status=("dead",))
         if dependencies.approval_policy.needs(REPLAY):
-            parameters = {"filters": filters.as_document(), "rate": rate}
+            parameters = {"filters": filters.as_document(), "rate": rate, "careful": careful}
             return await ask_for_approval(
                 request, dependencies, action=REPLAY, subject=fingerprint, why=why, parameters=parameters
             )
-        replay_id = await _start(service, filters, actor(request), why, rate)
+        replay_id = await _start(service, filters, actor(request), why, rate, careful)
         return redirect(path("dead-letters", "replays", replay_id))
 
     @router.post("/dead-letters/groups/{fingerprint}/discard")
@@ -190,6 +197,8 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
         order: Short = "",
         text: Short = "",
         span: Short = "",
+        replay: Short = "",
+        outcome: Short = "",
         cursor: str | None = None,
     ) -> Response:
         asked = {
@@ -200,7 +209,11 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             "order": order.strip(),
             "text": text.strip(),
             "span": span,
+            "replay": replay.strip(),
+            "outcome": outcome if replay else "",
         }
+        if outcome and outcome not in OUTCOMES:
+            raise invalid(("outcome", f"is {outcome!r}, must be one of {', '.join(OUTCOMES)}"))
         if status and status not in STATUSES:
             raise invalid(("status", f"is {status!r}, must be one of {', '.join(STATUSES)}"))
         found = await attempt(_page(service, filters_of(asked, dependencies.clock()), cursor), "MongoDB")
@@ -216,20 +229,24 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             more=more,
             cursor=cursor,
             statuses=STATUSES,
+            outcomes=OUTCOMES,
             spans=SPANS,
         )
 
 
-def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService) -> None:
+def _add_letter(router: APIRouter, pages: Pages, service: DeadLetterService, previews: ReplayPreviews) -> None:
     @router.get("/dead-letters/letters/{letter_id}")
     @requires(Permission.LETTERS_READ)
     async def letter(request: Request, letter_id: str) -> Response:
-        found = _visible(request, await _letter(service, letter_id))
+        stored = await _letter(service, letter_id)
+        found = _visible(request, stored)
+        preview = await attempt(previews.of_letter(stored), "MongoDB") if is_replayable(stored) else None
         return pages.show(
             request,
             "letter.html",
             letter=found,
             foreign=why_foreign(found),
+            preview=preview,
             body=view_of(found),
             edited=[view(edit["body"]) for edit in found.get("edits") or ()],
             most=MOST_SHOWN,
@@ -252,8 +269,8 @@ def _add_letter_actions(router: APIRouter, service: DeadLetterService) -> None:
     async def replay(request: Request, letter_id: str, why: Annotated[Why, Form()]) -> Response:
         """Replay one letter unchanged."""
         operator = actor(request)
-        await _start(service, Filters(ids=(letter_id,)), operator, why, RATE)
-        return redirect(path("dead-letters", "letters", letter_id))
+        replay_id = await _start(service, Filters(ids=(letter_id,)), operator, why, RATE)
+        return redirect(path("dead-letters", "replays", replay_id))
 
     @router.post("/dead-letters/letters/{letter_id}/discard")
     @requires(Permission.LETTERS_DECIDE)
@@ -264,11 +281,19 @@ def _add_letter_actions(router: APIRouter, service: DeadLetterService) -> None:
         return redirect(path("dead-letters", "letters", letter_id))
 
 
-def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> None:
+def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService, previews: ReplayPreviews) -> None:
     def form(
-        request: Request, letter: Document, text: str, why: str, errors: Sequence[tuple[str, str]], status: int = 200
+        request: Request,
+        letter: Document,
+        text: str,
+        why: str,
+        errors: Sequence[tuple[str, str]] = (),
+        status: int = 200,
+        preview: Preview | None = None,
     ) -> Response:
-        return pages.show(request, "edit.html", status, letter=letter, text=text, why=why, errors=errors)
+        return pages.show(
+            request, "edit.html", status, letter=letter, text=text, why=why, errors=errors, preview=preview
+        )
 
     @router.get("/dead-letters/letters/{letter_id}/edit")
     @requires(Permission.LETTERS_EDIT)
@@ -279,7 +304,7 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
             raise conflict(
                 "The body is too large for a form, or not text: use `ordersaga dead-letters edit --body FILE`"
             )
-        return form(request, letter, body.text, "", ())
+        return form(request, letter, body.text, "")
 
     @router.post("/dead-letters/letters/{letter_id}/edit")
     @requires(Permission.LETTERS_EDIT)
@@ -290,16 +315,42 @@ def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService) -> No
         why: Annotated[Why, Form()],
     ) -> Response:
         """Replay the letter with another body, or show the form again with the errors of the body."""
-        operator = actor(request)
-        # Browsers end the lines of a text field with CR LF.
-        text = body.replace("\r\n", "\n")
+        operator, text = actor(request), _as_written(body)
         try:
-            await service.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
+            replay_id = await service.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
         except InvalidBodyError as error:
             return form(request, await _letter(service, letter_id), text, why, error.errors, 422)
         except NotPossibleError as error:
             return form(request, await _letter(service, letter_id), text, why, [("letter", str(error))], 409)
-        return redirect(path("dead-letters", "letters", letter_id))
+        return redirect(path("dead-letters", "replays", replay_id))
+
+    @router.post("/dead-letters/letters/{letter_id}/edit/preview")
+    @requires(Permission.LETTERS_EDIT)
+    async def preview_edit(
+        request: Request, letter_id: str, body: Annotated[str, Form()], why: Annotated[str, Form(max_length=500)] = ""
+    ) -> Response:
+        """Show the form again, with what a replay with this body would do, or with the errors of the body."""
+        text, letter = _as_written(body), await service.letter(letter_id)
+        if letter is None:
+            raise _no_letter(letter_id)
+        try:
+            check_body(letter, text.encode())
+        except InvalidBodyError as error:
+            return form(request, letter, text, why, error.errors, 422)
+        return form(request, letter, text, why, preview=await previews.of_letter(letter, text.encode()))
+
+
+# --- Previews. ---
+
+
+def _add_previews(router: APIRouter, pages: Pages, service: DeadLetterService, previews: ReplayPreviews) -> None:
+    @router.get("/dead-letters/groups/{fingerprint}/preview")
+    @requires(Permission.LETTERS_READ)
+    async def preview_group(request: Request, fingerprint: str) -> Response:
+        """Show what a replay of the group would do, counted and letter by letter."""
+        group = await _group(service, fingerprint)
+        found = await previews.of_selection(Filters(group=fingerprint, status=("dead",)))
+        return pages.show(request, "preview.html", group=group, found=found, listed=found.letters[:PREVIEWS_LISTED])
 
 
 # --- Replays. ---
@@ -314,13 +365,20 @@ def _add_replays(
             raise not_found(f"Replay {replay_id}")
         outcome = await service.outcome(replay_id)
         return pages.show(
-            request, template, replay=replay, outcome=outcome, watched=is_watched(replay, outcome, dependencies.clock())
+            request,
+            template,
+            replay=replay,
+            outcome=outcome,
+            verdict=outcome.verdict(replay),
+            stopped_because=why_stopped(replay),
+            may_cancel=replay["status"] in GOING_ON,
+            refresh_seconds=refresh_seconds(replay, outcome, dependencies.clock()),
         )
 
     @router.get("/dead-letters/replays")
     @requires(Permission.LETTERS_READ)
     async def replays(request: Request) -> Response:
-        found = await attempt(service.replays(limit=PAGE), "MongoDB")
+        found = await attempt(_replays(service, PAGE), "MongoDB")
         return pages.show(request, "replays.html", replays=found)
 
     @router.get("/dead-letters/replays/{replay_id}")
@@ -351,9 +409,13 @@ def _group_page(status: str, span: str, page: int) -> str:
     return "/dead-letters?" + urlencode({name: value for name, value in asked.items() if value})
 
 
-def is_watched(replay: Document, outcome: ReplayOutcome, now: datetime) -> bool:
-    """Return whether the page of a replay refreshes itself: until its outcome is known, or no longer expected."""
-    return replay["doneAt"] is None or (bool(outcome.unknown) and now - replay["doneAt"] < WATCHED_FOR)
+def refresh_seconds(replay: Document, outcome: ReplayOutcome, now: datetime) -> int | None:
+    """Return how often the page of a replay refreshes itself; None once all of its outcome is known."""
+    if replay["status"] in UNFINISHED:
+        return 2
+    if not outcome.unknown:
+        return None
+    return 2 if now - replay["doneAt"] < CLOSELY_WATCHED else 30
 
 
 def since_of(span: str, now: datetime) -> datetime | None:
@@ -373,7 +435,26 @@ def filters_of(asked: dict[str, str], now: datetime) -> Filters:
         since=since_of(asked["span"], now),
         order_id=asked["order"] or None,
         text=asked["text"] or None,
+        replay=asked["replay"] or None,
+        outcome=asked["outcome"] or None,
     )
+
+
+async def _replays(service: DeadLetterService, limit: int) -> list[tuple[Document, ReplayOutcome]]:
+    """Return the newest replays with what became of their letters."""
+    found = await service.replays(limit=limit)
+    outcomes = await service.outcomes(replay["_id"] for replay in found)
+    return [(replay, outcomes[replay["_id"]]) for replay in found]
+
+
+def is_replayable(letter: Document) -> bool:
+    """Return whether the page of a letter offers to replay it."""
+    return letter["status"] in (DEAD, PENDING) and why_not_replayable(letter) is None
+
+
+def _as_written(text: str) -> str:
+    """Return a text as its writer sees it: browsers end the lines of a text field with CR LF."""
+    return text.replace("\r\n", "\n")
 
 
 async def _page(service: DeadLetterService, filters: Filters, cursor: str | None) -> Any:
@@ -401,9 +482,11 @@ def _no_letter(letter_id: str) -> ProblemError:
     return not_found(f"Dead letter {letter_id}")
 
 
-async def _start(service: DeadLetterService, filters: Filters, operator: str, why: str, rate: float) -> str:
+async def _start(
+    service: DeadLetterService, filters: Filters, operator: str, why: str, rate: float, careful: bool = False
+) -> str:
     try:
-        return await service.start_replay(filters, by=operator, why=why, rate=rate)
+        return await service.start_replay(filters, by=operator, why=why, rate=rate, careful=careful)
     except NotPossibleError as error:
         raise conflict(str(error)) from None
 

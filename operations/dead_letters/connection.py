@@ -12,7 +12,7 @@ from operations.dead_letters.notices import handlers
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Progress, Replayer
-from operations.dead_letters.replays import CANCELLING, RUNNING, ReplayLeaseLostError, ReplayRecords
+from operations.dead_letters.replays import UNFINISHED, ReplayLeaseLostError, ReplayRecords
 from operations.dead_letters.service import DeadLetterService
 from operations.errors import UnreachableError
 from operations.reading.broker import count_messages
@@ -105,7 +105,7 @@ async def follow(connection: DeadLetterConnection, replay_id: str, on_progress: 
     Raises UnreachableError when the broker stays unavailable: the operations process, or the next command, continues.
     """
     replays = ReplayRecords(connection.database)
-    async with open_bus(connection.stack.amqp_url, None, name=NAME) as bus:
+    async with open_bus(connection.stack.amqp_url, None, name=NAME) as bus, _learning_outcomes(connection, replay_id):
         replayer = Replayer(connection.database, Publisher(bus), bus_timeout=BUS_SECONDS)
         while True:
             token = uuid4().hex
@@ -117,7 +117,7 @@ async def follow(connection: DeadLetterConnection, replay_id: str, on_progress: 
                 except BusUnavailableError as error:
                     raise UnreachableError(f"{error}; the rest of the replay runs later") from error
             found = await replays.find(replay_id)
-            if found is None or found["status"] not in (RUNNING, CANCELLING):
+            if found is None or found["status"] not in UNFINISHED:
                 return found or {}
             on_progress(found)
             await asyncio.sleep(POLL_SECONDS)
@@ -138,6 +138,14 @@ async def await_outcome(
             if not outcome.unknown or time.monotonic() > deadline:
                 return outcome
             await asyncio.sleep(POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _learning_outcomes(connection: DeadLetterConnection, replay_id: str) -> AsyncIterator[None]:
+    """Record the outcomes of a careful replay, which waits for them; no other replay needs them to run."""
+    replay = await connection.service.replay(replay_id)
+    async with _consuming(connection) if replay and replay.get("careful") else contextlib.nullcontext():
+        yield
 
 
 @contextlib.asynccontextmanager

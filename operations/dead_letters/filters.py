@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from operations.dead_letters.letter import LONGEST_WORD, words
-from operations.dead_letters.status import DEAD, OPEN, PENDING, STATUSES
+from operations.dead_letters.status import DEAD, OPEN, OUTCOMES, PENDING, STATUSES
 from shared.database import Document
 from shared.topology import INBOXES
 
@@ -18,7 +18,8 @@ class Filters:
 
     `error` is the type of the last error, `type` the routing key, `status` one or more statuses (by default the open
     ones), `since` and `until` bound the last failure (`until` is exclusive), `text` is a full-text search in body,
-    error and ids (all words must match, a trailing * matches a prefix), `group` is a fingerprint.
+    error and ids (all words must match, a trailing * matches a prefix), `group` is a fingerprint, `replay` is the id of
+    a replay that has claimed them, and `outcome` what became of them in it, one of OUTCOMES.
     """
 
     ids: tuple[str, ...] = ()
@@ -31,14 +32,24 @@ class Filters:
     order_id: str | None = None
     text: str | None = None
     group: str | None = None
+    replay: str | None = None
+    outcome: str | None = None
 
     def __post_init__(self) -> None:
+        if self.outcome is not None and self.outcome not in OUTCOMES:
+            raise ValueError(f"unknown outcome {self.outcome!r}, allowed: {', '.join(OUTCOMES)}")
+        if self.outcome is not None and self.replay is None:
+            raise ValueError("an outcome is that of a replay: name the replay too")
         if unknown := [status for status in self.status if status not in STATUSES]:
             raise ValueError(f"unknown status {unknown[0]!r}, allowed: {', '.join(STATUSES)}")
 
     def as_document(self) -> Document:
         """Return the filters as a record stores them."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        fields = asdict(self)
+        # Release 0.1.0 reads these records too, and does not know the filters that were added since.
+        added = {name: value for name in ("replay", "outcome") if (value := fields.pop(name)) is not None}
+        stored = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        return stored | added
 
     @classmethod
     def from_document(cls, document: Document) -> "Filters":
@@ -64,7 +75,7 @@ def query(filters: Filters, statuses: tuple[str, ...] | None = None) -> Document
     asked: Document = {}
     wanted = filters.status if statuses is None else statuses
     if not wanted and not filters.ids:
-        wanted = OPEN
+        wanted = STATUSES if filters.replay else OPEN
     if filters.ids:
         asked["_id"] = {"$in": list(filters.ids)}
     equal = {
@@ -80,6 +91,9 @@ def query(filters: Filters, statuses: tuple[str, ...] | None = None) -> Document
         asked["status"] = wanted[0] if len(wanted) == 1 else {"$in": list(wanted)}
     if between := _between(filters.since, filters.until):
         asked["lastFailedAt"] = between
+    if filters.replay:
+        outcome = {} if filters.outcome is None else {"outcome": OUTCOMES[filters.outcome]}
+        asked["replays"] = {"$elemMatch": {"replay": filters.replay} | outcome}
     if filters.text:
         asked["$and"] = _containing(filters.text)
     return asked

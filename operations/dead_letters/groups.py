@@ -3,7 +3,7 @@
 Only this module writes the collection of groups; methods let the driver's errors out.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -12,7 +12,8 @@ from pymongo import UpdateMany, UpdateOne
 
 from operations.dead_letters.letter import Failure
 from operations.dead_letters.masking import mask_text
-from operations.dead_letters.schema import BY_GROUP, GROUPS, LETTERS
+from operations.dead_letters.outcome import GroupReplay, ReplayOutcome, outcomes_by_group
+from operations.dead_letters.schema import BY_GROUP, FAILED_AGAIN, GROUPS, LETTERS
 from operations.dead_letters.status import (
     GROUP_STATUSES,
     NEW,
@@ -31,7 +32,7 @@ MOST_NOTES = 100
 
 
 class HistogramBin(NamedTuple):
-    """The number of letters of a group whose last failure was in the time from `at` to the next bin."""
+    """The number of failures of a group, first ones and those of replays, in the time from `at` to the next bin."""
 
     at: datetime
     count: int  # type: ignore[assignment]  # hides the method of tuples
@@ -42,7 +43,8 @@ class Group:
     """Letters with one fingerprint.
 
     `open` counts those that may still need attention, `total` all; `message` is the pattern of their error messages,
-    without what is hidden; all bins of the `histogram` span the same time.
+    without what is hidden; all bins of the `histogram` span the same time. Failures stay when their letters are
+    replayed: those that then fail in another way are counted in another group, and their old failures in this one.
     """
 
     fingerprint: str
@@ -58,6 +60,8 @@ class Group:
     first_failed_at: datetime
     last_failed_at: datetime
     histogram: Sequence[HistogramBin]
+    replayed: GroupReplay | None = None
+    """The last replay of its letters."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the group as a JSON document shows it, with times as datetimes."""
@@ -75,6 +79,7 @@ class Group:
             "lastFailedAt": self.last_failed_at,
             "notes": list(self.notes),
             "histogram": [bin_._asdict() for bin_ in self.histogram],
+            "lastReplay": self.replayed.as_json() if self.replayed else None,
         }
 
 
@@ -122,20 +127,32 @@ class GroupRecords:
         counted = found["items"]
         among = {"_id": {"$in": [group["_id"] for group in counted]}}
         known = {group["_id"]: group async for group in self._groups.find(among)}
-        items = [_group(group, known.get(group["_id"], {}), time_bins) for group in counted]
+        replayed = await self._last_replays(known.values())
+        items = [_group(group, known.get(group["_id"], {}), time_bins, replayed.get(group["_id"])) for group in counted]
         return GroupPage(items, found["total"][0]["number"] if found["total"] else 0)
+
+    async def _last_replays(self, known: Iterable[Document]) -> dict[str, GroupReplay]:
+        """Return the last replay of each group that was replayed."""
+        last = {group["_id"]: group["lastReplay"] for group in known if "lastReplay" in group}
+        outcomes = await outcomes_by_group(self._letters, {replay["replay"] for replay in last.values()})
+        return {
+            key: GroupReplay(**replay, outcome=outcomes.get((replay["replay"], key), ReplayOutcome()))
+            for key, replay in last.items()
+        }
 
     def _counted(
         self, time_bins: "_TimeBins", fingerprints: Sequence[str] | None, open_only: bool, limit: int, skip: int
     ) -> AsyncIterator[Document]:
-        """Count in one pass over an index that covers all fields, so no letter is read."""
+        """Count in one pass over an index that covers all fields, so only letters that failed again are read."""
+        asked: Document = {"$gt": ""} if fingerprints is None else {"$in": list(fingerprints)}
         pipeline: list[Document] = [
-            {"$match": {"fingerprint": {"$gt": ""} if fingerprints is None else {"$in": list(fingerprints)}}},
+            {"$match": {"fingerprint": asked}},
             {"$group": {"_id": {"f": "$fingerprint", "s": "$status", "b": time_bins.bin_of("$lastFailedAt")}} | _SPAN},
+            {"$unionWith": {"coll": self._letters.name, "pipeline": _former_failures(asked, time_bins)}},
             {
                 "$group": {
                     "_id": "$_id.f",
-                    "total": {"$sum": "$n"},
+                    "total": {"$sum": {"$cond": [{"$eq": ["$_id.s", _FORMER]}, 0, "$n"]}},
                     "open": {"$sum": {"$cond": [{"$in": ["$_id.s", list(OPEN)]}, "$n", 0]}},
                     "first": {"$min": "$first"},
                     "last": {"$max": "$last"},
@@ -154,9 +171,14 @@ class GroupRecords:
 
     async def _time_bins(self, since: datetime | None, until: datetime | None, bins: int) -> "_TimeBins":
         if since is None:
-            oldest = await self._letters.find_one({}, {"lastFailedAt": True}, sort=[("lastFailedAt", 1), ("_id", 1)])
-            since = oldest["lastFailedAt"] if oldest else utc_now() - timedelta(hours=1)
+            since = await self._oldest_failure() or utc_now() - timedelta(hours=1)
         return _TimeBins.between(since, until or utc_now(), min(max(1, bins), MOST_BINS))
+
+    async def _oldest_failure(self) -> datetime | None:
+        last = await self._letters.find_one({}, {"lastFailedAt": True}, sort=[("lastFailedAt", 1), ("_id", 1)])
+        former = await self._letters.find_one(FAILED_AGAIN, {"failures.at": True}, sort=[("failures.at", 1)])
+        times = [last["lastFailedAt"]] if last else []
+        return min(times + [failure["at"] for failure in former["failures"]] if former else times, default=None)
 
     async def fingerprints(self, status: str) -> Sequence[str]:
         """Return the groups of a status."""
@@ -170,13 +192,34 @@ class GroupRecords:
         changed = {"$set": {"status": status, "statusAt": utc_now(), "statusBy": by}}
         return bool((await self._groups.update_one({"_id": fingerprint}, changed)).matched_count)
 
+    async def note_replay(self, fingerprints: Iterable[str], replay: Document) -> None:
+        """Note that letters of these groups are replayed, unless a later replay is noted already."""
+        last = {"replay": replay["_id"], "by": replay["by"], "at": replay["at"]}
+        older = {"_id": {"$in": list(fingerprints)}, "lastReplay.at": {"$not": {"$gt": replay["at"]}}}
+        await self._groups.update_many(older, {"$set": {"lastReplay": last}})
+
     async def add_note(self, fingerprint: str, note: Document) -> bool:
         """Add a note to a group; return False if there is no such group, or it has MOST_NOTES."""
         has_room = {"_id": fingerprint, f"notes.{MOST_NOTES - 1}": {"$exists": False}}
         return bool((await self._groups.update_one(has_room, {"$push": {"notes": note}})).matched_count)
 
 
+_FORMER = "former"
+"""Counted in place of a status: a failure after which the letter was replayed, and failed again."""
+
 _SPAN: Document = {"n": {"$sum": 1}, "first": {"$min": "$firstFailedAt"}, "last": {"$max": "$lastFailedAt"}}
+
+
+def _former_failures(fingerprint: Document, time_bins: "_TimeBins") -> list[Document]:
+    """Return the stages that count the failures of letters that have failed again since, like those of the others."""
+    key = {"f": "$failures.fingerprint", "s": _FORMER, "b": time_bins.bin_of("$failures.at")}
+    span = {"n": {"$sum": 1}, "first": {"$min": "$failures.first"}, "last": {"$max": "$failures.at"}}
+    return [
+        {"$match": FAILED_AGAIN | {"failures.fingerprint": fingerprint}},
+        {"$unwind": "$failures"},
+        {"$match": {"failures.fingerprint": fingerprint}},
+        {"$group": {"_id": key} | span},
+    ]
 
 
 class _TimeBins(NamedTuple):
@@ -220,7 +263,7 @@ def _new_group(failure: Failure, now: datetime) -> Document:
     }
 
 
-def _group(counted: Document, known: Document, time_bins: _TimeBins) -> Group:
+def _group(counted: Document, known: Document, time_bins: _TimeBins, replayed: GroupReplay | None) -> Group:
     return Group(
         fingerprint=counted["_id"],
         status=group_status(known.get("status", NEW)),
@@ -235,4 +278,5 @@ def _group(counted: Document, known: Document, time_bins: _TimeBins) -> Group:
         first_failed_at=counted["first"],
         last_failed_at=counted["last"],
         histogram=time_bins.histogram(counted["bins"]),
+        replayed=replayed,
     )

@@ -22,7 +22,7 @@ from operations.dead_letters.letter import (
     words_of,
 )
 from operations.dead_letters.schema import BODIES, LETTERS, NEWEST_FIRST
-from operations.dead_letters.status import DISCARDED, STATUSES
+from operations.dead_letters.status import DEAD, DISCARDED, HANDLED, PENDING, REPLAYING, STATUSES
 from operations.reading.cursors import read_cursor, write_cursor
 from shared.bus import Delivery
 from shared.clock import utc_now
@@ -103,7 +103,8 @@ class LetterRecords:
         await self._groups.open([failure for _, failure in fresh.values()] + again, now)
         await self._store_bodies(fresh)
         writes = [UpdateOne({"_id": record.pop("_id")}, {"$setOnInsert": record}, upsert=True) for record in records]
-        writes += [write for failure in again for write in updates.failed_again(failure, now)]
+        for failure in again:
+            writes += updates.failed_again(failure, replayed[failure.replay_of, failure.message_id], now)
         if writes:
             await self._letters.bulk_write(writes, ordered=False)
         done.new, done.dead_again = len(fresh), len(again)
@@ -149,13 +150,14 @@ class LetterRecords:
                 letter = await self._letters.find_one({"_id": letter["_id"]}, fields)
         return erased
 
-    async def _replayed(self, failures: Iterable[Failure]) -> set[tuple[str | None, str]]:
-        """Return the failures of replays that are on record, as (letter, message id): a header is no proof."""
+    async def _replayed(self, failures: Iterable[Failure]) -> dict[tuple[str | None, str], Document]:
+        """Map replays that are on record, as (letter id, message id), to their letters: a header is no proof."""
         asked = {failure.replay_of: failure.message_id for failure in failures if failure.replay_of}
         if not asked:
-            return set()
-        cursor = self._letters.find({"_id": {"$in": list(asked)}}, {"replays.messageId": True})
-        return {(letter["_id"], replay["messageId"]) async for letter in cursor for replay in letter["replays"]}
+            return {}
+        fields = ("replays.messageId", "fingerprint", "firstFailedAt", "lastFailedAt", "failures")
+        cursor = self._letters.find({"_id": {"$in": list(asked)}}, fields)
+        return {(letter["_id"], replay["messageId"]): letter async for letter in cursor for replay in letter["replays"]}
 
     async def _by_id(
         self, read: Sequence[tuple[Delivery, Failure]], done: RecordResult
@@ -202,12 +204,11 @@ class LetterRecords:
 
     # --- Replaying. ---
 
-    async def claim(self, letters: Iterable[Document], replay: Document) -> None:
-        """Claim those of the letters that the replay may still send."""
+    async def claim(self, letters: Sequence[Document], replay: Document) -> None:
+        """Claim those of the letters that the replay may still send, and note the replay with their groups."""
         now = utc_now()
-        await self._letters.bulk_write(
-            [updates.claimed(letter["_id"], replay, now) for letter in letters], ordered=False
-        )
+        await self._groups.note_replay({letter["fingerprint"] for letter in letters}, replay)
+        await self._letters.bulk_write([updates.claimed(letter, replay, now) for letter in letters], ordered=False)
 
     async def record_sent(self, letters: Iterable[Document], unsendable: Mapping[str, Exception]) -> None:
         """Note that claimed letters were sent, apart from those that cannot be, by id with the reason."""
@@ -225,6 +226,19 @@ class LetterRecords:
         writes = [write for notice in notices for write in updates.handled(notice, now)]
         if writes:
             await self._letters.bulk_write(writes, ordered=False)
+
+    async def failed_in(self, replay_id: str) -> Document | None:
+        """Return a letter that failed again in a replay, unless another replay of it was handled."""
+        unhandled = [status for status in STATUSES if status != HANDLED]
+        return await self._one_of_replay(replay_id, DEAD, unhandled)
+
+    async def awaited_in(self, replay_id: str) -> Document | None:
+        """Return a letter of a replay whose outcome is not known yet, and still awaited."""
+        return await self._one_of_replay(replay_id, PENDING, [REPLAYING, PENDING])
+
+    async def _one_of_replay(self, replay_id: str, outcome: str, statuses: Sequence[str]) -> Document | None:
+        own = {"$elemMatch": {"replay": replay_id, "outcome": outcome}}
+        return await self._letters.find_one({"status": {"$in": list(statuses)}, "replays": own}, {"replays": True})
 
     # --- Reading. ---
 
@@ -245,6 +259,18 @@ class LetterRecords:
         """Return a whole letter: `body` as it was received, `current` as a replay would send it."""
         letter = await self.without_big_body(letter_id)
         return None if letter is None else await self.with_body(letter)
+
+    async def replayable(self, filters: Filters, most: int) -> list[str]:
+        """Return the ids of the first letters that a replay of the selection would send, in its order."""
+        oldest_first = [("lastFailedAt", 1), ("_id", 1)]
+        found = self._letters.find(replayable(filters), {"_id": True}, sort=oldest_first, limit=most)
+        return [letter["_id"] async for letter in found]
+
+    async def without_big_bodies(self, ids: Sequence[str]) -> list[Document]:
+        """Return these letters, which must exist, in this order; see `without_big_body`."""
+        among = self._letters.find({"_id": {"$in": list(ids)}}, UNSHOWN_FIELDS)
+        found = {letter["_id"]: letter async for letter in among}
+        return [found[letter_id] for letter_id in ids]
 
     async def without_big_body(self, letter_id: str) -> Document | None:
         """Return a letter with None for a body of more than LARGEST_INLINE bytes, which a page need not load."""

@@ -11,6 +11,10 @@ A process that takes over begins with step 2: claimed letters are sent with thei
 past the recorded position. So no letter is left out. At most the letters of one page, published but not noted, are sent
 twice, with the same message ids.
 
+A careful replay goes in steps (see `careful`): at the end of each it waits until all that it has sent is handled, and
+it stops by itself if a letter fails again. Where it is in its steps follows from the number of letters sent, so a
+process that takes over goes on with the same step.
+
 A stalled process may claim letters after it lost its lease, and even after the replay has ended. If it dies before it
 has sent them, the replay is reopened.
 """
@@ -23,10 +27,20 @@ from uuid import uuid4
 import structlog
 from pymongo.errors import PyMongoError
 
+from operations.dead_letters.careful import end_of_step, is_end_of_step, reason_to_stop, why_stopped
 from operations.dead_letters.filters import Filters, claimable, replayable
 from operations.dead_letters.letter import current_body, replay_envelope
 from operations.dead_letters.records import LetterRecords
-from operations.dead_letters.replays import CANCELLED, CANCELLING, DONE, ReplayLeaseLostError, ReplayRecords
+from operations.dead_letters.replays import (
+    CANCELLED,
+    CANCELLING,
+    CAREFUL,
+    DONE,
+    GOING_ON,
+    STOPPED,
+    ReplayLeaseLostError,
+    ReplayRecords,
+)
 from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.status import REPLAYING, STATUSES
 from shared.background import ErrorLog, run_periodically
@@ -49,6 +63,10 @@ MOST_BYTES_AT_ONCE = 8 * 1024 * 1024
 LONGEST_PAUSE_SECONDS = 2.0
 """Between two renewals of the lease."""
 
+OUTCOME_POLL_SECONDS = 0.25
+PATIENCE_SECONDS = 300.0
+"""How long a careful replay waits for the outcome of a step: longer than all levels of the retry ladder take."""
+
 log = structlog.get_logger(__name__)
 
 Progress = Callable[[Document], None]
@@ -56,7 +74,10 @@ Progress = Callable[[Document], None]
 
 
 class Replayer:
-    """Runs replays; `bus_timeout` (seconds) limits how long it waits for an unavailable broker, None does not."""
+    """Runs replays; `bus_timeout` (seconds) limits how long it waits for an unavailable broker, None does not.
+
+    `patience` (seconds) limits how long a careful replay waits for the outcome of a step, before it stops.
+    """
 
     def __init__(
         self,
@@ -65,6 +86,7 @@ class Replayer:
         *,
         failpoint: Failpoint = nothing_fails,
         bus_timeout: float | None = None,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._records = LetterRecords(database)
         self._letters: Collection = database[LETTERS]
@@ -72,6 +94,7 @@ class Replayer:
         self._publisher = publisher
         self._failpoint = failpoint
         self._bus_timeout = bus_timeout
+        self._patience = patience
 
     async def run(self, replay: Document, token: str, on_progress: Progress = lambda _: None) -> Document:
         """Run a replay to its end, under the lease that the token holds; return its record.
@@ -85,7 +108,12 @@ class Replayer:
             replay = await self._replays.advance(replay["_id"], token, {"published": sent_before + sent})
             on_progress(replay)
             page = [] if replay["status"] == CANCELLING else await self._next(replay)
-            if not page:
+            if replay["status"] == CAREFUL:
+                wait = not page or is_end_of_step(replay["published"], replay["rate"])
+                replay = await self._check_step(replay, token, on_progress, wait=wait)
+                # What waiting took is not made up for by going faster.
+                started = max(started, time.monotonic() - sent / replay["rate"])
+            if not page or replay["status"] not in GOING_ON:
                 return await self._finish(replay, token)
             await self._records.claim(page, replay)
             self._failpoint(REPLAY_CLAIMED)
@@ -116,9 +144,31 @@ class Replayer:
             )
         asked["$and"] = conditions
         most = min(MOST_AT_ONCE, max(1, int(replay["rate"] / 2)))
-        fields = {"lastFailedAt": True, "size": True}
+        if replay["status"] == CAREFUL:
+            most = min(most, end_of_step(replay["published"], replay["rate"]) - replay["published"])
+        fields = {"lastFailedAt": True, "size": True, "fingerprint": True}
         cursor = self._letters.find(asked, fields, sort=[("lastFailedAt", 1), ("_id", 1)], limit=most)
         return _bounded(await cursor.to_list(None))
+
+    async def _check_step(self, replay: Document, token: str, on_progress: Progress, *, wait: bool) -> Document:
+        """Stop a careful replay if a letter of it failed again; return its record.
+
+        With `wait`, wait until all that it has sent is handled; without an outcome for too long, it is stopped too.
+        """
+        replay_id, since = replay["_id"], time.monotonic()
+        while replay["status"] == CAREFUL:
+            # In this order: a letter that fails between the two reads must not pass for handled.
+            awaited = await self._records.awaited_in(replay_id) if wait else None
+            failed = await self._records.failed_in(replay_id)
+            if awaited is None and failed is None:
+                break
+            if (culprit := failed or (awaited if time.monotonic() - since > self._patience else None)) is not None:
+                stopped = {"status": STOPPED, "doneAt": utc_now(), "stopped": reason_to_stop(culprit, replay_id)}
+                return await self._replays.advance(replay_id, token, stopped)
+            await asyncio.sleep(OUTCOME_POLL_SECONDS)
+            replay = await self._replays.advance(replay_id, token, {})
+            on_progress(replay)
+        return replay
 
     async def _publish_claimed(self, replay: Document, token: str) -> int:
         """Send the letters that are claimed and not noted as sent; return how many were sent."""
@@ -183,6 +233,9 @@ class Replayer:
                 await self._replays.advance(replay["_id"], token, {})
 
     async def _finish(self, replay: Document, token: str) -> Document:
+        if replay["status"] == STOPPED:
+            log.warning("replay stopped", replay=replay["_id"], letters=replay["published"], why=why_stopped(replay))
+            return replay
         status = CANCELLED if replay["status"] == CANCELLING else DONE
         done = await self._replays.advance(replay["_id"], token, {"status": status, "doneAt": utc_now()})
         log.info("replay ended", replay=done["_id"], status=status, letters=done["published"])

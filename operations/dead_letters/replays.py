@@ -22,10 +22,19 @@ LEASE = timedelta(seconds=15)
 RUNNING, DONE, CANCELLED = "running", "done", "cancelled"
 CANCELLING = "cancelling"
 """Claimed letters are still sent, then the replay ends."""
+CAREFUL = "careful"
+"""Runs in steps; see `careful`. Release 0.1.0 does not know this status, so it leaves such a replay to this one."""
+STOPPED = "stopped"
+"""A careful replay has stopped by itself."""
+
+GOING_ON = (RUNNING, CAREFUL)
+UNFINISHED = (*GOING_ON, CANCELLING)
+CUT_SHORT = (CANCELLED, STOPPED)
+"""The statuses of replays that ended before they had sent every letter."""
 
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
-_UNFINISHED: Document = {"status": {"$in": [RUNNING, CANCELLING]}}
+_UNFINISHED: Document = {"status": {"$in": list(UNFINISHED)}}
 # By the database's clock: replays may run on different machines.
 _EXPIRED: Document = {"$expr": {"$lt": ["$lease.until", "$$NOW"]}}
 
@@ -45,8 +54,10 @@ class ReplayRecords:
         self._replays: Collection = database[REPLAYS]
         self._letters: Collection = database[LETTERS]
 
-    async def start(self, filters: Filters, *, by: str, why: str, rate: float, edited: bytes | None = None) -> Document:
-        """Record a replay of the selected letters that exist now; return its record.
+    async def start(
+        self, filters: Filters, *, by: str, why: str, rate: float, careful: bool = False, edited: bytes | None = None
+    ) -> Document:
+        """Record a replay of the selected letters that exist now; return its record. One of a single letter just runs.
 
         Raises NotPossibleError with the reason if none of them can be replayed.
         """
@@ -55,6 +66,7 @@ class ReplayRecords:
         if newest is None:
             raise NotPossibleError(await self._why_none(filters))
         asked["lastFailedAt"] = asked.get("lastFailedAt", {}) | {"$lte": newest["lastFailedAt"]}
+        total = await self._letters.count_documents(asked)
         replay: Document = {
             "_id": uuid4().hex[:16],
             "at": utc_now(),
@@ -66,9 +78,10 @@ class ReplayRecords:
             "through": newest["lastFailedAt"],
             "pending": await self._pending(asked) if filters.ids else [],
             "behind": None,
-            "total": await self._letters.count_documents(asked),
+            "total": total,
             "published": 0,
-            "status": RUNNING,
+            "careful": careful and total > 1,
+            "status": CAREFUL if careful and total > 1 else RUNNING,
             "doneAt": None,
             "lease": {"token": None, "until": _LONG_AGO},
         }
@@ -85,7 +98,8 @@ class ReplayRecords:
 
     async def cancel(self, replay_id: str) -> bool:
         """Stop a replay once its claimed letters are sent; return False if it has ended already."""
-        result = await self._replays.update_one({"_id": replay_id, "status": RUNNING}, {"$set": {"status": CANCELLING}})
+        going_on = {"_id": replay_id, "status": {"$in": list(GOING_ON)}}
+        result = await self._replays.update_one(going_on, {"$set": {"status": CANCELLING}})
         return bool(result.modified_count)
 
     async def acquire(self, token: str, replay_id: str | None = None) -> Document | None:
@@ -116,7 +130,7 @@ class ReplayRecords:
         claimed = await self._letters.distinct("claimedBy", {"status": REPLAYING, "claimedBy": {"$exists": True}})
         if not claimed:
             return
-        for ended, reopened in ((DONE, RUNNING), (CANCELLED, CANCELLING)):
+        for ended, reopened in ((DONE, RUNNING), (CANCELLED, CANCELLING), (STOPPED, CANCELLING)):
             over: Document = {"_id": {"$in": claimed}, "status": ended} | _EXPIRED
             await self._replays.update_many(over, {"$set": {"status": reopened, "doneAt": None}})
 

@@ -8,6 +8,8 @@
 Nothing is ever deleted. Only the module named writes a collection.
 """
 
+from typing import Any
+
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from shared.schema import CollectionSchema
@@ -20,6 +22,9 @@ REPLAYS = "replays"
 NEWEST_FIRST = [("lastFailedAt", DESCENDING), ("_id", DESCENDING)]
 
 BY_GROUP = "by-group"
+
+FAILED_AGAIN: dict[str, Any] = {"failures": {"$exists": True}}
+"""Letters whose replay has failed, under a release that records what they failed with before."""
 
 
 def _newest_first_by(*fields: str, name: str) -> IndexModel:
@@ -43,6 +48,13 @@ SCHEMA: dict[str, CollectionSchema] = {
             ),
             IndexModel([("status", ASCENDING), ("firstFailedAt", ASCENDING)], name="oldest"),
             IndexModel([("status", ASCENDING), ("replays.replay", ASCENDING)], name="of-replay"),
+            # Of letters that failed again: the history of the groups that they were in before.
+            IndexModel(
+                [("failures.fingerprint", ASCENDING), ("failures.at", ASCENDING)],
+                name="by-former-group",
+                partialFilterExpression=FAILED_AGAIN,
+            ),
+            IndexModel([("failures.at", ASCENDING)], name="by-former-failure", partialFilterExpression=FAILED_AGAIN),
             IndexModel(
                 [("status", ASCENDING), ("claimedBy", ASCENDING)],
                 name="claimed",

@@ -1,6 +1,6 @@
 """Dead letters as operators see and act on them: the one entry point for the command line and the console."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from operations.dead_letters.groups import MOST_NOTES, Group, GroupPage, GroupRe
 from operations.dead_letters.letter import why_not_replayable
 from operations.dead_letters.letter_json import letter_as_json
 from operations.dead_letters.masking import mask_letter
-from operations.dead_letters.outcome import ReplayOutcome, outcome_of
+from operations.dead_letters.outcome import ReplayOutcome, outcome_of, outcomes_of
 from operations.dead_letters.records import LetterPage, LetterRecords
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, ReplayRecords
 from operations.dead_letters.schema import SCHEMA
@@ -137,6 +137,10 @@ class DeadLetterService:
         """Count the outcomes of a replay's letters."""
         return await outcome_of(self._database, replay_id)
 
+    async def outcomes(self, replay_ids: Iterable[str]) -> Mapping[str, ReplayOutcome]:
+        """Count the outcomes of the letters of several replays."""
+        return await outcomes_of(self._database, list(replay_ids))
+
     async def export(self, filters: Filters, *, masked: bool = True) -> AsyncIterator[dict[str, Any]]:
         """Yield each selected letter as a JSON document, with its body as text or in base64.
 
@@ -172,18 +176,20 @@ class DeadLetterService:
             raise NotPossibleError(f"group {fingerprint} already has {MOST_NOTES} notes, the maximum")
         await self._log(by, "", "dead-letters.note", fingerprint, "noted")
 
-    async def start_replay(self, filters: Filters, *, by: str, why: str, rate: float = DEFAULT_RATE) -> str:
+    async def start_replay(
+        self, filters: Filters, *, by: str, why: str, rate: float = DEFAULT_RATE, careful: bool = False
+    ) -> str:
         """Start a replay of the selected letters, at most `rate` per second; return its id.
 
-        The operations process runs it, or any other process with a Replayer. Raises NotPossibleError if none of the
-        letters can be replayed, ValueError for a rate that is not positive.
+        A careful one goes in steps, and stops by itself at the first letter that fails again. The operations process
+        runs it, or any other process with a Replayer. Raises NotPossibleError if none of the letters can be replayed,
+        ValueError for a rate that is not positive.
         """
         if not rate > 0:
             raise ValueError(f"the rate is {rate}, and must be more than 0")
-        replay = await self._replays.start(filters, by=by, why=why, rate=rate)
-        await self._log(
-            by, why, "dead-letters.replay", _subject(filters, replay["_id"]), f"{replay['total']} to replay"
-        )
+        replay = await self._replays.start(filters, by=by, why=why, rate=rate, careful=careful)
+        outcome = f"{replay['total']} to replay{', carefully' if replay['careful'] else ''}"
+        await self._log(by, why, "dead-letters.replay", _subject(filters, replay["_id"]), outcome)
         return str(replay["_id"])
 
     async def edit_and_replay(self, letter_id: str, body: bytes, *, by: str, why: str) -> str:

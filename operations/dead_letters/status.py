@@ -15,6 +15,9 @@ STATUSES = (DEAD, REPLAYING, PENDING, HANDLED, DISCARDED)
 OPEN = (DEAD, REPLAYING, PENDING)
 """The statuses that may still need attention."""
 
+OUTCOMES = {"handled": HANDLED, "failed": DEAD, "unknown": PENDING}
+"""What may become of a letter in one replay, by the name for operators, as the letter records it."""
+
 NEW = "new"
 ACKNOWLEDGED = "acknowledged"
 RESOLVED = "resolved"

@@ -16,13 +16,16 @@ from shared.contracts import DeadLetterHandled
 from shared.database import Document
 
 MOST_REPLAYS_KEPT = 100
-"""The newest replays that a letter keeps: its record must not outgrow what MongoDB stores."""
+"""The newest replays, and earlier failures, that a letter keeps: its record must not outgrow what MongoDB stores."""
 
 LONGEST_ERROR = 1000
 
 
-def failed_again(failure: Failure, now: datetime) -> list[UpdateOne]:
-    """Return a replay to its letter as a dead letter; the letter is dead again if this was its last replay."""
+def failed_again(failure: Failure, letter: Document, now: datetime) -> list[UpdateOne]:
+    """Return a replay to its letter as a dead letter; the letter is dead again if this was its last replay.
+
+    `letter` has the failure before it, which stays with the letter: its group keeps its history.
+    """
     outcome: Document = {
         "replays.$.outcome": DEAD,
         "replays.$.outcomeAt": now,
@@ -33,6 +36,8 @@ def failed_again(failure: Failure, now: datetime) -> list[UpdateOne]:
     changed = failed_fields(failure)
     attempts = changed.pop("attempts")
     new_words = words(f"{failure.error.type} {mask_text(failure.error.message)}")[:20]
+    began = letter["lastFailedAt"] if letter.get("failures") else letter["firstFailedAt"]
+    before = {"fingerprint": letter["fingerprint"], "first": began, "at": letter["lastFailedAt"]}
     return [
         UpdateOne(
             last,
@@ -41,6 +46,7 @@ def failed_again(failure: Failure, now: datetime) -> list[UpdateOne]:
                 "$unset": {"claimedBy": True},
                 "$inc": {"attempts": attempts, "changes": 1},
                 "$addToSet": {"words": {"$each": new_words}},
+                "$push": {"failures": {"$each": [before], "$slice": -MOST_REPLAYS_KEPT}},
             },
         ),
         UpdateOne(_not_decided_by(str(failure.replay_of), failure.message_id) | {"replays": replay}, {"$set": outcome}),
@@ -58,11 +64,13 @@ def handled(notice: DeadLetterHandled, now: datetime) -> list[UpdateOne]:
     ]
 
 
-def claimed(letter_id: str, replay: Document, now: datetime) -> UpdateOne:
+def claimed(letter: Document, replay: Document, now: datetime) -> UpdateOne:
     """Claim a letter for a replay, unless the replay has claimed it before or the letter has changed since."""
+    letter_id = letter["_id"]
     own_id = replay_message_id(replay["_id"], letter_id)
     entry: Document = {
         "replay": replay["_id"],
+        "group": letter["fingerprint"],
         "at": now,
         "by": replay["by"],
         "why": replay["why"],

@@ -8,25 +8,30 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from pymongo import AsyncMongoClient
 
 from operations.dead_letters.connection import record_waiting
 from operations.dead_letters.filters import Filters
+from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from shared import failpoints as at
 from shared import topology
 from shared.bus import Envelope
+from shared.clock import utc_now
+from shared.contracts import Message, RefundPayment
 from shared.database import Database, Document
+from tests.integration.test_dead_letters import consuming
 from tests.support.buses import RabbitHarness
 from tests.support.eventually import eventually
 from tests.support.processes import Process, Stack, run_stack
 
 LETTERS = 10_000
 REPLAYED = 300
+CAREFULLY = 60
 AT_ONCE = 50
 """Letters that a replay claims together: half of what it may send per second."""
 INBOX = topology.PAYMENT_INBOX
@@ -123,6 +128,39 @@ async def test_a_bulk_replay_continues_after_a_kill_at_any_step(
     sent = Counter(message.message_id for message in await harness.take_from(INBOX, REPLAYED + AT_ONCE, within=60))
     assert set(sent) == {letter["replays"][0]["messageId"] for letter in found}
     assert Counter(sent.values()) == {1: REPLAYED - AT_ONCE, 2: AT_ONCE}
+
+
+async def test_a_careful_replay_continues_after_a_kill_at_any_step(
+    harness: RabbitHarness, mongodb_url: str, database: Database
+) -> None:
+    """Its steps go on where they were: 1, 5, 25, then 50 at a time; nothing is left out, and no letter sent anew."""
+    service = DeadLetterService(database)
+    await service.prepare()
+    await send(harness, 0, CAREFULLY)
+    records = LetterRecords(database)
+    await record_waiting(harness.url, records)
+    replay_id = await service.start_replay(Filters(), by="ann", why="fixed", rate=AT_ONCE, careful=True)
+    received: Counter[str] = Counter()
+
+    async def handle(messages: Sequence[RefundPayment]) -> Sequence[Message]:
+        received.update(message.order_id for message in messages)
+        return ()
+
+    async with (
+        consuming(harness, INBOX, {RefundPayment: handle}),
+        consuming(harness, topology.OPERATIONS_INBOX, handlers(records, utc_now)),
+    ):
+        for point in (at.REPLAY_CLAIMED, at.REPLAY_PUBLISHED, at.REPLAY_RECORDED):
+            assert await work(replay_id, harness, mongodb_url, database, f"{point}#2") == -signal.SIGKILL
+            await expire_lease(database)
+        assert await work(replay_id, harness, mongodb_url, database) == 0
+    replay = await service.replay(replay_id)
+    assert replay is not None
+    assert (replay["status"], replay["published"], replay["total"]) == ("done", CAREFULLY, CAREFULLY)
+    assert (await service.outcome(replay_id)).handled == CAREFULLY
+    assert {len(letter["replays"]) async for letter in database["dead_letters"].find()} == {1}
+    assert set(received) == {f"o{number}" for number in range(CAREFULLY)}
+    assert max(received.values()) <= 2
 
 
 async def work(

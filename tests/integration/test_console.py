@@ -24,10 +24,12 @@ from operations.dead_letters.groups import GroupPage
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from order_service.order_number import order_number
+from order_service.orders import NewRecord, Orders
 from shared.access.permissions import Role
 from shared.clock import utc_now
 from shared.database import Document
 from tests.support.access import KEYS, bearer
+from tests.support.builders import an_order as an_order_of_the_saga
 from tests.support.consoles import (
     BY_ADMIN,
     NO_SERVICES,
@@ -753,28 +755,118 @@ async def test_groups_are_paged_and_counted(
     await text_of(pages, "/dead-letters?page=0", 422)
 
 
-async def test_a_replay_shows_the_outcome_of_its_messages(
+async def test_the_page_of_a_replay_tells_what_became_of_its_messages(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient
 ) -> None:
     await record_letters(dependencies, *(a_letter(f"d{n}") for n in range(6)))
     letters = DeadLetterService(dependencies.operations)
-    replay = await letters.start_replay(Filters(), by="op-1", why="fixed")
+    (group,) = await letters.groups()
+    replay = await letters.start_replay(Filters(group=group.fingerprint), by="op-1", why="fixed")
     at = utc_now()
-    for number, outcome in enumerate(("handled", "handled", "handled", "dead", "dead", "pending")):
-        entry = {"replay": replay, "outcome": outcome, "at": at, "outcomeAt": at, "messageId": f"r{number}"}
-        old = entry | {"replay": "another", "outcome": "dead"}
-        await dependencies.operations["dead_letters"].update_one(
-            {"orderId": f"d{number}"}, {"$set": {"replays": [old, entry], "status": outcome}}
-        )
     over = {"$set": {"status": "done", "doneAt": at, "published": 6}}
     await dependencies.operations["replays"].update_one({"_id": replay}, over)
-    text = " ".join((await text_of(pages, f"/dead-letters/replays/{replay}")).split())
-    for title, number in (("Handled", 3), ("Failed again", 2), ("Pending", 1)):
-        assert f'<h2>{title}</h2><p class="figure">{number}</p>' in text
-    assert "2 messages failed again" in text
-    assert 'id="live" hx-get' in text
-    await dependencies.operations["replays"].update_one({"_id": replay}, {"$set": {"doneAt": at - timedelta(hours=1)}})
-    assert 'id="live" hx-get' not in await text_of(pages, f"/dead-letters/replays/{replay}")
+    last = {"replay": replay, "by": "op-1", "at": at}
+    await dependencies.operations["dead_letter_groups"].update_one({}, {"$set": {"lastReplay": last}})
+    address = f"/dead-letters/replays/{replay}"
+
+    async def shown(*outcomes: str) -> tuple[str, str]:
+        """Return the replay's page, and the group's, when the letters have these outcomes."""
+        for number, outcome in enumerate(outcomes):
+            entry: Document = {"replay": replay, "group": group.fingerprint, "outcome": outcome}
+            entry |= {"at": at, "outcomeAt": at, "messageId": f"r{number}", "by": "op-1", "why": ""}
+            old = entry | {"replay": "another", "outcome": "dead"}
+            changed = {"replays": [old, entry], "status": outcome}
+            await dependencies.operations["dead_letters"].update_one({"orderId": f"d{number}"}, {"$set": changed})
+        texts = [await text_of(pages, path) for path in (address, f"/dead-letters/groups/{group.fingerprint}")]
+        return " ".join(texts[0].split()), " ".join(texts[1].split())
+
+    page, of_group = await shown("handled", "handled", "handled", "dead", "dead", "pending")
+    for title, number in (("Handled", 3), ("Failed again", 2), ("Not known yet", 1)):
+        assert re.search(rf'<h2>{title}</h2><p class="figure"><a href="[^"]+">{number}</a></p>', page), title
+    assert 'tag-failed-again">failed again</span>' in page
+    assert "2 messages failed again" in page
+    assert 'id="live" hx-get' in page
+    assert re.search(
+        r"replayed</a> by <strong>op-1</strong> <time [^>]+>[^<]+</time>, "
+        r'<strong class="bad">2 failed again, 1 not known yet, 3 handled</strong>',
+        of_group,
+    )
+    (link,) = re.findall(r'href="([^"]+)">the letters and why', page)
+    failed = await text_of(pages, link.replace("&amp;", "&"))
+    assert set(re.findall(r'href="/orders/(d\d)"', failed)) == {"d3", "d4"}
+    await text_of(pages, f"/dead-letters/list?replay={replay}&outcome=strange", 422)
+
+    page, _ = await shown(*["handled"] * 5, "pending")
+    assert 'tag-not-known-yet">not known yet</span>' in page
+    assert not re.search(r"notice good|tag-(done|handled|good)", page)
+    long_ago = {"$set": {"doneAt": at - timedelta(hours=1)}}
+    await dependencies.operations["replays"].update_one({"_id": replay}, long_ago)
+    assert "every 30s" in await text_of(pages, address)
+
+    page, of_group = await shown(*["handled"] * 6)
+    assert 'tag-handled">handled</span>' in page
+    assert "notice good" in page
+    assert 'id="live" hx-get' not in page
+    assert "6 handled" in of_group
+    assert "6 handled" in await text_of(pages, "/dead-letters/replays")
+
+
+async def test_a_group_is_replayed_carefully_unless_that_is_unchecked(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(dependencies, *(a_letter(f"d{n}") for n in range(3)))
+    letters = DeadLetterService(dependencies.operations)
+    (group,) = await letters.groups()
+    address = f"/dead-letters/groups/{group.fingerprint}"
+    assert '<input name="careful" type="checkbox" value="true" checked>' in await text_of(pages, address)
+    started = (await pages.post(f"{address}/replay", data=REASON | {"careful": "true"})).headers["location"]
+    text = await text_of(pages, started)
+    assert "0 of 3</span>\n published, carefully" in text
+    assert "Stop the replay" in text
+    (listed,) = await letters.replays()
+    assert listed["status"] == "careful"
+
+    why = {"letter": "l1", "error": {"type": "KeyError", "message": "no <card>"}}
+    over = {"status": "stopped", "stopped": why, "doneAt": utc_now(), "published": 1}
+    await dependencies.operations["replays"].update_one({}, {"$set": over})
+    text = await text_of(pages, started)
+    assert "l1 failed again: KeyError: no &lt;card&gt;" in text
+    assert "Stop the replay" not in text
+    at_once = (await pages.post(f"{address}/replay", data=REASON)).headers["location"]
+    assert "carefully" not in await text_of(pages, at_once)
+
+
+async def test_what_a_replay_would_do_is_shown_before_it_is_done(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    orders = Orders(dependencies.client[f"{dependencies.prefix}_orders"]["orders"])
+    await orders.insert([NewRecord(an_order_of_the_saga(order_id=f"d{n}")) for n in range(3)])
+    refused = [
+        a_letter(
+            f"d{n}", queue="order.inbox", routing_key="payment.failed", body=b'{"orderId":"d%d","reason":"no"}' % n
+        )
+        for n in range(4)
+    ]
+    await record_letters(dependencies, *refused)
+    letters = DeadLetterService(dependencies.operations)
+    (group,) = await letters.groups()
+    text = await text_of(pages, f"/dead-letters/groups/{group.fingerprint}/preview")
+    cancelled = "PENDING → CANCELLED, sends order.cancelled and stock.release"
+    assert f'<td class="num">3</td><td class="break">{cancelled}</td>' in text
+    assert '<strong class="bad">fails again: PoisonError: payment.failed for order d3, which does not exist' in text
+
+    letter = (await letters.page(Filters(order_id="d1"))).items[0]["_id"]
+    address = f"/dead-letters/letters/{letter}"
+    assert f"A replay now: {cancelled}" in await text_of(pages, address)
+    edited = await pages.post(f"{address}/edit/preview", data={"body": '{"orderId":"d1","reason":"other"}'})
+    assert f"A replay with this body: {cancelled}" in edited.text
+    assert "&#34;other&#34;" in edited.text
+    wrong = await pages.post(f"{address}/edit/preview", data={"body": '{"orderId":"d2","reason":"other"}'})
+    assert wrong.status_code == 422
+    assert "must stay &#39;d1&#39;" in wrong.text
+    assert await letters.replays() == []
+    assert (await pages.post("/dead-letters/letters/none/edit/preview", data={"body": "{}"})).status_code == 404
+    await text_of(pages, "/dead-letters/groups/none/preview", 404)
 
 
 async def test_a_group_has_a_status_and_notes(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:

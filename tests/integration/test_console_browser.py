@@ -89,6 +89,7 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
         "/dead-letters/replays",
         f"/dead-letters/replays/{replay}",
         f"/dead-letters/groups/{letter['fingerprint']}",
+        f"/dead-letters/groups/{letter['fingerprint']}/preview",
         f"/dead-letters/letters/{letter['_id']}",
         f"/dead-letters/letters/{letter['_id']}/edit",
     ]

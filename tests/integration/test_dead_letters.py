@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import json
+import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -15,6 +17,7 @@ import pytest
 from pymongo import AsyncMongoClient
 
 from operations.actions import list_actions
+from operations.dead_letters.careful import why_stopped
 from operations.dead_letters.connection import record_waiting
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
@@ -71,11 +74,26 @@ class DeadLetterHarness:
         assert found is not None
         return found
 
-    async def run_replay(self, replay_id: str) -> Document:
+    async def run_replay(self, replay_id: str, **options: Any) -> Document:
         replay = await ReplayRecords(self.database).acquire("test", replay_id)
         assert replay is not None
         bus = await self.harness.bus()
-        return await Replayer(self.database, Publisher(bus)).run(replay, "test")
+        return await Replayer(self.database, Publisher(bus), **options).run(replay, "test")
+
+    async def replay_carefully(self, handle: Any) -> Document:
+        """Replay all letters carefully while `handle` receives them, and operations learns of the outcomes."""
+        replay_id = await self.service.start_replay(Filters(), by="ann", why="fixed", rate=5000.0, careful=True)
+        letters = Ingest(await self.harness.bus(topology.DEAD_LETTERS), self.records)
+        recording = asyncio.create_task(letters.run())
+        try:
+            async with (
+                consuming(self.harness, INBOX, {RefundPayment: handle}),
+                consuming(self.harness, topology.OPERATIONS_INBOX, handlers(self.records, utc_now)),
+            ):
+                return await self.run_replay(replay_id)
+        finally:
+            await letters.stop()
+            await recording
 
     async def replay(self, filters: Filters, **how: Any) -> Document:
         replay_id = await self.service.start_replay(filters, **{"by": "ann", "why": "fixed", "rate": 5000.0, **how})
@@ -457,6 +475,38 @@ async def test_a_replay_that_fails_again_is_the_same_letter_with_the_new_error(d
     await dead_letters.harness.take_from(INBOX, 1)
 
 
+async def test_a_group_keeps_its_history_over_a_replay(dead_letters: DeadLetterHarness) -> None:
+    """Letters that fail again for another reason are in another group; the old one still shows what it had."""
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(3)])
+    await dead_letters.record_waiting()
+    (before,) = await dead_letters.service.groups(bins=4)
+    async with consuming(dead_letters.harness, INBOX, {RefundPayment: refuse}):
+        replay = await dead_letters.replay(Filters(group=before.fingerprint))
+
+        async def dead_again() -> bool:
+            return all(letter["status"] == "dead" for letter in await dead_letters.record_waiting())
+
+        await eventually(dead_again, 60, "the replays to die")
+    after, new = sorted(await dead_letters.service.groups(bins=4), key=lambda found: found.total)
+    assert (after.fingerprint, after.open, after.total) == (before.fingerprint, 0, 0)
+    assert (after.first_failed_at, after.last_failed_at) == (before.first_failed_at, before.last_failed_at)
+    assert after.histogram[0].count == sum(found.count for found in before.histogram) == 3
+    assert (new.open, new.total, new.histogram[-1].count, new.replayed) == (3, 3, 3, None)
+    assert after.replayed
+    assert (after.replayed.replay, after.replayed.by, after.replayed.outcome.failed) == (replay["_id"], "ann", 3)
+    page = await dead_letters.service.page(Filters(replay=replay["_id"], outcome="failed"))
+    assert len(page.items) == 3
+
+    async with consuming(dead_letters.harness, INBOX, {RefundPayment: accept}):
+        await dead_letters.replay(Filters(group=new.fingerprint))
+        await dead_letters.note_handled(3)
+    mended = await dead_letters.service.group(new.fingerprint)
+    assert mended
+    assert (mended.open, mended.total, sum(found.count for found in mended.histogram)) == (0, 3, 3)
+    assert mended.replayed
+    assert mended.replayed.outcome.in_brief() == "3 handled"
+
+
 async def test_a_copy_that_fails_does_not_undo_the_handling_of_another(dead_letters: DeadLetterHarness) -> None:
     """A resumed replay may publish twice: the success of one copy counts, in either order."""
     await dead_letters.send_dead(dead(message_id="a"), dead(message_id="b"))
@@ -720,6 +770,71 @@ async def test_a_bulk_replay_sends_each_once_at_its_rate(dead_letters: DeadLette
     assert (await dead_letters.service.counts())["dead"] == 1
     with pytest.raises(NotPossibleError):
         await dead_letters.replay(Filters(service="payment"))
+
+
+async def test_a_careful_replay_goes_on_only_while_all_is_handled(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(40)])
+    await dead_letters.record_waiting()
+    arrived = 0
+    early: list[tuple[int, int]] = []
+
+    async def handle(messages: Sequence[RefundPayment]) -> Sequence[Any]:
+        nonlocal arrived
+        arrived += len(messages)
+        handled = (await dead_letters.service.counts())["handled"]
+        needed = max(end for end in (0, 1, 6, 31) if end < arrived)
+        if handled < needed:
+            early.append((arrived, handled))
+        return ()
+
+    done = await dead_letters.replay_carefully(handle)
+    assert (done["status"], done["published"], done["total"], arrived, early) == ("done", 40, 40, 40, [])
+    assert (await dead_letters.service.outcome(done["_id"])).in_brief() == "40 handled"
+
+
+@pytest.mark.parametrize("good", [0, 8])
+async def test_a_careful_replay_stops_at_the_first_letter_that_fails_again(
+    dead_letters: DeadLetterHarness, good: int
+) -> None:
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(60)])
+    await dead_letters.record_waiting()
+    left = good
+
+    async def handle(messages: Sequence[RefundPayment]) -> Sequence[Any]:
+        nonlocal left
+        if len(messages) > left:
+            raise PoisonError("no card 4711")
+        left -= len(messages)
+        return ()
+
+    done = await dead_letters.replay_carefully(handle)
+    assert done["status"] == "stopped"
+    assert done["published"] == (1 if good == 0 else 31)
+    reason = why_stopped(done)
+    assert reason
+    assert re.fullmatch(r"\w{32} failed again: PoisonError: no card 4711", reason)
+    outcome = await dead_letters.service.outcome(done["_id"])
+    assert (outcome.verdict(done), outcome.handled + outcome.failed + outcome.unknown) == (
+        "failed again",
+        done["published"],
+    )
+    never_sent = await dead_letters.database["dead_letters"].count_documents({"replays": []})
+    assert never_sent == 60 - done["published"]
+
+
+async def test_a_careful_replay_without_an_outcome_stops_and_can_be_cancelled(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(3)])
+    await dead_letters.record_waiting()
+    start = functools.partial(dead_letters.service.start_replay, Filters(), by="ann", why="fixed", careful=True)
+    done = await dead_letters.run_replay(await start(), patience=0.5)
+    assert (done["status"], done["published"]) == ("stopped", 1)
+    assert "had no outcome in time" in str(why_stopped(done))
+
+    replay_id = await start()
+    running = asyncio.create_task(dead_letters.run_replay(replay_id))
+    await dead_letters.harness.take_from(INBOX, 2)
+    assert await dead_letters.service.cancel_replay(replay_id, by="bob")
+    assert ((await running)["status"], (await running)["published"]) == ("cancelled", 1)
 
 
 async def test_a_letter_that_fails_again_is_not_replayed_for_ever(dead_letters: DeadLetterHarness) -> None:

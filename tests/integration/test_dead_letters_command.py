@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -23,14 +24,17 @@ from operations.dead_letters.replays import ReplayRecords
 from operations.dead_letters.service import DeadLetterService
 from operations.errors import UnreachableError
 from operations.settings import Stack
+from order_service.orders import NewRecord, Orders
 from shared.access.permissions import Role
 from shared.contracts import Message, RefundPayment
 from shared.database import Database, Document
 from shared.errors import PoisonError
 from shared.http import create_app
 from shared.services import SERVICES
+from shared.topology import ORDER_INBOX
 from tests.integration.test_dead_letters import INBOX, consuming, dead, patient
 from tests.support.access import ADMIN_KEY, KEYS, key_authenticator
+from tests.support.builders import an_order
 from tests.support.buses import RabbitHarness
 from tests.support.consoles import NOWHERE, serve
 from tests.support.servers import Servers
@@ -144,7 +148,7 @@ async def test_it_replays_after_asking(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"), dead(message_id="m3", type_="order.created"))
     assert "Replay 2 dead letters?" in await world.run("replay", "--type", "payment.refund", given="n\n", status=1)
     await world.harness.take_from(INBOX, 0)
-    done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes")
+    done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes", "--at-once")
     assert (done["published"], done["total"], done["status"], done["by"]) == (2, 2, "done", "ann")
     await world.harness.take_from(INBOX, 2)
     assert "no matching dead letter" in await world.run("replay", "--type", "payment.refund", "--yes", status=1)
@@ -190,14 +194,29 @@ def letters_of(*order_ids: str) -> list[Any]:
 async def test_a_replay_that_fails_again_is_not_a_success(world: World) -> None:
     await world.send(*letters_of("good1", "good2", "bad1"))
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
-        printed = await world.run("replay", "--all", "--yes", "--wait", "--within", "120", "--why", "fixed", status=1)
+        how = ("--at-once", "--yes", "--wait", "--within", "120", "--why", "fixed")
+        printed = await world.run("replay", "--all", *how, status=1)
     assert "replayed 3 of 3" in printed
-    assert "2 handled, 1 failed again, 0 pending" in printed
+    assert "2 handled, 1 failed again, 0 not known yet" in printed
     (again,) = (await world.document("list"))["items"]
     assert (again["orderId"], again["status"]) == ("bad1", "dead")
+    assert f"{again['id']} failed again: PoisonError: order bad1 is still not known" in printed
     replay_id = again["replays"][0]["replay"]
     assert "1 failed again" in await world.run("outcome", replay_id, status=1)
+    handled = await world.document("list", "--replay", replay_id, "--outcome", "handled")
+    assert {item["orderId"] for item in handled["items"]} == {"good1", "good2"}
+    assert "replayed by ann" in await world.run("groups", "--all", COLUMNS="200")
     assert "no replay nothing" in await world.run("outcome", "nothing", status=1)
+
+
+async def test_several_letters_are_sent_carefully_and_what_stops_them_is_named(world: World) -> None:
+    await world.send(*letters_of("bad1", "bad2", "bad3"))
+    async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
+        printed = await world.run("replay", "--all", "--yes", status=1)
+    assert "replayed 1 of 3" in printed
+    assert "0 handled, 1 failed again, 0 not known yet" in printed
+    assert re.search(r"stopped: \w{32} failed again: PoisonError: order bad\d is still not known", printed)
+    assert len((await world.document("list", "--status", "dead"))["items"]) == 3
 
 
 async def test_a_replay_whose_messages_are_handled_is_a_success(world: World) -> None:
@@ -205,17 +224,20 @@ async def test_a_replay_whose_messages_are_handled_is_a_success(world: World) ->
     async with consuming(world.harness, INBOX, {RefundPayment: half_poisoned}):
         done = await world.document("replay", "--all", "--yes", "--wait", "--within", "120")
     assert (done["handled"], done["failedAgain"], done["unknown"]) == (2, 0, 0)
+    assert (done["careful"], done["stoppedBecause"], done["failedLetters"]) == (True, None, [])
     assert (await world.document("outcome", done["id"], "--wait"))["handled"] == 2
 
 
 async def test_without_a_wait_the_outcome_is_pending(world: World) -> None:
     await world.send(*letters_of("good1"))
     printed = await world.run("replay", "--all", "--yes")
-    assert "0 handled, 0 failed again, 1 pending" in printed
+    assert "0 handled, 0 failed again, 1 not known yet" in printed
     assert "--wait` waits until the outcome is known" in printed
     replay_id = printed.partition("(replay ")[2].partition(")")[0]
     waited = await world.run("outcome", replay_id, "--wait", "--within", "0.1", status=1)
     assert "no outcome after 0.1 s" in waited
+    (letter,) = (await world.document("list"))["items"]
+    assert f"{letter['id']} is not known yet: payment.refund in {INBOX}" in waited
     await world.harness.take_from(INBOX, 1)
 
 
@@ -250,6 +272,29 @@ async def test_a_replay_that_cannot_be_continued_does_not_prevent_another(
     printed = await world.run("replay", "--all", "--yes", status=1)
     assert "could not continue replay r1: odd" in printed
     assert "no matching dead letter" in printed
+
+
+async def test_it_previews_what_a_replay_would_do(world: World, tmp_path: Path) -> None:
+    orders = world.database.client[f"{world.stack.database_prefix}_orders"]["orders"]
+    await Orders(orders).insert([NewRecord(an_order(order_id=f"p{n}")) for n in range(2)])
+    how = {"queue": ORDER_INBOX, "type_": "payment.failed"}
+    for n, body in enumerate((b'{"orderId":"p0","reason":"no"}', b'{"orderId":"p1"}')):
+        await world.send(dead(message_id=f"m{n}", body=body, **how))
+    printed = await world.run("preview", "--all", COLUMNS="300", status=1)
+    assert "      1  PENDING → CANCELLED, sends order.cancelled and stock.release" in printed
+    assert "      1  fails again: PoisonError: not a valid payment.failed: reason: Field required" in printed
+    broken = (await world.document("list", "--text", "p1"))["items"][0]["id"]
+    fixed = tmp_path / "body.json"
+    fixed.write_text('{"orderId":"p1","reason":"no"}')
+    found = await world.document("preview", broken, "--body", str(fixed))
+    assert [item["effect"] for item in found["items"]] == ["changes"]
+    fixed.write_text('{"orderId":"p0","reason":"no"}')
+    assert "must stay 'p1'" in await world.run("preview", broken, "--body", str(fixed), status=1)
+    await world.run("preview", "--all", "--body", str(fixed), status=2)
+    assert "no matching dead letter" in await world.run("preview", "--type", "nothing", status=1)
+    assert {order["status"] async for order in orders.find()} == {"PENDING"}
+    await world.harness.take_from(ORDER_INBOX, 0)
+    await orders.drop()
 
 
 async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, service_url: str, tmp_path: Path) -> None:
@@ -375,7 +420,7 @@ async def test_audit_and_cleanup_count_letters_wherever_they_are(world: World) -
     await world.send(dead(message_id="m3"))
     assert await counted() == 3
     assert "3 dead letters" in (await refusal(world.stack) or "")
-    await world.run("replay", "--all", "--yes", "--rate", "1000")
+    await world.run("replay", "--all", "--yes", "--rate", "1000", "--at-once")
     assert await counted() == 0
     assert "3 dead letters" in (await refusal(world.stack) or "")
     await world.database["dead_letters"].update_many({}, {"$set": {"status": "handled"}})

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from operations.dead_letters.careful import end_of_step, is_end_of_step
 from operations.dead_letters.editing import InvalidBodyError, check_body
 from operations.dead_letters.filters import Filters, query
 from operations.dead_letters.fingerprint import fingerprint, pattern
@@ -223,6 +224,15 @@ def test_filters_are_stored_and_read() -> None:
     assert Filters.from_document(filters.as_document()) == filters
     assert filters.in_words() == "ids a, b; status dead; since 2026-01-31 12:00:00+00:00; text x"
     assert Filters().in_words() == "all"
+
+
+@pytest.mark.parametrize(
+    ("rate", "ends"), [(100.0, [1, 6, 31, 131, 231]), (25.0, [1, 6, 31, 56]), (3.0, [1, 4, 7, 10]), (0.5, [1, 2, 3])]
+)
+def test_the_steps_of_a_careful_replay_grow_up_to_its_rate(rate: float, ends: list[int]) -> None:
+    assert [sent for sent in range(ends[-1] + 1) if is_end_of_step(sent, rate)] == ends
+    for sent in range(ends[-1]):
+        assert end_of_step(sent, rate) == next(end for end in ends if end > sent)
 
 
 def test_closed_letters_are_left_out_unless_they_are_named() -> None:

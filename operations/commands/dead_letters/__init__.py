@@ -1,4 +1,4 @@
-"""The commands `ordersaga dead-letters`: list, groups, show, replay, outcome, edit, discard and export."""
+"""The commands `ordersaga dead-letters`: list, groups, show, preview, replay, outcome, edit, discard and export."""
 
 import typer
 
@@ -6,12 +6,14 @@ from operations.commands.dead_letters.discard import discard_letters
 from operations.commands.dead_letters.edit import edit_letter
 from operations.commands.dead_letters.export import export_letters
 from operations.commands.dead_letters.listing import groups, list_letters, show
+from operations.commands.dead_letters.preview import preview_letters
 from operations.commands.dead_letters.replay import outcome, replay_letters
 
 dead_letters = typer.Typer(no_args_is_help=True)
 dead_letters.command("list")(list_letters)
 dead_letters.command("groups")(groups)
 dead_letters.command("show")(show)
+dead_letters.command("preview")(preview_letters)
 dead_letters.command("replay")(replay_letters)
 dead_letters.command("outcome")(outcome)
 dead_letters.command("edit")(edit_letter)

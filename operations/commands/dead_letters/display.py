@@ -52,7 +52,7 @@ def show_page(page: LetterPage, console: Console) -> None:
 
 
 def show_groups(page: GroupPage, console: Console) -> None:
-    """Print three lines for each group: its counts and status, its error, and the distribution over time."""
+    """Print for each group its counts and status, its error, its last replay, and the distribution over time."""
     if not page.items:
         console.print("No dead letters.")
     for group in page.items:
@@ -63,6 +63,9 @@ def show_groups(page: GroupPage, console: Console) -> None:
         line.append(group.status, style="yellow")
         _print_line(line, console)
         _print_line(_error_line(group.error_type, group.message), console)
+        if last := group.replayed:
+            text = f"  replayed by {printable(last.by)} {format_time(last.at)}: {last.outcome.in_brief()}"
+            console.print(text, style="red" if last.outcome.failed else "", highlight=False, markup=False)
         console.print(
             f"  [dim]{format_time(group.first_failed_at)}[/] {sparkline(group.histogram)} "
             f"[dim]{format_time(group.last_failed_at)}[/]",

@@ -45,7 +45,7 @@ def edit_letter(
 
     async def send(connection: DeadLetterConnection) -> None:
         whole_id = await connection.service.resolve(letter_id)
-        new_body = _read_body(body) if body is not None else await _edit_body(connection, whole_id)
+        new_body = read_body(body) if body is not None else await _edit_body(connection, whole_id)
         replay_id = await connection.service.edit_and_replay(whole_id, new_body, by=current_operator(), why=why or "")
         replay = await run_replay(connection, replay_id)
         await conclude(connection, replay, within if wait else None, as_json_document)
@@ -53,7 +53,8 @@ def edit_letter(
     run(send)
 
 
-def _read_body(name: str) -> bytes:
+def read_body(name: str) -> bytes:
+    """Return the content of a file, or of stdin for "-". Raises BadParameter if it cannot be read."""
     try:
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:

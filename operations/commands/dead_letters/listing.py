@@ -13,6 +13,8 @@ from operations.commands.dead_letters.options import (
     Ids,
     LetterId,
     Order,
+    Outcome,
+    Replay,
     Service,
     Since,
     Text,
@@ -47,6 +49,8 @@ def list_letters(
     order: Order = None,
     text: Text = None,
     group: GroupId = None,
+    replay: Replay = None,
+    outcome: Outcome = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of letters.")] = 20,
     cursor: Annotated[
         str | None, typer.Option("--cursor", help="Cursor that the previous page printed.", show_default="first page")
@@ -59,7 +63,7 @@ def list_letters(
     Exit status 0, also if the list is empty, 1 for an unknown id or if --unmasked is refused, 2 for wrong usage, 3 if
     MongoDB cannot be reached.
     """
-    filters = build_filters(ids, service, error, type_, since, until, order, text, group, status)
+    filters = build_filters(ids, service, error, type_, since, until, order, text, group, status, replay, outcome)
     if all_letters:
         filters = replace(filters, status=filters.status or STATUSES)
 

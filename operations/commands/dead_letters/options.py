@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from operations.dead_letters.filters import Filters
-from operations.dead_letters.status import STATUSES
+from operations.dead_letters.status import OUTCOMES, STATUSES
 from operations.dead_letters.times import read_time
 
 WITHIN_SECONDS = 180.0
@@ -49,6 +49,14 @@ Text = Annotated[
     ),
 ]
 GroupId = Annotated[str | None, typer.Option("--group", help="Fingerprint of a group.", show_default="any")]
+Replay = Annotated[
+    str | None,
+    typer.Option("--replay", help="Id of a replay that has sent them, in any status now.", show_default="any"),
+]
+Outcome = Annotated[
+    str | None,
+    typer.Option("--outcome", help=f"What became of them in that replay: {', '.join(OUTCOMES)}.", show_default="any"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Unmasked = Annotated[
     bool, typer.Option("--unmasked", help="Show tokens and personal fields; your key needs letters:edit.")
@@ -72,8 +80,10 @@ def build_filters(
     text: str | None,
     group: str | None,
     status: str | None = None,
+    replay: str | None = None,
+    outcome: str | None = None,
 ) -> Filters:
-    """Return the filters that the options describe. Raises BadParameter for an invalid status or time."""
+    """Return the filters that the options describe. Raises BadParameter for an invalid status, outcome or time."""
     statuses = STATUSES if status == "all" else tuple(name.strip() for name in (status or "").split(",") if name)
     try:
         return Filters(
@@ -87,9 +97,11 @@ def build_filters(
             order_id=order,
             text=text,
             group=group,
+            replay=replay,
+            outcome=outcome,
         )
     except ValueError as invalid:
-        raise typer.BadParameter(str(invalid), param_hint="--status") from invalid
+        raise typer.BadParameter(str(invalid), param_hint="--outcome" if outcome else "--status") from invalid
 
 
 def _time(text: str | None, option: str) -> datetime | None:

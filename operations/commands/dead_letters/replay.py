@@ -32,12 +32,20 @@ from operations.commands.dead_letters.options import (
 from operations.commands.dead_letters.session import confirm_replay, resolve_ids, run
 from operations.commands.operator import current_operator
 from operations.commands.terminal import open_console, print_error, print_json
+from operations.dead_letters.careful import why_stopped
 from operations.dead_letters.connection import DeadLetterConnection, abandoned, await_outcome, follow
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.letter import type_of
 from operations.dead_letters.letter_json import as_json
+from operations.dead_letters.masking import mask_text
 from operations.dead_letters.outcome import ReplayOutcome
-from operations.dead_letters.replays import CANCELLED, DEFAULT_RATE, NotPossibleError
+from operations.dead_letters.replays import CUT_SHORT, DEFAULT_RATE, NotPossibleError
 from operations.errors import UnreachableError
 from shared.database import Document
+from shared.printable import printable
+
+MOST_NAMED = 20
+"""The most letters of an outcome that are named; `list` shows all."""
 
 
 def replay_letters(
@@ -52,6 +60,14 @@ def replay_letters(
     text: Text = None,
     group: GroupId = None,
     rate: Annotated[float, typer.Option("--rate", min=0.1, max=10_000, help="Letters per second.")] = DEFAULT_RATE,
+    careful: Annotated[
+        bool,
+        typer.Option(
+            "--careful/--at-once",
+            help="Send 1 letter, then 5, 25 and so on up to the rate, each time once all that was sent is handled; "
+            "stop when one fails again.",
+        ),
+    ] = True,
     why: Why = None,
     wait: Wait = False,
     within: Within = WITHIN_SECONDS,
@@ -60,12 +76,15 @@ def replay_letters(
 ) -> None:
     """Send dead letters again to the inboxes in which they failed.
 
-    A message that was sent may fail again for the same reason. --wait waits for the outcome, `dead-letters outcome`
-    shows it later. An interrupted replay is continued first, after confirmation. Foreign letters, whose sender has no
-    right to send such a message, are left out unless their ids are given.
+    A message that was sent may fail again for the same reason. So several letters are sent carefully: the replay goes
+    on only while all that it has sent is handled, and says which letter stopped it. --at-once sends all of them, and
+    --wait waits for their outcome, which `dead-letters outcome` shows later. An interrupted replay is continued first,
+    after confirmation. Foreign letters, whose sender has no right to send such a message, are left out unless their ids
+    are given.
 
-    Exit status 0 if all are sent (with --wait: handled), 1 if one failed again, could not be sent or has no outcome in
-    time, if there is nothing to send or it is not confirmed, 2 for wrong usage, 3 if a server cannot be reached.
+    Exit status 0 if all are sent (carefully or with --wait: handled), 1 if one failed again, could not be sent or has
+    no outcome in time, if there is nothing to send or it is not confirmed, 2 for wrong usage, 3 if a server cannot be
+    reached.
     """
     filters = build_filters(ids, service, error, type_, since, until, order, text, group)
     require_selection(filters, all_letters)
@@ -76,11 +95,13 @@ def replay_letters(
         selection = await resolve_ids(connection, filters)
         await confirm_replay(connection, selection, yes)
         if not selection.ids and (await policy_of_stack(connection.database)).needs(REPLAY):
-            parameters = {"filters": selection.as_document(), "rate": rate}
+            parameters = {"filters": selection.as_document(), "rate": rate, "careful": careful}
             reason = why if why is not None else typer.prompt("Reason", err=True)
             subject = selection.in_words()
             await ask_for_approval(connection.stack, connection.database, REPLAY, subject, reason, parameters)
-        replay_id = await connection.service.start_replay(selection, by=current_operator(), why=why or "", rate=rate)
+        replay_id = await connection.service.start_replay(
+            selection, by=current_operator(), why=why or "", rate=rate, careful=careful
+        )
         await conclude(connection, await run_replay(connection, replay_id), within if wait else None, as_json_document)
 
     run(send)
@@ -143,22 +164,49 @@ async def conclude(
     if as_json_document:
         names = ("_id", "at", "by", "why", "rate", "total", "published", "status", "doneAt")
         document = {name.removeprefix("_"): as_json(replay[name]) for name in names}
-        print_json(document | result.as_json())
+        named = {
+            f"{name}Letters": [letter["_id"] for letter in await _some_letters(connection, replay, name)]
+            for name in ("failed", "unknown")
+        }
+        how = {"careful": replay.get("careful", False), "stoppedBecause": why_stopped(replay)}
+        print_json(document | how | result.as_json() | named)
     else:
-        _print_outcome(replay, result, within)
-    if replay["status"] == CANCELLED or result.failed or (within is not None and result.unknown):
+        await _print_outcome(connection, replay, result, within)
+    if replay["status"] in CUT_SHORT or result.failed or (within is not None and result.unknown):
         raise typer.Exit(1)
 
 
-def _print_outcome(replay: Document, result: ReplayOutcome, within: float | None) -> None:
+async def _print_outcome(
+    connection: DeadLetterConnection, replay: Document, result: ReplayOutcome, within: float | None
+) -> None:
     typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
     typer.echo(result.in_words())
-    if result.failed:
-        typer.echo("`ordersaga dead-letters list` shows those that failed again")
+    if why := why_stopped(replay):
+        typer.echo(printable(f"stopped: {why}"))
+    for letter in await _some_letters(connection, replay, "failed") if result.failed else ():
+        error = next(r["error"] for r in reversed(letter["replays"]) if r["replay"] == replay["_id"])
+        failed = f"  {letter['_id']} failed again: {error['type']}: {mask_text(error['message'])[:200]}"
+        typer.echo(printable(failed))
+    _point_to_others(replay, "failed", result.failed)
     if result.unknown and within is None:
         typer.echo(f"`ordersaga dead-letters outcome {replay['_id']} --wait` waits until the outcome is known")
     elif result.unknown:
         typer.echo(f"no outcome after {within:g} s: check that every service runs; a retry may take minutes")
+        for letter in await _some_letters(connection, replay, "unknown"):
+            typer.echo(printable(f"  {letter['_id']} is not known yet: {type_of(letter)} in {letter['queue']}"))
+        _point_to_others(replay, "unknown", result.unknown)
+
+
+async def _some_letters(connection: DeadLetterConnection, replay: Document, outcome: str) -> list[Document]:
+    """Return the first letters of a replay that came to this outcome."""
+    page = await connection.service.page(Filters(replay=replay["_id"], outcome=outcome), limit=MOST_NAMED)
+    return page.items
+
+
+def _point_to_others(replay: Document, outcome: str, number: int) -> None:
+    if number > MOST_NAMED:
+        command = f"ordersaga dead-letters list --replay {replay['_id']} --outcome {outcome}"
+        typer.echo(f"  and {number - MOST_NAMED:,} more: `{command}` lists them")
 
 
 async def _await_outcome(connection: DeadLetterConnection, replay_id: str, within: float) -> ReplayOutcome:
