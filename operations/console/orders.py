@@ -1,6 +1,5 @@
 """The pages about orders: the search, one order with its timeline, and the actions on it."""
 
-from http import HTTPStatus
 from typing import Annotated, NamedTuple
 from urllib.parse import urlencode
 
@@ -18,8 +17,8 @@ from operations.console.pages import Pages
 from operations.console.refunds import add_refund_form, is_refundable
 from operations.console.timeline import draw
 from operations.console.upstream import Unavailable, attempt, path
-from operations.order_actions.actions import NUDGE, ORDER_ACTIONS, OrderAction, possible_actions
-from operations.order_actions.search import OrderSearch, find_orders
+from operations.order_actions.actions import BULK_ACTIONS, NUDGE, ORDER_ACTIONS, OrderAction, possible_actions
+from operations.order_actions.search import OrderSearch, find_orders, visible_to
 from operations.recovery.nudging import NotNudgeableError, pending_envelopes
 from operations.timeline.mentions import read_mentions
 from operations.timeline.records import read_records
@@ -31,7 +30,7 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.database import Document
-from shared.http import ProblemError, conflict, not_found
+from shared.http import conflict, not_found
 
 Text = Annotated[str, Query(max_length=300)]
 
@@ -80,11 +79,7 @@ def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             reason.strip(),
             bool(unsettled),
         )
-        if asked.customer and not caller.may(Permission.ORDERS_FULFIL):
-            # Whose name it is could be guessed, one letter after another.
-            raise ProblemError(
-                HTTPStatus.FORBIDDEN, f"Searching for a customer needs the permission {Permission.ORDERS_FULFIL}"
-            )
+        visible_to(asked, caller)
         found = await attempt(find_orders(dependencies.orders, asked, cursor), "MongoDB")
         if asked.number and not isinstance(found, Unavailable) and len(found.items) == 1:
             return RedirectResponse(path("orders", found.items[0]["_id"]), 303)
@@ -95,7 +90,14 @@ def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             more = "/orders?" + urlencode({**asked.parameters, "cursor": found.next_cursor})
         newest = "/orders?" + urlencode(asked.parameters) if cursor else None
         return pages.show(
-            request, "orders.html", search=asked, found=found, more=more, newest=newest, statuses=STATUSES
+            request,
+            "orders.html",
+            search=asked,
+            found=found,
+            more=more,
+            newest=newest,
+            statuses=STATUSES,
+            bulk_actions=BULK_ACTIONS,
         )
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from pymongo import DESCENDING
@@ -11,8 +12,10 @@ from order_service.order import Status
 from order_service.order_number import ids_of
 from order_service.particulars import PARTICULARS, PERSONAL, words_of
 from shared import database
+from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.database import Collection, Document
-from shared.http import invalid
+from shared.http import ProblemError, invalid
 from shared.paging import read_cursor, write_cursor
 
 PAGE = 50
@@ -59,6 +62,29 @@ class OrderSearch(NamedTuple):
             "reason": self.reason,
         }
         return {name: value for name, value in found.items() if value} | ({"open": "1"} if self.open else {})
+
+
+def search_of(parameters: Mapping[str, str]) -> OrderSearch:
+    """Return the search that these query parameters of the console describe."""
+    given = {name: value.strip() for name, value in parameters.items()}
+    return OrderSearch(
+        order_id=given.get("id", ""),
+        number=given.get("number", ""),
+        customer=given.get("customer", ""),
+        user=given.get("user", ""),
+        status=given.get("status", ""),
+        reason=given.get("reason", ""),
+        open=bool(given.get("open")),
+    )
+
+
+def visible_to(search: OrderSearch, caller: Principal) -> OrderSearch:
+    """Return the search. Raises the 403 problem if it is for a customer, whom the caller may not search for."""
+    needed = Permission.ORDERS_FULFIL
+    if search.customer and not caller.may(needed):
+        # Whose name it is could be guessed, one letter after another.
+        raise ProblemError(HTTPStatus.FORBIDDEN, f"Searching for a customer needs the permission {needed}")
+    return search
 
 
 class OrderPage(NamedTuple):

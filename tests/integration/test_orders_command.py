@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -29,10 +30,10 @@ from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from shared.database import Collection, Database, Document
 from shared.failpoints import BULK_ACTED, BULK_CLAIMED, BULK_NOTED, BULK_RECORDED, SimulatedCrashError
-from tests.support.access import ADMIN_KEY, KEYS
+from tests.support.access import ADMIN_KEY, KEYS, bearer
 from tests.support.builders import an_order
 from tests.support.buses import RabbitHarness
-from tests.support.consoles import NO_SERVICES, Clock, console_dependencies
+from tests.support.consoles import BY_ADMIN, NO_SERVICES, Clock, console_dependencies, pages_of
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import Servers, delete_topology, drop_databases
 
@@ -357,3 +358,47 @@ async def test_a_nudge_sends_an_order_again_what_it_is_owed_and_only_that(shop: 
     details = {each["orderId"]: each["detail"] for each in refused["orders"]}
     assert details[settled] == "it is CANCELLED and settled, and waits for nothing"
     assert "retry or refund it" in details[decided]
+
+
+async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop) -> None:
+    """Four failed orders: the selection, one click, one text and its confirmation; each has its result."""
+    failed = await shop.failed(4)
+    (large,) = await shop.failed(1, total_amount=10_000)
+    (pending,) = await shop.store(an_order())
+    policy = ApprovalPolicy(10_000)
+    async with shop.dependencies(approval_policy=policy) as dependencies, pages_of(dependencies) as pages:
+        listed = (await pages.get("/orders?status=FAILED")).text
+        assert all(f'name="order" value="{order_id}"' in listed for order_id in failed)
+        assert 'formaction="/bulk-actions/retry"' in listed
+        ticked = {"order": [*failed, pending]}
+        asked = (await pages.get("/bulk-actions/retry", params=ticked)).text
+        assert "Retry 4 orders of 3 customers, 40.00 USD</button>" in asked
+        assert "1 of the selected orders cannot be retried" in asked
+        (ids,) = re.findall(r'name="ids" value="([^"]*)"', asked)
+        done = await pages.post("/bulk-actions/retry", data={"why": "the provider is back", "ids": ids})
+        assert done.status_code == 303
+        results = done.headers["location"]
+        assert 'hx-get="' in (await pages.get(results)).text
+        await BulkExecutor(dependencies).work()
+        shown = (await pages.get(results)).text
+        assert "Every order is retried." in shown
+        assert shown.count("accepted") == 4
+        assert await shop.events(*failed) == [RETRIED] * 4
+        assert await shop.events(large, pending) == []
+
+        form = (await pages.get("/bulk-actions/refund", params={"matching": "1", "status": "FAILED"})).text
+        assert "Refund 1 order of 1 customer, 100.00 USD</button>" in form
+        assert 'name="search" value="status=FAILED"' in form
+        done = await pages.post("/bulk-actions/refund", data={"why": "given up", "search": "status=FAILED"})
+        await BulkExecutor(dependencies).work()
+        assert "waits for a second person" in (await pages.get(done.headers["location"])).text
+        assert (await pages.get("/bulk-actions/refund")).status_code == 409
+        nothing = await pages.get("/bulk-actions/refund", params={"order": [pending]})
+        assert (nothing.status_code, "None of the 1 selected orders can be refunded" in nothing.text) == (409, True)
+        assert (await pages.get("/bulk-actions/results/none")).status_code == 404
+        viewer = bearer(KEYS[Role.VIEWER])
+        assert "/bulk-actions/" not in (await pages.get("/orders", headers=viewer)).text
+        assert (await pages.get("/bulk-actions/retry", params=ticked, headers=viewer)).status_code == 403
+    for order_id in failed:
+        by, why, action, outcome = (await shop.log(order_id))[-1]
+        assert (by, why, action, outcome) == (BY_ADMIN, "the provider is back", "order.retry", "accepted")
