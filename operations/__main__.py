@@ -6,7 +6,15 @@ from typing import Any
 from pymongo import AsyncMongoClient
 
 from operations.approvals.policy import ApprovalPolicy
-from operations.console import ConsoleDependencies, ConsolePeople, Executor, IdentityProxy, Services, create_router
+from operations.console import (
+    BulkExecutor,
+    ConsoleDependencies,
+    ConsolePeople,
+    Executor,
+    IdentityProxy,
+    Services,
+    create_router,
+)
 from operations.dead_letters.ingest import PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
@@ -64,6 +72,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             # Again and again: during an upgrade, a process of an earlier release may still record letters.
             lambda: run_periodically(letters.mask_words, every=MASK_EVERY_SECONDS, name="masking of words"),
             Executor(dependencies).run,
+            BulkExecutor(dependencies, connections.failpoint).run_all,
             Observer(dependencies.client, settings.database_prefix, settings.amqp_url).run,
         ),
         drain=(letter_bus.close, dependencies.services.close),

@@ -13,6 +13,8 @@ from shared.database import Collection, Database, Document
 
 ORDER_RELEASE = "order.release"
 """The action of `ordersaga order release`."""
+STARTED = "started"
+"""The outcome of the first entry of an action that has two: it is about to be executed."""
 
 
 class ActionPage(NamedTuple):

@@ -40,6 +40,7 @@ COMMANDS = {
     "console": Entry("operations.commands.console", "console", "Print a link that signs you in to the console, once."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
+    "orders": Entry("operations.commands.orders", "orders", "List orders; cancel, retry, refund or nudge many."),
     "accounts": Entry(
         "operations.commands.accounts", "accounts", "Show accounts and reports, repair balances, assign owners."
     ),

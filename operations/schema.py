@@ -2,6 +2,7 @@
 
 from operations.approvals.schema import SCHEMA as APPROVAL_SCHEMA
 from operations.dead_letters.schema import SCHEMA as DEAD_LETTER_SCHEMA
+from operations.order_actions.schema import SCHEMA as ORDER_ACTIONS_SCHEMA
 from operations.reading.archived import COLLECTION as ARCHIVED
 from operations.reading.archived_totals import SCHEMA as ARCHIVED_SCHEMA
 from operations.sign_in.schema import SCHEMA as SIGN_IN_SCHEMA
@@ -11,6 +12,7 @@ SCHEMA = {
     **DEAD_LETTER_SCHEMA,
     **SIGN_IN_SCHEMA,
     **APPROVAL_SCHEMA,
+    **ORDER_ACTIONS_SCHEMA,
     ARCHIVED: ARCHIVED_SCHEMA,
     audit_log.COLLECTION: audit_log.SCHEMA,
 }

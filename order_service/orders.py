@@ -150,7 +150,7 @@ class Orders:
 
     async def insert(self, records: Sequence[NewRecord]) -> set[str]:
         """Insert new orders; return the ids that existed already."""
-        documents = [_new_document(record) for record in records]
+        documents = [new_document(record) for record in records]
         try:
             await self._collection.bulk_write([InsertOne(document) for document in documents], ordered=False)
         except BulkWriteError as error:
@@ -372,7 +372,7 @@ def stored_items(order: Order) -> list[Document]:
     return [{"productId": i.product_id, "quantity": i.quantity, "price": i.price} for i in order.items]
 
 
-def _new_document(record: NewRecord) -> Document:
+def new_document(record: NewRecord) -> Document:
     order = record.order
     first = HistoryEntry(order.created_at, "order.created", order.status)
     document = {

@@ -87,6 +87,14 @@ REPLAY_PUBLISHED = "operations.replay-published"
 """They are published and confirmed; their records do not say so yet."""
 REPLAY_RECORDED = "operations.replay-recorded"
 """Their records say so; the replay's progress is not recorded yet."""
+BULK_CLAIMED = "operations.bulk-claimed"
+"""An order of an action on many is claimed; nothing is noted about it yet."""
+BULK_NOTED = "operations.bulk-noted"
+"""How often the order's history has the action is noted; the action is not taken yet."""
+BULK_ACTED = "operations.bulk-acted"
+"""The action is taken on the order; its result is not recorded yet."""
+BULK_RECORDED = "operations.bulk-recorded"
+"""The result of the order is recorded; the next order is not claimed yet."""
 MIGRATION_EMPTIED = "operations.migration-emptied"
 """The messages of a queue that is replaced are in its migration queue; the queue still exists, without bindings."""
 MIGRATION_DELETED = "operations.migration-deleted"
@@ -132,6 +140,10 @@ ALL_POINTS = (
     REPLAY_CLAIMED,
     REPLAY_PUBLISHED,
     REPLAY_RECORDED,
+    BULK_CLAIMED,
+    BULK_NOTED,
+    BULK_ACTED,
+    BULK_RECORDED,
     MIGRATION_EMPTIED,
     MIGRATION_DELETED,
     MIGRATION_DECLARED,

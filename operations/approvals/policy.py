@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from operations.actions import ORDER_RELEASE
 from operations.settings import ApprovalAction
 from shared.access.permissions import Permission
 from shared.database import Document
@@ -17,6 +18,7 @@ NEEDED: Mapping[str, Permission] = {
     "order.cancel": Permission.ORDERS_CANCEL,
     "order.retry": Permission.ORDERS_DECIDE,
     "order.refund": Permission.ORDERS_DECIDE,
+    ORDER_RELEASE: Permission.ORDERS_DECIDE,
     REFUND_PART: Permission.ORDERS_FULFIL,
     REPLAY: Permission.LETTERS_DECIDE,
     DISCARD: Permission.LETTERS_DECIDE,

@@ -69,6 +69,10 @@ class ApprovalRecords:
         await self._log(person.label, record, "asked for a second person")
         return str(record["_id"])
 
+    async def find_asked(self, subject: str, parameters: Document) -> Document | None:
+        """Return the record of an act on this subject that was asked for with these parameters."""
+        return await self._approvals.find_one({"subject": subject, "parameters": parameters})
+
     async def newest(self, limit: int) -> list[Document]:
         """Return the newest records, with the status `expired` where the time is over."""
         found = await self._approvals.find(sort=[("at", -1)], limit=limit).to_list(None)

@@ -263,7 +263,8 @@ class ServiceDatabases:
         unknown = [records.order_id for records in page if records.order is None]
         if not unknown:
             return page
-        query = {"action": actions.ORDER_RELEASE, "subject": {"$in": unknown}}
+        # Other entries say that a second person was asked, or has refused.
+        query = {"action": actions.ORDER_RELEASE, "subject": {"$in": unknown}, "outcome": actions.STARTED}
         releases = {action["subject"]: action for action in await find(self._actions, query, session)}
         return [records._replace(release=releases.get(records.order_id)) for records in page]
 

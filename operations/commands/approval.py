@@ -7,7 +7,7 @@ import typer
 from operations.approvals.policy import ApprovalPolicy
 from operations.approvals.records import ApprovalRecords
 from operations.commands.operator import current_operator
-from operations.settings import ApprovalAction, Stack
+from operations.settings import Stack
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
 from shared.database import Database, Document
@@ -20,7 +20,7 @@ async def policy_of_stack(database: Database) -> ApprovalPolicy:
 
 
 async def ask_for_approval(
-    stack: Stack, database: Database, action: ApprovalAction, subject: str, why: str, parameters: Document
+    stack: Stack, database: Database, action: str, subject: str, why: str, parameters: Document
 ) -> NoReturn:
     """Record the act as one that a second person must approve, say so, and end with status 1: nothing is done yet."""
     name = current_operator()

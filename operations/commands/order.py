@@ -5,6 +5,8 @@ from typing import Annotated, NoReturn
 import typer
 import uvloop
 
+from operations.actions import ORDER_RELEASE
+from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.operator import current_operator
 from operations.commands.order_display import as_json, show
 from operations.commands.target import chosen_stack
@@ -19,6 +21,7 @@ from operations.timeline.release import release as send_release
 from operations.timeline.timeline import TimelineRecords, build_timeline
 from shared.clock import utc_now
 from shared.printable import printable
+from shared.services import CONSOLE
 
 LONGEST_REASON = 500
 """Characters of the reason for a release."""
@@ -81,13 +84,23 @@ def release(
         raise typer.Exit(1)
     reason = _reason(why if why is not None else typer.prompt("Reason", err=True))
     try:
-        uvloop.run(send_release(stack, order_id, by=current_operator(), why=reason))
+        uvloop.run(_send(stack, records, reason))
     except NotReleasableError as error:
         _refuse(str(error))
     console = open_console(highlight=False, markup=False)
     console.print(f"{COMMANDS} were sent", soft_wrap=True)
     console.print(f"`ordersaga order timeline {order_id}` shows when everything is returned", soft_wrap=True)
     console.print("the answers become dead letters, because the order service does not know the order", soft_wrap=True)
+
+
+async def _send(stack: Stack, records: TimelineRecords, reason: str) -> None:
+    """Send the release, or ask for a second person if the policy of the stack wants one for as much money."""
+    async with open_mongodb(stack.mongodb_url, purpose="the release of an order", name="ordersaga-release") as client:
+        operations = client[CONSOLE.database_in(stack.database_prefix)]
+        amount = (records.payment or {}).get("amount")
+        if (await policy_of_stack(operations)).order_needs(amount):
+            await ask_for_approval(stack, operations, ORDER_RELEASE, records.order_id, reason, {})
+    await send_release(stack, records.order_id, by=current_operator(), why=reason)
 
 
 def _reason(text: str) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from operations.reading.participant_records import recorded_states
+from operations.timeline.release import holds_something
 from operations.timeline.timeline import StepKind, StepOutcome, TimelineRecords, TimelineStep, open_steps
 from shared.clock import to_rfc3339
 from shared.printable import printable
@@ -55,6 +56,8 @@ def _head(records: TimelineRecords, steps: Sequence[TimelineStep]) -> Iterator[R
     if order is None:
         yield Text(f"order {printable(records.order_id)}  is unknown to the order service, but not to others", "yellow")
         yield Text(recorded_states(records.by_participant))
+        if holds_something(records):
+            yield Text(f"`ordersaga order release {printable(records.order_id)}` returns what is held")
         return
     status = str(order.get("status"))
     settled = "settled" if order.get("settled") else "not settled"

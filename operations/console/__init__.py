@@ -5,9 +5,18 @@ dead letters and the log of actions to their modules.
 """
 
 from operations.console.approvals import Executor
+from operations.console.bulk_executor import BulkExecutor
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.people import ConsolePeople, IdentityProxy
 from operations.console.router import create_router
 from operations.console.upstream import Services
 
-__all__ = ["ConsoleDependencies", "ConsolePeople", "Executor", "IdentityProxy", "Services", "create_router"]
+__all__ = [
+    "BulkExecutor",
+    "ConsoleDependencies",
+    "ConsolePeople",
+    "Executor",
+    "IdentityProxy",
+    "Services",
+    "create_router",
+]

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from operations.accounts.correction import Keep
 from operations.accounts.repair import repair
 from operations.accounts.statements import AccountStatements
+from operations.actions import ORDER_RELEASE
 from operations.approvals.policy import DISCARD, NEEDED, REFUND_PART, REPAIR, REPLAY
 from operations.approvals.records import DONE, NOT_DONE, UNKNOWN, ApprovalRecords, NotDecidableError
 from operations.console.dependencies import ConsoleDependencies
@@ -21,6 +22,7 @@ from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.errors import UnreachableError
 from operations.sign_in.person import person_of
+from operations.timeline.release import SENT, NotReleasableError, release_held
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.background import run_periodically
@@ -142,12 +144,13 @@ class Executor:
             DISCARD: self._discard,
             REPAIR: self._repair,
             REFUND_PART: self._refund_part,
+            ORDER_RELEASE: self._release,
         }.get(record["action"], self._act_on_order)
         by = f"{_label(record['by'])}, approved by {_label(record['decidedBy'])}"
         with acting_for(person_of(record["by"]).principal()):
             try:
                 status, outcome = await perform(record, by)
-            except (NotPossibleError, UnreachableError) as error:
+            except (NotPossibleError, NotReleasableError, UnreachableError) as error:
                 status, outcome = NOT_DONE, str(error)
         await self._records.finish(record, status, outcome)
         return True
@@ -171,6 +174,13 @@ class Executor:
         if failed is None:
             return DONE, "accepted"
         return (UNKNOWN if failed.verdict == "Outcome unknown" else NOT_DONE), failed.why
+
+    async def _release(self, record: Document, by: str) -> tuple[str, str]:
+        dependencies = self._dependencies
+        await release_held(
+            dependencies.client, dependencies.prefix, dependencies.amqp_url, record["subject"], by=by, why=record["why"]
+        )
+        return DONE, SENT
 
     async def _replay(self, record: Document, by: str) -> tuple[str, str]:
         filters = Filters.from_document(record["parameters"]["filters"])

@@ -4,13 +4,12 @@ Entries of the log are never changed, so there are two. If the console dies in b
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from operations.actions import record_action
+from operations.actions import STARTED, record_action
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.upstream import Unavailable
-
-STARTED = "started"
 
 
 class OperatorAction(NamedTuple):
@@ -28,6 +27,11 @@ class ActionFailed(NamedTuple):
     verdict: str
     why: str
     status: int
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether it may be done later: the service did not answer, or it has too much to do."""
+        return self.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 async def execute(

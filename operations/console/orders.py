@@ -1,7 +1,5 @@
 """The pages about orders: the search, one order with its timeline, and the actions on it."""
 
-from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Annotated, NamedTuple
 from urllib.parse import urlencode
 
@@ -13,13 +11,18 @@ from operations.console.approvals import ask_for_approval
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import STATUSES
 from operations.console.forms import Why, actor, redirect
-from operations.console.operator_actions import OperatorAction, execute
-from operations.console.order_search import OrderSearch, find_orders
+from operations.console.operator_actions import ActionFailed, OperatorAction, execute
+from operations.console.order_messages import add_release_form, send_nudge
 from operations.console.pages import Pages
 from operations.console.refunds import add_refund_form, is_refundable
 from operations.console.timeline import draw
 from operations.console.upstream import Unavailable, attempt, path
+from operations.order_actions.actions import BULK_ACTIONS, NUDGE, ORDER_ACTIONS, OrderAction, possible_actions
+from operations.order_actions.search import OrderSearch, find_orders, visible_to
+from operations.recovery.nudging import NotNudgeableError, pending_envelopes
+from operations.timeline.mentions import read_mentions
 from operations.timeline.records import read_records
+from operations.timeline.release import holds_something
 from operations.timeline.timeline import LANES, TimelineRecords, build_timeline, open_steps
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import show_items, show_particulars
@@ -27,57 +30,16 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.database import Document
-from shared.http import ProblemError, conflict, not_found
+from shared.http import conflict, not_found
 
 Text = Annotated[str, Query(max_length=300)]
 
 
-class OrderAction(NamedTuple):
-    """An action on an order, which the order service executes; `warning` describes its effects."""
+class Owed(NamedTuple):
+    """The messages that an order waits for answers to, and where they are sent; or why there are none."""
 
-    name: str
-    title: str
-    statuses: tuple[str, ...]
-    permission: Permission
-    warning: str
-
-
-ORDER_ACTIONS: Mapping[str, OrderAction] = {
-    action.name: action
-    for action in (
-        OrderAction(
-            "cancel",
-            "Cancel",
-            ("PENDING", "PROVISIONING"),
-            Permission.ORDERS_CANCEL,
-            "Stock and money are returned. Provisioning in progress stops after its current step. Your reason becomes "
-            "the failure reason of the order, which the customer may see.",
-        ),
-        OrderAction(
-            "deliver",
-            "Deliver",
-            ("CONFIRMED",),
-            Permission.ORDERS_FULFIL,
-            "The order is completed: its goods have left, and its stock is no longer reserved. This cannot be undone.",
-        ),
-        OrderAction(
-            "retry",
-            "Retry",
-            ("FAILED",),
-            Permission.ORDERS_DECIDE,
-            "What failed starts again: the provisioning, or the capture of the payment. Stock and money stay held "
-            "meanwhile.",
-        ),
-        OrderAction(
-            "refund",
-            "Refund",
-            ("FAILED",),
-            Permission.ORDERS_DECIDE,
-            "Stock and money are returned now. The order cannot be retried afterwards.",
-        ),
-    )
-}
-"""The actions on orders, by their name in the order service's path."""
+    messages: tuple[str, ...]
+    why_none: str = ""
 
 
 def create_orders(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
@@ -88,6 +50,7 @@ def create_orders(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     for order_action in ORDER_ACTIONS.values():
         _add_action(router, dependencies, pages, order_action)
     add_refund_form(router, dependencies, pages)
+    add_release_form(router, dependencies, pages)
     return router
 
 
@@ -116,11 +79,7 @@ def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             reason.strip(),
             bool(unsettled),
         )
-        if asked.customer and not caller.may(Permission.ORDERS_FULFIL):
-            # Whose name it is could be guessed, one letter after another.
-            raise ProblemError(
-                HTTPStatus.FORBIDDEN, f"Searching for a customer needs the permission {Permission.ORDERS_FULFIL}"
-            )
+        visible_to(asked, caller)
         found = await attempt(find_orders(dependencies.orders, asked, cursor), "MongoDB")
         if asked.number and not isinstance(found, Unavailable) and len(found.items) == 1:
             return RedirectResponse(path("orders", found.items[0]["_id"]), 303)
@@ -131,16 +90,27 @@ def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             more = "/orders?" + urlencode({**asked.parameters, "cursor": found.next_cursor})
         newest = "/orders?" + urlencode(asked.parameters) if cursor else None
         return pages.show(
-            request, "orders.html", search=asked, found=found, more=more, newest=newest, statuses=STATUSES
+            request,
+            "orders.html",
+            search=asked,
+            found=found,
+            more=more,
+            newest=newest,
+            statuses=STATUSES,
+            bulk_actions=BULK_ACTIONS,
         )
 
 
 def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
     async def show(request: Request, order_id: str, template: str, caller: Principal) -> Response:
-        records = await _records(dependencies, order_id)
+        client, prefix = dependencies.client, dependencies.prefix
+        records = await read_records(client, prefix, order_id)
+        actions = await list_actions(dependencies.operations, subject=order_id, limit=20)
+        mentions = [] if records.order else await read_mentions(client, prefix, records)
+        if not records.exist and not mentions and not actions.items:
+            raise not_found(f"Order {order_id}, or a record that names it,")
         order = records.order or {}
         steps = build_timeline(records)
-        actions = await list_actions(dependencies.operations, subject=order_id, limit=20)
         return pages.show(
             request,
             template,
@@ -152,7 +122,10 @@ def _add_order(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
             open_steps=open_steps(steps),
             lanes=LANES,
             participants=PARTICIPANTS,
-            order_actions=_possible_actions(records.order),
+            order_actions=possible_actions(records.order),
+            owed=_owed(records.order, dependencies),
+            mentions=mentions,
+            releasable=holds_something(records),
             is_refundable=is_refundable(records.order),
             actions=actions.items,
         )
@@ -176,8 +149,10 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
     async def ask(request: Request, order_id: str) -> Response:
         """Ask for confirmation and a reason."""
         records = await _records(dependencies, order_id)
-        if order_action not in _possible_actions(records.order):
-            raise conflict(f"An order that is {(records.order or {}).get('status')} cannot be {_PARTICIPLES[name]}")
+        if order_action not in possible_actions(records.order):
+            raise conflict(
+                f"An order that is {(records.order or {}).get('status')} cannot be {order_action.participle}"
+            )
         return pages.show(
             request,
             "order_action.html",
@@ -185,7 +160,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             order=records.order,
             why="",
             error=None,
-            needs_approval=_needs_approval(dependencies, name, records.order),
+            needs_approval=_needs_approval(dependencies, order_action, records.order),
         )
 
     @router.post(f"/orders/{{order_id}}/do/{name}")
@@ -193,12 +168,10 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
     async def act(request: Request, order_id: str, why: Annotated[Why, Form()]) -> Response:
         """Have the order service execute the action, log it, and show the order."""
         records = await _records(dependencies, order_id)
-        if _needs_approval(dependencies, name, records.order):
-            return await ask_for_approval(request, dependencies, action=f"order.{name}", subject=order_id, why=why)
-        body = {"reason": why} if name == "cancel" else None
-        action = OperatorAction(actor(request), why, f"order.{name}", order_id)
-        address = path("orders", order_id, name)
-        failed = await execute(dependencies, action, "POST", "order", address, body=body, done="accepted")
+        action = OperatorAction(actor(request), why, order_action.log_name, order_id)
+        if _needs_approval(dependencies, order_action, records.order):
+            return await ask_for_approval(request, dependencies, action=action.action, subject=order_id, why=why)
+        failed = await _execute(dependencies, order_action, action)
         if failed is None:
             return redirect(path("orders", order_id))
         records = await _records(dependencies, order_id)
@@ -208,6 +181,26 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         )
 
 
+async def _execute(
+    dependencies: ConsoleDependencies, order_action: OrderAction, action: OperatorAction
+) -> ActionFailed | None:
+    if order_action.name == NUDGE:
+        return await send_nudge(dependencies, action)
+    address, body = path("orders", action.subject, order_action.name), order_action.body(action.why)
+    return await execute(dependencies, action, "POST", "order", address, body=body, done="accepted")
+
+
+def _owed(order: Document | None, dependencies: ConsoleDependencies) -> Owed | None:
+    """Return what an unsettled order is owed, as its card shows it."""
+    if order is None or order.get("settled") is not False:
+        return None
+    try:
+        envelopes = pending_envelopes(order, dependencies.clock())
+    except NotNudgeableError as error:
+        return Owed((), str(error))
+    return Owed(tuple(f"{each.type} to {each.routing_key}" for each in envelopes))
+
+
 async def _records(dependencies: ConsoleDependencies, order_id: str) -> TimelineRecords:
     records = await read_records(dependencies.client, dependencies.prefix, order_id)
     if not records.exist:
@@ -215,18 +208,7 @@ async def _records(dependencies: ConsoleDependencies, order_id: str) -> Timeline
     return records
 
 
-_PARTICIPLES = {"cancel": "cancelled", "deliver": "delivered", "retry": "retried", "refund": "refunded"}
-
-
-def _needs_approval(dependencies: ConsoleDependencies, name: str, order: Document | None) -> bool:
-    """Return whether a second person has to approve the action; a delivery moves no money."""
-    return (
-        name != "deliver" and order is not None and dependencies.approval_policy.order_needs(order.get("totalAmount"))
-    )
-
-
-def _possible_actions(order: Document | None) -> list[OrderAction]:
-    """Return the actions that the order's state allows; the order service checks again."""
-    if order is None or order.get("compensating") or order.get("cancelRequested"):
-        return []
-    return [action for action in ORDER_ACTIONS.values() if order.get("status") in action.statuses]
+def _needs_approval(dependencies: ConsoleDependencies, action: OrderAction, order: Document | None) -> bool:
+    """Return whether a second person has to approve the action."""
+    total = (order or {}).get("totalAmount")
+    return action.moves_money and dependencies.approval_policy.order_needs(total)

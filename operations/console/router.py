@@ -7,6 +7,7 @@ from operations.console.action_log import create_log
 from operations.console.approvals import create_approvals
 from operations.console.assets import ASSETS
 from operations.console.audit import create_audit
+from operations.console.bulk import create_bulk
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.orders import create_orders
@@ -34,6 +35,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
     for create in (
         create_overview,
         create_orders,
+        create_bulk,
         create_stock,
         create_slots,
         create_packages,

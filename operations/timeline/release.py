@@ -4,10 +4,13 @@ A forged or foreign `order.created` reserves and charges without an order that c
 are published directly. Both are idempotent by the order id.
 """
 
-from operations.actions import ORDER_RELEASE, record_action
+from pymongo import AsyncMongoClient
+
+from operations.actions import ORDER_RELEASE, STARTED, record_action
 from operations.errors import UnreachableError
 from operations.reading.connection import open_bus, open_mongodb
 from operations.reading.participant_records import PARTICIPANT_RECORDS
+from operations.reading.publishing import publish_once, to_inboxes
 from operations.settings import Stack
 from operations.timeline.records import read_records
 from operations.timeline.timeline import TimelineRecords
@@ -16,10 +19,10 @@ from order_service.participants import PARTICIPANTS
 from shared.bus.publisher import Publisher
 from shared.clock import utc_now
 from shared.contracts.orders import DeliveryInstruction, PaymentInstruction
-from shared.errors import BusUnavailableError, RefusalError
+from shared.database import Database, Document
+from shared.errors import RefusalError
 from shared.services import CONSOLE
 
-STARTED = "started"
 COMMANDS = " and ".join(participant.undo_type.routing_key for participant in PARTICIPANTS)
 SENT = f"{COMMANDS} sent"
 NAME = "ordersaga-release"
@@ -44,33 +47,38 @@ def refuse_release(records: TimelineRecords) -> str | None:
     return None
 
 
+def holds_something(records: TimelineRecords) -> bool:
+    """Return whether a release for the order id is possible, and would return anything."""
+    held = (row for row in PARTICIPANT_RECORDS if row.participant.name in records.by_participant)
+    return records.order is None and any(not row.is_released(records.by_participant) for row in held)
+
+
 async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
-    """Publish the undo command of every participant for the order id, and log who did it and why.
+    """Release what is held for the order id; see `release_held`."""
+    async with open_mongodb(stack.mongodb_url, purpose="the release of an order", name=NAME) as client:
+        await release_held(client, stack.database_prefix, stack.amqp_url, order_id, by=by, why=why)
+
+
+async def release_held(
+    client: AsyncMongoClient[Document], prefix: str, amqp_url: str, order_id: str, *, by: str, why: str
+) -> None:
+    """Send the undo command of every participant for the order id, and log who did it and why.
 
     Raises NotReleasableError, and UnreachableError when a server does not answer; a repeat is safe.
     """
-    async with open_mongodb(stack.mongodb_url, purpose="the release of an order", name=NAME) as client:
-        records = await read_records(client, stack.database_prefix, order_id)
-        if reason := refuse_release(records):
-            raise NotReleasableError(reason)
-        operations = client[CONSOLE.database_in(stack.database_prefix)]
-        logged = {"by": by, "why": why, "action": ORDER_RELEASE, "subject": order_id}
-        await record_action(operations, **logged, outcome=STARTED)
-        try:
-            await _publish(stack.amqp_url, order_id)
-        except UnreachableError as error:
-            await record_action(operations, **logged, outcome=f"outcome unknown: {error}")
-            raise
-        await record_action(operations, **logged, outcome=SENT)
-
-
-async def _publish(amqp_url: str, order_id: str) -> None:
-    async with open_bus(amqp_url, None, name=NAME) as bus:
-        try:
-            order = _unknown_order(order_id)
-            await Publisher(bus).send([participant.undo(order) for participant in PARTICIPANTS])
-        except BusUnavailableError as error:
-            raise UnreachableError(f"RabbitMQ does not answer: {error}") from error
+    if reason := refuse_release(await read_records(client, prefix, order_id)):
+        raise NotReleasableError(reason)
+    operations: Database = client[CONSOLE.database_in(prefix)]
+    logged = {"by": by, "why": why, "action": ORDER_RELEASE, "subject": order_id}
+    await record_action(operations, **logged, outcome=STARTED)
+    order = _unknown_order(order_id)
+    try:
+        async with open_bus(amqp_url, None, name=NAME) as bus:
+            await publish_once(Publisher(bus), to_inboxes(participant.undo(order) for participant in PARTICIPANTS))
+    except UnreachableError as error:
+        await record_action(operations, **logged, outcome=f"outcome unknown: {error}")
+        raise
+    await record_action(operations, **logged, outcome=SENT)
 
 
 def _unknown_order(order_id: str) -> Order:

@@ -23,8 +23,10 @@ from operations.sign_in.links import SignInLinks
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
 from shared.database import Document
+from shared.topology import PAYMENT_INBOX
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.browser import run_browser
+from tests.support.buses import RabbitHarness
 from tests.support.consoles import (
     BASE,
     NO_SERVICES,
@@ -167,6 +169,26 @@ async def test_a_large_order_is_refunded_in_part_by_two(
     assert (path, caller) == ("orders/large/refunds", "anna")
     assert json.loads(body) == {"reason": "because", "amount": 12.5}
     assert (await the_request(dependencies))["status"] == "done"
+
+
+async def test_large_money_without_an_order_is_released_by_two(
+    dependencies: ConsoleDependencies, orders: OrderService, clean_broker: str
+) -> None:
+    paid = {"_id": "ghost", "status": "PROCESSED", "amount": 10_000, "currency": "USD"}
+    await dependencies.client[f"{dependencies.prefix}_payments"]["payments"].insert_one(paid)
+    async with (
+        signed_in(dependencies, ANNA) as anna,
+        signed_in(dependencies, BORIS) as boris,
+        RabbitHarness.open(clean_broker) as harness,
+    ):
+        assert "needs a second person" in (await anna.get("/orders/ghost/release")).text
+        assert (await anna.post("/orders/ghost/release", data=WHY)).headers["location"] == "/approvals"
+        await harness.take_from(PAYMENT_INBOX, 0)
+        await boris.post(f"/approvals/{(await the_request(dependencies))['_id']}/approve")
+        assert [message.type for message in await harness.take_from(PAYMENT_INBOX, 1)] == ["payment.refund"]
+    record = await the_request(dependencies)
+    assert (record["status"], record["outcome"]) == ("done", "stock.release and payment.refund sent")
+    assert orders.acts == []
 
 
 async def test_a_smaller_order_needs_nobody_else(dependencies: ConsoleDependencies, orders: OrderService) -> None:

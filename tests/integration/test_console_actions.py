@@ -9,6 +9,9 @@ import pytest
 
 from operations.actions import list_actions
 from operations.console import ConsoleDependencies
+from shared.database import Document
+from shared.topology import INVENTORY_INBOX, NOTIFICATION_INBOX, PAYMENT_INBOX
+from tests.support.buses import RabbitHarness
 from tests.support.consoles import BY_ADMIN, NO_SERVICES, console_dependencies, pages_of
 from tests.support.processes import Stack, run_stack
 
@@ -108,6 +111,72 @@ async def test_a_refund_in_part_from_the_form_is_made_once(
     assert "1 \N{MULTIPLICATION SIGN} p1" in text
     entries = (await list_actions(dependencies.operations, subject=order_id)).items
     assert {entry["action"] for entry in entries} == {"order.refund-part"}
+
+
+async def test_a_nudge_sends_an_order_again_what_its_card_says(
+    stack: Stack, dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    async with RabbitHarness.open(stack.amqp_url) as harness:
+        order_id = await stack.place()
+        page = f"/orders/{order_id}"
+        for inbox in (INVENTORY_INBOX, PAYMENT_INBOX, NOTIFICATION_INBOX):
+            await harness.take_from(inbox, 1)
+        card = (await pages.get(page)).text
+        assert "<code>order.created to inventory.inbox</code>, <code>order.created to payment.inbox</code>" in card
+        assert f'href="{page}/do/nudge"' in card
+        assert "Each service answers from its record" in (await pages.get(f"{page}/do/nudge")).text
+        done = await pages.post(f"{page}/do/nudge", data=REASON)
+        assert (done.status_code, done.headers["location"]) == (303, page)
+        for inbox in (INVENTORY_INBOX, PAYMENT_INBOX):
+            (message,) = await harness.take_from(inbox, 1)
+            assert (message.type, message.correlation_id) == ("order.created", order_id)
+        await harness.take_from(NOTIFICATION_INBOX, 0)
+    await dependencies.orders.update_one({"_id": order_id}, {"$set": {"status": "CANCELLED", "settled": True}})
+    assert "do/nudge" not in (await pages.get(page)).text
+    refused = await pages.post(f"{page}/do/nudge", data=REASON)
+    assert (refused.status_code, "it is CANCELLED and settled" in refused.text) == (409, True)
+    entries = (await list_actions(dependencies.operations, subject=order_id)).items
+    assert [(entry["by"], entry["action"], entry["outcome"]) for entry in reversed(entries)] == [
+        (BY_ADMIN, "order.nudge", "started"),
+        (BY_ADMIN, "order.nudge", "sent again: order.created"),
+    ]
+
+
+async def test_what_is_held_without_an_order_is_shown_and_released(
+    stack: Stack, dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    client, prefix, page = dependencies.client, dependencies.prefix, "/orders/ghost"
+    assert (await pages.get(page)).status_code == 404
+    await client[f"{prefix}_provisioning"]["addresses"].insert_one({"_id": "192.0.2.7", "orderId": "ghost"})
+    text = (await pages.get(page)).text
+    assert "192.0.2.7" in text
+    assert "/release" not in text
+    refused = await pages.get(f"{page}/release")
+    assert (refused.status_code, "nothing is held for order ghost" in refused.text) == (409, True)
+
+    items = [{"productId": "p1", "quantity": 3}]
+    reservation: Document = {"_id": "ghost", "status": "RESERVED", "items": items}
+    paid: Document = {"_id": "ghost", "status": "PROCESSED", "amount": 1234, "currency": "USD", "userId": "u7"}
+    records = (client[f"{prefix}_inventory"]["reservations"], client[f"{prefix}_payments"]["payments"])
+    for collection, record in zip(records, (reservation, paid), strict=True):
+        await collection.insert_one(record)
+    assert f'href="{page}/release"' in (await pages.get(page)).text
+    form = (await pages.get(f"{page}/release")).text
+    for said in ("3 of p1", "12.34 USD, of user u7", "stock RESERVED, payment PROCESSED"):
+        assert said in form
+    async with RabbitHarness.open(stack.amqp_url) as harness:
+        done = await pages.post(f"{page}/release", data=REASON)
+        assert (done.status_code, done.headers["location"]) == (303, page)
+        assert [m.type for m in await harness.take_from(INVENTORY_INBOX, 1)] == ["stock.release"]
+        assert [m.type for m in await harness.take_from(PAYMENT_INBOX, 1)] == ["payment.refund"]
+    entries = (await list_actions(dependencies.operations, subject="ghost")).items
+    assert [(entry["action"], entry["outcome"]) for entry in entries] == [
+        ("order.release", "stock.release and payment.refund sent"),
+        ("order.release", "started"),
+    ]
+    for collection, status in zip(records, ("RELEASED", "REFUNDED"), strict=True):
+        await collection.update_one({"_id": "ghost"}, {"$set": {"status": status}})
+    assert "/release" not in (await pages.get(page)).text
 
 
 async def _refunds(stack: Stack, order_id: str) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from operations import cli
 from operations.actions import list_actions
+from operations.approvals.policy import ApprovalPolicy
+from operations.approvals.records import ApprovalRecords
 from shared.database import Document
 from shared.topology import INVENTORY_INBOX, PAYMENT_INBOX
 from tests.support.buses import RabbitHarness
@@ -79,6 +81,16 @@ async def test_an_order_that_exists_and_one_that_holds_nothing_are_refused(made:
     await made.run("ghost", "--yes", status=2)
     await made.harness.take_from(INVENTORY_INBOX, 0)
     assert await made.log() == []
+
+
+async def test_as_much_money_as_needs_a_second_person_is_asked_for(made: Made) -> None:
+    await made.client[f"{made.prefix}_payments"]["payments"].update_one({"_id": "ghost"}, {"$set": {"amount": 500}})
+    await ApprovalRecords(made.client[f"{made.prefix}_operations"]).publish(ApprovalPolicy(500))
+    assert "ordersaga order release ghost" in await made.run("ghost", command="timeline")
+    asked = await made.run("ghost", "--why", "because", "--yes", status=1)
+    assert "nothing is done yet: order.release needs a second person" in asked
+    await made.harness.take_from(PAYMENT_INBOX, 0)
+    assert [entry[2:] for entry in await made.log()] == [("order.release", "ghost", "asked for a second person")]
 
 
 async def test_an_unreachable_broker_is_reported_and_logged(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

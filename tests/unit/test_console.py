@@ -10,10 +10,10 @@ import pytest
 from operations.console import wording
 from operations.console.bodies import MOST_EDITED, MOST_INDENTED, MOST_SHOWN, view
 from operations.console.figures import SAMPLE, percentile, summarize
-from operations.console.order_search import OrderSearch, query_of
 from operations.console.slots import slot_orders
 from operations.console.stock import stock_rows
 from operations.console.upstream import path
+from operations.order_actions.search import OrderSearch, query_of
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 

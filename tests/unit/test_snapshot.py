@@ -8,7 +8,7 @@ import pytest
 
 from order_service.new_order import NewOrder
 from order_service.order import Order, Refund, RefundStatus, Status
-from order_service.orders import NewRecord, _new_document, from_document
+from order_service.orders import NewRecord, from_document, new_document
 from order_service.particulars import documents_of
 from order_service.saga import SAGA
 from order_service.snapshot import snapshot
@@ -59,7 +59,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_a_snapshot_is_what_the_api_shows_without_history_and_person(order: Order) -> None:
-    document = _new_document(NewRecord(order, None, documents_of(WITH_PARTICULARS)))
+    document = new_document(NewRecord(order, None, documents_of(WITH_PARTICULARS)))
     shown = show(document, personal=False)
     for left_out in ("history", "metadata"):
         del shown[left_out]
@@ -70,7 +70,7 @@ def test_a_snapshot_is_what_the_api_shows_without_history_and_person(order: Orde
 
 def test_a_new_order_is_shown_to_its_caller_as_it_is_stored() -> None:
     record = NewRecord(an_order(delivery=DeliveryInstruction(slot="auto")), None, documents_of(WITH_PARTICULARS))
-    assert show_new(record) == show(_new_document(record), personal=True)
+    assert show_new(record) == show(new_document(record), personal=True)
 
 
 def test_news_carry_the_order_as_it_is_after_the_transition() -> None:

@@ -1,0 +1,224 @@
+"""The commands `ordersaga orders cancel`, `retry`, `refund`, `nudge` and `resume`."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+import uvloop
+
+from operations.commands.operator import current_operator
+from operations.commands.order import LONGEST_REASON
+from operations.commands.orders.display import follow, show_results, totals_in_words
+from operations.commands.orders.options import (
+    All,
+    AsJson,
+    Code,
+    Ids,
+    Owner,
+    Product,
+    Reason,
+    Since,
+    StatusOption,
+    Stuck,
+    Unsettled,
+    Until,
+    User,
+    Why,
+    Yes,
+    build_search,
+)
+from operations.commands.orders.session import connect
+from operations.commands.permission import NotPermittedError, require_permission
+from operations.commands.target import chosen_stack
+from operations.commands.terminal import counted, print_error
+from operations.console import ConsoleDependencies
+from operations.console.bulk_executor import DEFAULT_RATE, BulkExecutor
+from operations.order_actions.actions import ORDER_ACTIONS, OrderAction
+from operations.order_actions.bulk import BY_COMMAND, DONE, RUNNING, BulkActions
+from operations.order_actions.search import OrderSearch, query_of, total_orders
+from operations.settings import Stack
+from operations.sign_in.person import Person
+from shared.access.permissions import Role
+from shared.database import Collection, Document
+
+Rate = Annotated[float, typer.Option("--rate", min=0.1, max=1000, help="Orders per second.")]
+
+T = TypeVar("T")
+
+
+_EXIT_STATUS = (
+    "Exit status 0 if every order is done, 1 if one failed or waits for a second person, if there is none or it is not "
+    "confirmed, 2 for wrong usage, 3 if a server cannot be reached: run the same command again then, it continues."
+)
+
+
+def action_command(name: str, description: str) -> Callable[..., None]:
+    """Return the command that takes the action of this name on the orders that its options select."""
+
+    def command(
+        ids: Ids = None,
+        all_orders: All = False,
+        status: StatusOption = None,
+        reason: Reason = None,
+        code: Code = None,
+        unsettled: Unsettled = False,
+        stuck: Stuck = False,
+        user: User = None,
+        owner: Owner = None,
+        product: Product = None,
+        since: Since = None,
+        until: Until = None,
+        rate: Rate = DEFAULT_RATE,
+        why: Why = None,
+        yes: Yes = False,
+        as_json_document: AsJson = False,
+    ) -> None:
+        _act(name, locals())
+
+    command.__doc__ = f"{description}\n\n{_EXIT_STATUS}"
+    return command
+
+
+def resume(
+    bulk_id: Annotated[str, typer.Argument(metavar="ID", help="Id that the interrupted command printed.")],
+    as_json_document: AsJson = False,
+) -> None:
+    """Continue an interrupted action on many orders, and show the result of each; of one that has ended, show it.
+
+    Exit status 0 if every order is accepted, 1 if not or if the id is unknown, 3 if a server cannot be reached.
+    """
+
+    async def work(stack: Stack, dependencies: ConsoleDependencies) -> bool:
+        bulk = await BulkActions(dependencies.operations).find(bulk_id)
+        if bulk is None:
+            raise NothingToDoError(f"there is no action on many orders with the id {bulk_id}")
+        return await _run(stack, dependencies, bulk, as_json_document)
+
+    _connected(work)
+
+
+class NothingToDoError(Exception):
+    """There is no order to act on, or no such action; the message is for the operator."""
+
+
+def _act(name: str, given: dict[str, Any]) -> None:
+    """Take an action on the orders that the options select, after confirmation; exit with status 1 if any failed."""
+    action, search = ORDER_ACTIONS[name], build_search(given)
+    if (search != OrderSearch()) == given["all_orders"]:
+        raise typer.BadParameter("give ids, filters or --all (but not --all with others)")
+    if given["as_json_document"] and not given["yes"]:
+        raise typer.BadParameter("--json does not prompt: add --yes")
+    if given["why"] is None and given["yes"]:
+        raise typer.BadParameter("required with --yes", param_hint="--why")
+    # As it was typed: `--since 2h` means another time when the command is run again.
+    options = ("ids", "all_orders", *(name for name in _FILTERS))
+    selection = {option: given[option] for option in options if given[option]}
+
+    async def work(stack: Stack, dependencies: ConsoleDependencies) -> bool:
+        await require_permission(stack, action.permission, f"`orders {name}`")
+        records = BulkActions(dependencies.operations)
+        bulk = await _interrupted(records, action, selection, yes=given["yes"])
+        if bulk is None:
+            query = _query(action, search)
+            reason = await _confirm(dependencies.orders, action, search, query, given)
+            bulk = await records.start(
+                _selected(dependencies.orders, query, search.ids),
+                person=_person(),
+                why=reason,
+                action=name,
+                selection=selection,
+                rate=given["rate"],
+                via=BY_COMMAND,
+            )
+        return await _run(stack, dependencies, bulk, given["as_json_document"])
+
+    _connected(work)
+
+
+_FILTERS = ("status", "reason", "code", "unsettled", "stuck", "user", "owner", "product", "since", "until")
+
+
+def _connected(work: Callable[[Stack, ConsoleDependencies], Awaitable[bool]]) -> None:
+    """Connect to the stack, do the work, and end with exit status 1 unless all of it is done."""
+
+    async def connected() -> bool:
+        stack = chosen_stack()
+        async with connect(stack) as dependencies:
+            return await work(stack, dependencies)
+
+    try:
+        done = uvloop.run(connected())
+    except (NothingToDoError, NotPermittedError) as error:
+        print_error(str(error))
+        raise typer.Exit(1) from None
+    if not done:
+        raise typer.Exit(1)
+
+
+async def _run(stack: Stack, dependencies: ConsoleDependencies, bulk: Document, as_json_document: bool) -> bool:
+    """Act on the orders that have no result, show all results, and return whether every order is done."""
+    records = BulkActions(dependencies.operations)
+    if bulk["status"] == RUNNING:
+        await require_permission(stack, ORDER_ACTIONS[bulk["action"]].permission, f"`orders {bulk['action']}`")
+        again = f"`ordersaga orders resume {bulk['_id']}` continues it if this is interrupted"
+        typer.echo(f"action {bulk['_id']} on {counted(bulk['total'], 'orders')}; {again}", err=True)
+        await follow(bulk, await records.outcomes(bulk["_id"]), BulkExecutor(dependencies).run)
+    await show_results(records, bulk, as_json_document=as_json_document)
+    return (await records.outcomes(bulk["_id"]))[DONE] == int(bulk["total"])
+
+
+async def _interrupted(records: BulkActions, action: OrderAction, selection: Document, *, yes: bool) -> Document | None:
+    """Return the interrupted action of the same command, to continue it; None if there is none, or it is declined."""
+    for bulk in await records.unfinished(BY_COMMAND):
+        if (bulk["action"], bulk["selection"]) != (action.name, selection):
+            continue
+        done = (await records.outcomes(bulk["_id"])).total()
+        question = f"The same action was interrupted after {done:,} of {bulk['total']:,} orders. Continue it?"
+        if yes or typer.confirm(question, default=True, err=True):
+            return bulk
+    return None
+
+
+def _query(action: OrderAction, search: OrderSearch) -> Document:
+    """Return the orders to act on: those for which the action is possible, and whatever is named by its id."""
+    return query_of(search) if search.ids else {"$and": [query_of(search), action.query]}
+
+
+async def _confirm(
+    orders: Collection, action: OrderAction, search: OrderSearch, query: Document, given: dict[str, Any]
+) -> str:
+    """Say how many orders, customers and how much money it is about, ask, and return the reason.
+
+    Raises NothingToDoError if no order is selected.
+    """
+    totals = await total_orders(orders, query)
+    if not totals.orders and not search.ids:
+        matching = (await total_orders(orders, query_of(search))).orders
+        if not matching:
+            raise NothingToDoError(f"no order matches that could be {action.participle}")
+        raise NothingToDoError(f"{counted(matching, 'orders')} match, and none of them can be {action.participle}")
+    words = totals_in_words(totals)
+    typer.echo(f"{action.title} {words}: {action.warning}", err=True)
+    if not given["yes"] and not typer.confirm(f"{action.title} {words}?", err=True):
+        raise typer.Exit(1)
+    reason = (given["why"] if given["why"] is not None else typer.prompt("Reason", err=True)).strip()
+    if not 1 <= len(reason) <= LONGEST_REASON:
+        raise typer.BadParameter(f"has {len(reason)} characters; 1 to {LONGEST_REASON} are allowed", param_hint="--why")
+    return str(reason)
+
+
+async def _selected(orders: Collection, query: Document, ids: tuple[str, ...]) -> AsyncIterator[Document]:
+    """Yield the selected orders, the oldest first, then the ids that no order has, so that each has a result."""
+    unknown = dict.fromkeys(ids)
+    fields = {"userId": True, "totalAmount": True, "currency": True}
+    async for order in orders.find(query, fields).sort([("createdAt", 1), ("_id", 1)]):
+        unknown.pop(order["_id"], None)
+        yield order
+    for order_id in unknown:
+        yield {"_id": order_id}
+
+
+def _person() -> Person:
+    """Return the operator: the command line reaches the database itself, so its user may do everything."""
+    name = current_operator()
+    return Person(name, name, frozenset({Role.ADMIN}))

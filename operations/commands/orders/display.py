@@ -1,0 +1,82 @@
+"""Shows actions on many orders: what they are about, their progress, and the result of each order."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from operations.commands.terminal import counted, foreign, open_console, print_json
+from operations.console.bulk_executor import Progress as OnProgress
+from operations.order_actions.bulk import DONE, FAILED, WAITING, BulkActions
+from operations.order_actions.search import OrderTotals
+from shared.database import Document
+from shared.money import to_json_number
+
+STYLES: Mapping[str | None, str] = {DONE: "[green]✓[/]", WAITING: "[yellow]…[/]", FAILED: "[red]✗[/]", None: "?"}
+
+
+def totals_in_words(totals: OrderTotals) -> str:
+    """Return what an action is about, such as "4 orders of 3 customers, 120.00 USD"."""
+    about = f"{counted(totals.orders, 'orders')} of {counted(totals.customers, 'customers')}"
+    return ", ".join([about, *(f"{money(amount)} {currency}".strip() for currency, amount in totals.amounts.items())])
+
+
+def money(amount: int) -> str:
+    """Return minor units as an amount."""
+    return f"{to_json_number(amount):,.2f}"
+
+
+async def follow(
+    bulk: Document, outcomes: Counter[str], run: Callable[[Document, OnProgress], Awaitable[None]]
+) -> None:
+    """Run an action with a progress bar, where there is a terminal."""
+    console = open_console(stderr=True)
+    columns = (TextColumn(bulk["action"]), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("orders", total=bulk["total"], completed=outcomes.total())
+        await run(bulk, lambda _: progress.advance(task))
+
+
+async def show_results(records: BulkActions, bulk: Document, *, as_json_document: bool) -> None:
+    """Print the result of each order, and how many there are of each outcome."""
+    items = await records.results(bulk["_id"])
+    outcomes = Counter(str(item.get("outcome") or "open") for item in items)
+    if as_json_document:
+        print_json(_as_json(bulk, items, outcomes))
+        return
+    console = open_console(highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for item in items:
+        amount = item.get("totalAmount")
+        table.add_row(
+            STYLES[item.get("outcome")],
+            foreign(item["orderId"]),
+            f"{money(amount)} {foreign(item.get('currency') or '')}" if amount is not None else "",
+            foreign(item.get("userId") or ""),
+            foreign(item.get("detail") or "no result yet"),
+        )
+    console.print(table)
+    console.print(", ".join(f"{number:,} {outcome}" for outcome, number in sorted(outcomes.items())) or "no orders")
+
+
+def _as_json(bulk: Document, items: list[Document], outcomes: Counter[str]) -> dict[str, Any]:
+    return {
+        "id": bulk["_id"],
+        "action": bulk["action"],
+        "why": bulk["why"],
+        "total": bulk["total"],
+        **{outcome: outcomes[outcome] for outcome in (DONE, WAITING, FAILED, "open")},
+        "orders": [
+            {
+                "orderId": item["orderId"],
+                "userId": item.get("userId"),
+                "totalAmount": None if item.get("totalAmount") is None else to_json_number(item["totalAmount"]),
+                "currency": item.get("currency"),
+                "outcome": item.get("outcome"),
+                "detail": item.get("detail"),
+            }
+            for item in items
+        ],
+    }

@@ -1,0 +1,153 @@
+"""The records of an action on many orders: which orders, and the result of each.
+
+The orders are chosen once, at the start. A process claims one at a time, notes how often the order's history has the
+action, acts, and records the result. If the process ends in between, the next one claims the order again after a while,
+and sees from the order's history whether the action was taken.
+
+    open ──▶ claimed ──▶ done, waiting for a second person, or failed
+              │   ▲
+              └───┘ after CLAIM_VALID_FOR: the process that claimed it has ended
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterable, Sequence
+from datetime import timedelta
+from uuid import uuid4
+
+from pymongo import ASCENDING, DESCENDING, ReturnDocument
+
+from operations.order_actions.schema import BULK_ACTION_ORDERS, BULK_ACTIONS
+from operations.sign_in.person import Person
+from shared import database
+from shared.clock import Clock, utc_now
+from shared.database import Database, Document
+
+CLAIM_VALID_FOR = timedelta(seconds=30)
+"""Longer than one attempt on an order takes: after it, the process that claimed the order has ended."""
+
+PAGE = 500
+"""Orders that are recorded at once."""
+
+RUNNING, ENDED = "running", "ended"
+DONE, WAITING, FAILED = "done", "waiting", "failed"
+
+BY_COMMAND, BY_CONSOLE = "command", "console"
+"""What continues the action if its process ends: the same command, or any console."""
+
+
+class BulkActions:
+    """The operations on the records; methods let the driver's errors out."""
+
+    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._bulk = database[BULK_ACTIONS]
+        self._orders = database[BULK_ACTION_ORDERS]
+        self._clock = clock
+
+    async def start(
+        self,
+        orders: AsyncIterable[Document],
+        *,
+        person: Person,
+        why: str,
+        action: str,
+        selection: Document,
+        rate: float,
+        via: str,
+    ) -> Document:
+        """Record the action on these orders, and return its record; `selection` is how they were chosen.
+
+        The record comes last: without it, an interrupted start has no effect.
+        """
+        bulk_id, total, page = uuid4().hex[:16], 0, list[Document]()
+        async for order in orders:
+            page.append(_item(bulk_id, total, order))
+            total += 1
+            if len(page) == PAGE:
+                await self._orders.insert_many(page)
+                page = []
+        if page:
+            await self._orders.insert_many(page)
+        record: Document = {
+            "_id": bulk_id,
+            "at": self._clock(),
+            "by": person.as_document(),
+            "why": why,
+            "action": action,
+            "selection": selection,
+            "rate": rate,
+            "via": via,
+            "total": total,
+            "status": RUNNING,
+        }
+        await self._bulk.insert_one(record)
+        return record
+
+    async def find(self, bulk_id: str) -> Document | None:
+        """Return a record."""
+        return await self._bulk.find_one({"_id": bulk_id})
+
+    async def unfinished(self, via: str) -> list[Document]:
+        """Return the records of the actions that have not ended, the oldest first."""
+        return await self._bulk.find({"status": RUNNING, "via": via}, sort=[("at", ASCENDING)]).to_list(None)
+
+    async def newest(self, limit: int) -> list[Document]:
+        """Return the newest records."""
+        return await self._bulk.find(sort=[("at", DESCENDING)], limit=limit).to_list(None)
+
+    async def claim(self, bulk_id: str) -> Document | None:
+        """Return an order to act on, which no other process has claimed; None if there is none at the moment.
+
+        Those that a process claimed and left come last, so that one order cannot hold up the others.
+        """
+        now = self._clock()
+        free: Document = {"bulk": bulk_id, "outcome": None}
+        for claimed in ({"claimedAt": None}, {"claimedAt": {"$lte": now - CLAIM_VALID_FOR}}):
+            async for candidate in self._orders.find(free | claimed, {"_id": True}, sort=[("claimedAt", ASCENDING)]):
+                # A sharded collection needs the `_id` for this.
+                query = {"_id": candidate["_id"]} | free | claimed
+                taken = await self._orders.find_one_and_update(
+                    query, {"$set": {"claimedAt": now}}, return_document=ReturnDocument.AFTER
+                )
+                if taken is not None:
+                    return taken
+        return None
+
+    async def note(self, item: Document, before: int) -> None:
+        """Note how often the order's history had the action before it is taken."""
+        await self._orders.update_one({"_id": item["_id"]}, {"$set": {"before": before}})
+
+    async def record(self, item: Document, outcome: str, detail: str) -> None:
+        """Record the result of an order, once."""
+        result = {"outcome": outcome, "detail": detail, "doneAt": self._clock()}
+        await self._orders.update_one({"_id": item["_id"], "outcome": None}, {"$set": result})
+
+    async def end_if_done(self, bulk_id: str) -> bool:
+        """Record that the action has ended if every order has a result; return whether it has."""
+        if await self._orders.find_one({"bulk": bulk_id, "outcome": None}, {"_id": True}) is not None:
+            return False
+        await self._bulk.update_one(
+            {"_id": bulk_id, "status": RUNNING}, {"$set": {"status": ENDED, "endedAt": self._clock()}}
+        )
+        return True
+
+    async def outcomes(self, bulk_id: str) -> Counter[str]:
+        """Count the orders by outcome; those without one are not among them."""
+        pipeline = [
+            {"$match": {"bulk": bulk_id, "outcome": {"$in": [DONE, WAITING, FAILED]}}},
+            {"$group": {"_id": "$outcome", "orders": {"$sum": 1}}},
+        ]
+        return Counter({row["_id"]: row["orders"] async for row in database.aggregate(self._orders, pipeline)})
+
+    async def results(
+        self, bulk_id: str, *, outcomes: Sequence[str] = (), after: int = -1, limit: int = 0
+    ) -> list[Document]:
+        """Return the orders of an action in the order in which they were chosen; no limit is 0."""
+        query: Document = {"bulk": bulk_id, "position": {"$gt": after}}
+        if outcomes:
+            query["outcome"] = {"$in": list(outcomes)}
+        return await self._orders.find(query, sort=[("position", ASCENDING)], limit=limit).to_list(None)
+
+
+def _item(bulk_id: str, position: int, order: Document) -> Document:
+    copied = {name: order.get(name) for name in ("userId", "totalAmount", "currency")}
+    return {"_id": f"{bulk_id}:{order['_id']}", "bulk": bulk_id, "position": position, "orderId": order["_id"]} | copied

@@ -1,0 +1,203 @@
+"""Finds orders by id, number, person, user, status, failure, product and time, newest first, a page at a time."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from pymongo import DESCENDING
+
+from order_service.order import Status
+from order_service.order_number import ids_of
+from order_service.particulars import PARTICULARS, PERSONAL, words_of
+from shared import database
+from shared.access.permissions import Permission
+from shared.access.principal import Principal
+from shared.database import Collection, Document
+from shared.http import ProblemError, invalid
+from shared.paging import read_cursor, write_cursor
+
+PAGE = 50
+
+STUCK_AFTER = timedelta(minutes=5)
+"""An order that waits for an answer for longer than this is stuck: the usual answer takes less than a second."""
+
+MOST_COUNTED = 10_000
+"""Orders up to which a list is counted; beyond, it has that many or more."""
+
+
+class OrderSearch(NamedTuple):
+    """The criteria of a search; an empty one matches everything.
+
+    Ids, reasons and the words of a customer's name or e-mail address match by prefix. `stuck_at` asks for
+    the orders that are stuck at that time.
+    """
+
+    order_id: str = ""
+    number: str = ""
+    customer: str = ""
+    user: str = ""
+    status: str = ""
+    reason: str = ""
+    open: bool = False
+    ids: tuple[str, ...] = ()
+    statuses: tuple[str, ...] = ()
+    code: str = ""
+    owner: str = ""
+    product: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    stuck_at: datetime | None = None
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The query parameters of a search in the console."""
+        found = {
+            "id": self.order_id,
+            "number": self.number,
+            "customer": self.customer,
+            "user": self.user,
+            "status": self.status,
+            "reason": self.reason,
+        }
+        return {name: value for name, value in found.items() if value} | ({"open": "1"} if self.open else {})
+
+
+def search_of(parameters: Mapping[str, str]) -> OrderSearch:
+    """Return the search that these query parameters of the console describe."""
+    given = {name: value.strip() for name, value in parameters.items()}
+    return OrderSearch(
+        order_id=given.get("id", ""),
+        number=given.get("number", ""),
+        customer=given.get("customer", ""),
+        user=given.get("user", ""),
+        status=given.get("status", ""),
+        reason=given.get("reason", ""),
+        open=bool(given.get("open")),
+    )
+
+
+def visible_to(search: OrderSearch, caller: Principal) -> OrderSearch:
+    """Return the search. Raises the 403 problem if it is for a customer, whom the caller may not search for."""
+    needed = Permission.ORDERS_FULFIL
+    if search.customer and not caller.may(needed):
+        # Whose name it is could be guessed, one letter after another.
+        raise ProblemError(HTTPStatus.FORBIDDEN, f"Searching for a customer needs the permission {needed}")
+    return search
+
+
+class OrderPage(NamedTuple):
+    """A page of orders, and the cursor of the next page (None on the last one)."""
+
+    items: list[Document]
+    next_cursor: str | None
+
+
+class OrderTotals(NamedTuple):
+    """The number of orders, of their customers, and what they cost, in minor units by currency."""
+
+    orders: int
+    customers: int
+    amounts: Mapping[str, int]
+
+
+async def find_orders(
+    orders: Collection, search: OrderSearch, cursor: str | None = None, *, limit: int = PAGE
+) -> OrderPage:
+    """Return a page of orders. Raises the 422 problem for a wrong cursor or number; lets the driver's errors out."""
+    query = query_of(search)
+    if cursor:
+        milliseconds, order_id = read_cursor(cursor, (int, str))
+        at = _time(milliseconds)
+        after = {"$or": [{"createdAt": {"$lt": at}}, {"createdAt": at, "_id": {"$lt": order_id}}]}
+        query["$and"] = [*query.get("$and", ()), after]
+    by_time = [("createdAt", DESCENDING), ("_id", DESCENDING)]
+    found = (
+        await orders.find(query, {"history": False, PARTICULARS: False}).sort(by_time).limit(limit + 1).to_list(None)
+    )
+    page = found[:limit]
+    if len(found) <= limit:
+        return OrderPage(page, None)
+    last = page[-1]
+    return OrderPage(page, write_cursor([round(last["createdAt"].timestamp() * 1000), last["_id"]]))
+
+
+async def count_orders(orders: Collection, search: OrderSearch) -> int:
+    """Count the orders of a search, up to MOST_COUNTED."""
+    return await orders.count_documents(query_of(search), limit=MOST_COUNTED)
+
+
+async def total_orders(orders: Collection, query: Document) -> OrderTotals:
+    """Add up the orders of a query."""
+    group = {
+        "_id": {"user": "$userId", "currency": "$currency"},
+        "orders": {"$sum": 1},
+        "amount": {"$sum": "$totalAmount"},
+    }
+    number, users, amounts = 0, set(), dict[str, int]()
+    async for row in database.aggregate(orders, [{"$match": query}, {"$group": group}]):
+        number += row["orders"]
+        users.add(row["_id"].get("user"))
+        currency = str(row["_id"].get("currency") or "")
+        amounts[currency] = amounts.get(currency, 0) + row["amount"]
+    return OrderTotals(number, len(users), dict(sorted(amounts.items())))
+
+
+def query_of(search: OrderSearch) -> dict[str, Any]:
+    """Return a query that an index serves: the indexes begin with the status, the user or a word of the person.
+
+    Raises the 422 problem for a text that is no order number.
+    """
+    query: dict[str, Any] = {"status": search.status or {"$in": [str(status) for status in search.statuses or Status]}}
+    if search.order_id:
+        query["_id"] = _begins_with(search.order_id)
+    if search.number:
+        query.setdefault("_id", {}).update(_with_number(search.number))
+    if search.ids:
+        query.setdefault("_id", {}).update({"$in": list(search.ids)})
+    if search.customer:
+        query[f"{PERSONAL}.words"] = {"$all": [_pattern(word) for word in words_of(search.customer)]}
+    if search.reason:
+        query["failureReason"] = _begins_with(search.reason)
+    exact = {"userId": search.user, "ownerId": search.owner, "failureCode": search.code}
+    query |= {name: value for name, value in exact.items() if value}
+    if search.product:
+        query["items.productId"] = search.product
+    if search.open:
+        query["settled"] = False
+    if search.since or search.until:
+        placed = {"$gte": search.since, "$lt": search.until}
+        query["createdAt"] = {operator: at for operator, at in placed.items() if at}
+    if search.stuck_at:
+        query |= stuck(search.stuck_at)
+    return query
+
+
+def stuck(now: datetime) -> Document:
+    """Return the condition of the orders that wait for an answer for too long; not for a decision."""
+    waits = {"$or": [{"status": {"$ne": Status.FAILED.value}}, {"compensating": True}]}
+    return {"settled": False, "updatedAt": {"$lt": now - STUCK_AFTER}, "$and": [waits]}
+
+
+def _begins_with(text: str) -> dict[str, Any]:
+    return {"$regex": f"^{re.escape(text)}"}
+
+
+def _pattern(word: str) -> "re.Pattern[str]":
+    return re.compile(f"^{re.escape(word)}")
+
+
+def _with_number(number: str) -> dict[str, Any]:
+    try:
+        first, last = ids_of(number)
+    except ValueError as error:
+        raise invalid(("number", str(error))) from None
+    return {"$gte": first, "$lte": last}
+
+
+def _time(milliseconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise invalid(("cursor", "is not a nextCursor of this list")) from None
