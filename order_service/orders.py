@@ -373,6 +373,7 @@ def stored_items(order: Order) -> list[Document]:
 
 
 def new_document(record: NewRecord) -> Document:
+    """Return the document of a new order, with the first line of its history."""
     order = record.order
     first = HistoryEntry(order.created_at, "order.created", order.status)
     document = {
