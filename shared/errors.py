@@ -45,6 +45,7 @@
     │   ├── InvalidBodyError                   an edited dead letter would not be a valid message
     │   ├── NotDecidableError                  an act that needs a second person cannot be decided by this one, or now
     │   ├── NotReleasableError                 what an order holds must not be released by hand
+    │   ├── NotNudgeableError                  an order is owed nothing that could be sent again
     │   └── UncorrectableError                 an account has an error that no correction can fix
     ├── OwnershipLostError                 another worker has taken the work over: this one stops
     │   ├── JobClaimLostError                  the job of an order
@@ -80,6 +81,7 @@
         │   └── UnreadableError                    the content of a file is not as it was written
         ├── StepFailedError                    a step of the smoke test failed
         ├── NotPermittedError                  the key of a command does not grant what it needs
+        ├── NothingToDoError                   no order matches that the action is possible for
         ├── NoEventStreamError                 the broker has no stream of events, or does not let this user read it
         ├── ExportFormatError                  the library that writes this format is not installed
         ├── LinkRefusedError                   the console does not create a link that signs a person in

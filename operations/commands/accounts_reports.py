@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 def trial_balance(
     until: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="As of this time, exclusive; now by default.")
+        str | None, typer.Option("--to", metavar="TIME", help="As of this time, exclusive.", show_default="now")
     ] = None,
     as_json_document: AsJson = False,
 ) -> None:
@@ -44,8 +44,13 @@ def trial_balance(
 
 
 def income(
-    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Start of the period.")] = None,
-    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Start of the period.", show_default="the first movement"),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.", show_default="now")
+    ] = None,
     as_json_document: AsJson = False,
 ) -> None:
     """Show the income of a period: what was earned, less refunds and bank fees, by currency and operation.

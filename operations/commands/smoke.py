@@ -26,9 +26,12 @@ ACTION = "smoke"
 def smoke(
     within: Annotated[float, typer.Option("--within", min=1, help="Seconds that an order may take.")] = 60,
     server: Annotated[
-        str | None, typer.Option("--server", metavar="PRODUCT", help="Also buy this server, which costs money.")
+        str | None,
+        typer.Option(
+            "--server", metavar="PRODUCT", help="Also buy this server, which costs money.", show_default="none"
+        ),
     ] = None,
-    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.")] = "",
+    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.", show_default="none")] = "",
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check a stack after a deployment: do one of everything, undo it, and say what was done.

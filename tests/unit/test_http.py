@@ -415,10 +415,10 @@ async def test_while_there_is_a_reason_all_but_health_and_documentation_is_refus
 
 async def test_readiness_names_what_is_down(client: httpx.AsyncClient, server: Server) -> None:
     assert (await client.get("/readyz")).json() == {"status": "ready"}
-    server.down = {"mongodb": "no primary", "rabbitmq": "no connection"}
+    server.down = {"mongodb": "it has no primary at the moment", "rabbitmq": "no connection"}
     answer = problem(await client.get("/readyz"), 503)
     assert answer["down"] == server.down
-    assert answer["detail"] == "mongodb: no primary; rabbitmq: no connection"
+    assert answer["detail"] == "mongodb: it has no primary at the moment; rabbitmq: no connection"
     assert (await client.get("/healthz")).status_code == 200
 
 
@@ -426,12 +426,12 @@ async def test_a_degraded_process_is_ready_and_says_what_is_away_since_when(
     client: httpx.AsyncClient, server: Server
 ) -> None:
     since = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
-    server.outages = {"mongodb": Outage("no primary", since, 0)}
+    server.outages = {"mongodb": Outage("it has no primary at the moment", since, 0)}
     answer = await client.get("/readyz")
     assert answer.status_code == 200
-    told = {"down": {"mongodb": "no primary"}, "since": {"mongodb": "2026-01-31T09:30:00.000Z"}}
+    told = {"down": {"mongodb": "it has no primary at the moment"}, "since": {"mongodb": "2026-01-31T09:30:00.000Z"}}
     assert answer.json() == {"status": "degraded", **told}
-    server.down = {"mongodb": "no primary"}
+    server.down = {"mongodb": "it has no primary at the moment"}
     assert problem(await client.get("/readyz"), 503).items() >= told.items()
 
 

@@ -48,7 +48,12 @@ def preview_letters(
     group: GroupId = None,
     body: Annotated[
         str | None,
-        typer.Option("--body", metavar="FILE", help="Preview an edit of one letter; - reads the body from stdin."),
+        typer.Option(
+            "--body",
+            metavar="FILE",
+            help="Preview an edit of one letter; - reads the body from stdin.",
+            show_default="the body as it is",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, max=1000, help="Maximum number of letters listed.")] = 20,
     as_json_document: AsJson = False,

@@ -33,6 +33,7 @@ from operations.commands.target import chosen_stack
 from operations.commands.terminal import counted, print_error
 from operations.console import ConsoleDependencies
 from operations.console.bulk_executor import DEFAULT_RATE, BulkExecutor
+from operations.errors import CommandError
 from operations.order_actions.actions import ORDER_ACTIONS, OrderAction
 from operations.order_actions.bulk import BY_COMMAND, DONE, RUNNING, BulkActions
 from operations.order_actions.search import OrderSearch, query_of, total_orders
@@ -97,7 +98,7 @@ def resume(
     _connected(work)
 
 
-class NothingToDoError(Exception):
+class NothingToDoError(CommandError):
     """There is no order to act on, or no such action; the message is for the operator."""
 
 

@@ -60,7 +60,10 @@ def list_orders(
     since: Since = None,
     until: Until = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of orders.")] = 20,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="Cursor that the previous page printed.")] = None,
+    cursor: Annotated[
+        str | None,
+        typer.Option("--cursor", help="Cursor that the previous page printed.", show_default="the first page"),
+    ] = None,
     as_json_document: AsJson = False,
 ) -> None:
     """List orders, newest first, as the order service has recorded them.

@@ -10,24 +10,35 @@ from operations.order_actions.search import OrderSearch
 from order_service.order import Status
 from shared.clock import utc_now
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ORDER]...", help="Ids of orders.", show_default=False)]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ORDER]...", help="Ids of orders.", show_default="all that match")
+]
 All = Annotated[bool, typer.Option("--all", help="Select all orders for which the action is possible.")]
 StatusOption = Annotated[
-    str | None, typer.Option("--status", help=f"Statuses separated by commas: {', '.join(Status)}.")
+    str | None, typer.Option("--status", help=f"Statuses separated by commas: {', '.join(Status)}.", show_default="any")
 ]
-Reason = Annotated[str | None, typer.Option("--reason", help="Failure reason, or how it begins.")]
-Code = Annotated[str | None, typer.Option("--code", help="Failure code, such as card_declined.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Failure reason, or how it begins.", show_default="any")]
+Code = Annotated[str | None, typer.Option("--code", help="Failure code, such as card_declined.", show_default="any")]
 Unsettled = Annotated[bool, typer.Option("--unsettled", help="Orders that something is still to happen to.")]
 Stuck = Annotated[bool, typer.Option("--stuck", help="Orders that have waited for an answer for five minutes.")]
-User = Annotated[str | None, typer.Option("--user", help="The userId of the orders.")]
-Owner = Annotated[str | None, typer.Option("--owner", help="The owner of the orders.")]
-Product = Annotated[str | None, typer.Option("--product", help="Id of a product that is among the items.")]
+User = Annotated[str | None, typer.Option("--user", help="The userId of the orders.", show_default="any")]
+Owner = Annotated[str | None, typer.Option("--owner", help="The owner of the orders.", show_default="any")]
+Product = Annotated[
+    str | None, typer.Option("--product", help="Id of a product that is among the items.", show_default="any")
+]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="Placed since a date or time, or within a span such as 2h."),
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Placed since a date or time, or within a span such as 2h.",
+        show_default="any time",
+    ),
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Placed before a date or time.")]
-Why = Annotated[str | None, typer.Option("--why", help="Reason, kept in the log of actions.")]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Placed before a date or time.", show_default="any time")
+]
+Why = Annotated[str | None, typer.Option("--why", help="Reason, kept in the log of actions.", show_default="asked for")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
