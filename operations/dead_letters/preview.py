@@ -111,12 +111,20 @@ def _preview(message: Message, orders: Orders, now: datetime) -> Preview:
         return Preview(Effect.FAILS, f"{PoisonError.__name__}: {why}")
     if isinstance(order, UnreadableOrder):
         return Preview(Effect.UNKNOWN, order.why)
-    transition = SAGA.advance(order, message, now)
+    try:
+        transition = SAGA.advance(order, message, now)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # its messages cannot be made
+        return Preview(Effect.UNKNOWN, damaged(order.order_id, error))
     sends = tuple(each.routing_key for each in transition.messages)
     if transition.entry is None:
         state = "settled" if order.settled else str(order.status.value)
         return Preview(Effect.NOTHING, state, order, sends)
     return Preview(Effect.CHANGES, _changes(order, transition.order, message), transition.order, sends)
+
+
+def damaged(order_id: str, error: Exception) -> str:
+    """Say that the record of an order has something else than it should, without its content."""
+    return f"the record of order {order_id} is damaged ({type(error).__name__})"
 
 
 def _changes(before: Order, after: Order, message: Message) -> str:

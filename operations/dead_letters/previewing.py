@@ -9,7 +9,16 @@ from pymongo import AsyncMongoClient
 from pymongo.read_concern import ReadConcern
 
 from operations.dead_letters.filters import Filters
-from operations.dead_letters.preview import Effect, Orders, Preview, UnreadableOrder, body_to_send, message_of, previews
+from operations.dead_letters.preview import (
+    Effect,
+    Orders,
+    Preview,
+    UnreadableOrder,
+    body_to_send,
+    damaged,
+    message_of,
+    previews,
+)
 from operations.dead_letters.records import LetterRecords
 from order_service.order import Order
 from order_service.orders import from_document
@@ -84,5 +93,5 @@ def _order(document: Document) -> Order | UnreadableOrder:
         return from_document(document)
     except NewerOrderError as error:
         return UnreadableOrder(str(error))
-    except (LookupError, TypeError, ValueError) as error:  # a field is missing, or is something else
-        return UnreadableOrder(f"the record of order {document['_id']} is damaged: {error!r}")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # a field is missing, or is something else
+        return UnreadableOrder(damaged(document["_id"], error))

@@ -84,6 +84,13 @@ def test_what_other_services_decide_has_no_preview() -> None:
     assert words(a_letter(PAID), order=UnreadableOrder("a newer saga")) == ["no preview: a newer saga"]
 
 
+def test_an_order_whose_record_is_damaged_has_no_preview() -> None:
+    damaged = order(items=(7,), stock_status="RESERVED", fulfilment="goods")
+    refused = c.PaymentFailed(order_id="o1", reason="declined")
+    (shown,) = words(a_letter(refused), order=damaged)
+    assert shown.startswith("no preview: the record of order o1 is damaged (")
+
+
 def test_a_message_of_another_service_that_cannot_be_read_is_said_to_fail() -> None:
     letter = a_letter(PAID, INVENTORY_INBOX, routingKey="order.created", type="order.created")
     (found,) = previews([message_of(letter, b"{}")], {}, NOW)

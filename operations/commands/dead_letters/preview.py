@@ -85,7 +85,7 @@ def preview_letters(
         if any(effect is Effect.FAILS for _, effect, _ in found.counts):
             raise typer.Exit(1)
 
-    run(show)
+    run(show, only_reads=True)
 
 
 async def _preview_edit(connection: DeadLetterConnection, letter_id: str, body: bytes) -> SelectionPreview:
