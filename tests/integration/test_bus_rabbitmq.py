@@ -1,6 +1,7 @@
 """Faults that only a real RabbitMQ, or a sender that writes its own frames, can cause on the bus."""
 
 import asyncio
+import functools
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from shared.bus import Envelope
 from shared.bus.amqp import link as link_module
 from shared.bus.amqp.confirms import Pending
 from shared.bus.amqp.frames import BODY, HEADER, METHOD, UNREADABLE_HEADERS
+from shared.bus.amqp.publications import Publications
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher, envelope
 from shared.bus.rabbitmq import RabbitBus
@@ -261,6 +263,34 @@ async def test_in_a_cluster_what_a_channel_does_not_confirm_soon_is_published_on
         assert link._publications is not first
         assert bus._link is link
         assert sorted(bodies(await harness.take_from(INBOX, 40))) == sorted(bodies(2 * sent))
+    finally:
+        await bus.close()
+
+
+async def test_in_a_cluster_confirms_that_become_slow_are_waited_for(
+    harness: RabbitHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slower than what counts as overdue: if each publisher gave up the channel of the others, none would succeed."""
+    monkeypatch.setattr(link_module, "_CLUSTER_TIMEOUT_SECONDS", 60.0)
+    confirmed = Publications.confirmed
+
+    def confirm_late(channel: Publications, tag: int, *, all_up_to: bool) -> None:
+        late = functools.partial(confirmed, channel, tag, all_up_to=all_up_to)
+        asyncio.get_running_loop().call_later(2.0, late)
+
+    bus = RabbitBus(f"{harness.url},{harness.url}", ladder=SHORT_LADDER, publish_timeout=60)
+    await bus.start(None)
+    try:
+        monkeypatch.setattr(Publications, "confirmed", confirm_late)
+        link: Any = bus._link
+        async with asyncio.timeout(120):
+            publishing = []
+            for number in range(8):
+                publishing.append(asyncio.create_task(bus.publish([raw(b"{}", INBOX, message_id=str(number))])))
+                await asyncio.sleep(0.4)
+            await asyncio.gather(*publishing)
+        assert link._confirm_times.overdue_after > 2.0
+        assert bus._link is link
     finally:
         await bus.close()
 

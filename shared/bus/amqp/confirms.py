@@ -17,7 +17,8 @@ class MessageRefusedError(BusUnavailableError):
 class ConfirmTimes:
     """How long confirms take, and from when on one is overdue; all in seconds.
 
-    Estimated as TCP estimates when to send again (RFC 6298): smoothed mean and deviation, and not below one second.
+    Estimated as TCP estimates when to send again (RFC 6298): smoothed mean and deviation, and not below one second. The
+    time is not doubled after each loss, because the link sends again only once in a while.
     """
 
     _SHORTEST = 1.0

@@ -94,6 +94,9 @@ _SILENT_ROUNDS = 3
 _RENEWAL_PAUSE = 1.0
 """The time between two channels to publish on: a queue that is full or away refuses each publication for a while."""
 
+_EARLY_PAUSE = 10.0
+"""The time between two channels that are given up for overdue confirms before the time-out."""
+
 _PROBE_SECONDS = 2.0
 _PROBE = Envelope(b"", topology.PROBE_EXCHANGE, "ordersaga.probe", "probe", "", "probe", mandatory=False)
 """Reaches no queue: the broker confirms and drops it.
@@ -158,6 +161,7 @@ class Link(Tap):
         self._publications: Publications
         self._former_publications: set[Publications] = set()
         self._confirm_times = ConfirmTimes()
+        self._gave_up_early_at = float("-inf")
         self._consuming: UnderlyingChannel
         self._user = options.user
         self._renewal: asyncio.Task[None] | None = None
@@ -245,17 +249,26 @@ class Link(Tap):
         that follows it to that queue: RabbitMQ 3.10 sends it again to the next leader only after 10 s.
         """
         first, overdue_after = self._publications, self._confirm_times.overdue_after
-        if not self._address.is_only and overdue_after < self._timeout:
+        if overdue_after < self._timeout and self._may_give_up_early():
             try:
                 return await self._publish_on(first, envelopes, overdue_after)
             except (MessageRefusedError, UnroutableError):
                 raise
             except BusUnavailableError:
+                self._gave_up_early_at = time.monotonic()
                 if self._renewal is not None:
                     await asyncio.wait({self._renewal})
                 if self.lost.done() or first is self._publications:
                     raise
         return await self._publish_on(self._publications, envelopes, self._timeout)
+
+    def _may_give_up_early(self) -> bool:
+        """Return whether a channel with overdue confirms may be given up, which ends the wait of all who use it.
+
+        Not soon again: where confirms have become slow, those on the next channel must have the time to arrive, and to
+        tell how long they take now.
+        """
+        return not self._address.is_only and time.monotonic() - self._gave_up_early_at > _EARLY_PAUSE
 
     async def _publish_on(self, publications: Publications, envelopes: Sequence[Envelope], patience: float) -> None:
         now = int(time.time())
