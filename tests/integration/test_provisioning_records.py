@@ -79,6 +79,7 @@ FULL: dict[str, Any] = {
     "cancel_run": 2,
     "fence": 5,
     "queue_position": 1_800_000_000_000_000,
+    "requested_at": NOW,
     "due_at": LATER,
     "waiting_since": NOW,
     "lock_timeouts": 2,
