@@ -807,7 +807,7 @@ async def test_a_made_up_order_that_inventory_refused_is_over_once_it_is_release
     kinds = {"reservation without order", "payment without order"}
     assert {violation.kind for violation in (await world.audit()).violations} == kinds
     operations = world.client[f"{world.prefix}_operations"]
-    await record_action(operations, by="ann", why="forged", action=ORDER_RELEASE, subject="made-up", outcome="sent")
+    await record_action(operations, by="ann", why="forged", action=ORDER_RELEASE, subject="made-up", outcome="started")
     report = await world.audit()
     await world.client.drop_database(operations)
     assert (report.violations, report.information["unknownOrdersReturned"]) == ([], 1)

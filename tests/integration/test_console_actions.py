@@ -77,7 +77,7 @@ async def test_actions_that_are_refused_accepted_and_unreachable(
     assert {(entry["by"], entry["why"]) for entry in entries} == {(BY_ADMIN, "the customer called")}
     outcomes = [entry["outcome"] for entry in entries]
     assert outcomes[1] == "accepted"
-    assert outcomes[0].startswith("not done: the order service at")
+    assert outcomes[0].startswith("not done: the order service: it ")
     assert outcomes[2].startswith("not done: ")
 
 

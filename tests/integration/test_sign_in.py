@@ -348,12 +348,16 @@ class _Targets(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self._page = page
+        self._method = "GET"
         self.found: set[tuple[str, str]] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         if tag == "form":
-            self._add(given.get("method", "get").upper(), given["action"])
+            self._method = given.get("method", "get").upper()
+        for name in ("action", "formaction"):
+            if name in given:
+                self._add(self._method, given[name])
         for name in ("href", "hx-get", "src"):
             if name in given:
                 self._add("GET", given[name])
