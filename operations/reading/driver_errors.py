@@ -37,4 +37,6 @@ def reason_of(error: BaseException) -> str:
         return first_line(error)
     if isinstance(error, OrdersagaError):
         return str(error)
-    return with_detail(error)
+    if isinstance(error, OSError):
+        return with_detail(error)
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]  # a fault of ours: its name says most
