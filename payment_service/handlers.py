@@ -64,8 +64,9 @@ class PaymentHandlers:
         traced = [_in_trace(payment) for payment in new]
         recorded = await self._payments.insert_missing(traced)
         self._failpoint(PAYMENT_PENDING)
-        known = (p.order_id for p, inserted in zip(recorded, traced, strict=True) if p is not inserted)
-        note_repeats("payment.charge", known)
+        # One that a crash has left without an outcome is not answered from its record: it is charged below.
+        answered = [p for p, inserted in zip(recorded, traced, strict=True) if p is not inserted and charge_answer(p)]
+        note_repeats("payment.charge", (payment.order_id for payment in answered))
         charged = await self._cards.charge([p for p in recorded if next_action(p) is NextAction.CHARGE])
         refunded = await self._cards.refund([p for p in recorded if next_action(p) is NextAction.REFUND])
         changed = {payment.order_id: payment for payment in (*charged, *refunded)}

@@ -18,7 +18,16 @@ from payment_service import parts
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.ledger import ACTIVE, Ledger, account_name, format_amount
 from payment_service.ledger.transactions import ContentionError, Session, Transactions
-from payment_service.lifecycle import FREE, Part, PartStatus, Payment, PaymentStatus, mark_unpublished, with_next_lookup
+from payment_service.lifecycle import (
+    FREE,
+    Part,
+    PartStatus,
+    Payment,
+    PaymentStatus,
+    charge_answer,
+    mark_unpublished,
+    with_next_lookup,
+)
 from payment_service.payments import Payments
 from payment_service.refusals import INSUFFICIENT_BALANCE, KEPT_IN, NO_RETAINER
 from shared import tracing
@@ -111,7 +120,7 @@ class RetainerCharger:
         async def work(session: Session) -> list[Payment]:
             now = self._clock()
             recorded = await self._payments.read((order.order_id for order in orders), session)
-            known.update(recorded)
+            known.update(order_id for order_id, payment in recorded.items() if charge_answer(payment))
             retainer = await self._ledger.find(account, session)
             new = [_traced_payment(order, now) for order in orders if order.order_id not in recorded]
             decided = [await self._post(payment, session) for payment in decide(new, retainer, now)]

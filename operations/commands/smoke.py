@@ -38,7 +38,7 @@ def smoke(
 
     It makes stock, a hold with room in a slot, a retainer, and an order that is paid from it; then it refunds the
     order, closes the retainer, deletes the hold and takes the product off sale. Amounts are 0.01 XTS, a currency for
-    tests. With --server it also buys a server, which stays.
+    tests. With --server it also buys a server, which stays. Run one at a time on a stack: all use the same product.
 
     Exit status 0 if everything was done and undone, 1 if a step failed (what was done is undone), 2 for wrong usage, 3
     if no stack is known or MongoDB does not answer.
@@ -60,7 +60,7 @@ def smoke(
 async def _run(
     stack: Stack, within: float, server: str | None, why: str, on_step: Callable[[Step], None]
 ) -> list[Step]:
-    steps = []
+    steps: list[Step] = []
     async with (
         # First, because it fails at once where MongoDB is away: a run that cannot be noted is not begun.
         open_mongodb(stack.mongodb_url, purpose="the log of actions", name="ordersaga-smoke") as mongo,
@@ -69,15 +69,20 @@ async def _run(
         ) as client,
     ):
         test = SmokeTest(Calls(client, stack.urls), within=within, server=server)
-        async for step in test.run():
-            on_step(step)
-            steps.append(step)
-        await record_action(
-            mongo[CONSOLE.database_in(stack.database_prefix)],
-            by=current_operator(),
-            why=why,
-            action=ACTION,
-            subject=test.user,
-            outcome="; ".join(f"{step.name} {step.outcome}" for step in steps),
-        )
+        running = test.run()
+        try:
+            async for step in running:
+                steps.append(step)
+                on_step(step)
+        finally:
+            # If a step cannot be shown, what was done is undone and noted all the same.
+            steps += [step async for step in running]
+            await record_action(
+                mongo[CONSOLE.database_in(stack.database_prefix)],
+                by=current_operator(),
+                why=why,
+                action=ACTION,
+                subject=test.user,
+                outcome="; ".join(f"{step.name} {step.outcome}" for step in steps),
+            )
     return steps

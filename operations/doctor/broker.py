@@ -128,7 +128,9 @@ def check_version(subject: str, version: str) -> Finding:
 def check_support(version: str) -> Finding:
     """Check that a version still gets security updates."""
     subject, major = "support of RabbitMQ", re.match(r"\d+", version)
-    if major and int(major[0]) < OLDEST_SUPPORTED_MAJOR:
+    if major is None:
+        return note(subject, f"not checked: the version is {version}")
+    if int(major[0]) < OLDEST_SUPPORTED_MAJOR:
         return note(subject, f"{version}: its project publishes no updates of it", "upgrade to 4.x when it suits you")
     return ok(subject, f"{version} gets updates, as far as this release knows")
 
@@ -368,7 +370,10 @@ def check_limits(control: Control | None) -> Finding:
 
 def judge_limits(answer: str) -> Finding:
     """Judge the limits in the order of `_LIMITS`, as Erlang writes them: `[1800000,0.4,50000000]`."""
-    timeout, watermark, disk = (part.strip() for part in _LIST.split(answer.strip().strip("[]")))
+    values = [part.strip() for part in _LIST.split(answer.strip().strip("[]"))]
+    if len(values) != len(_LIMITS):
+        return note(LIMITS, f"not checked: rabbitmqctl answered {answer.strip()[:200]!r}")
+    timeout, watermark, disk = values
     problems = []
     if timeout.isdigit() and int(timeout) < SHORTEST_CONSUMER_TIMEOUT_MS:
         problems.append(f"consumer_timeout is {int(timeout) / 1000:g} s, in which a slow batch may not be handled")

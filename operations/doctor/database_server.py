@@ -39,15 +39,25 @@ async def check_server(client: "pymongo.AsyncMongoClient[dict[str, Any]]") -> li
     findings = [check_version(version), check_support(version)]
     try:
         status = await client.admin.command("serverStatus")
-        parameters = await client.admin.command(
-            "getParameter", 1, featureCompatibilityVersion=1, transactionLifetimeLimitSeconds=1
-        )
+        parameters = await _parameters(client)
     except pymongo.errors.OperationFailure as error:
         if error.code != schema.UNAUTHORIZED:
             raise
         fix = "run `ordersaga database prepare`, which lets maintenance read them (docs/database.md)"
         return [*findings, note("settings of MongoDB", "not checked: this user may not read them", fix)]
     return [*findings, *check_settings(status, parameters)]
+
+
+async def _parameters(client: "pymongo.AsyncMongoClient[dict[str, Any]]") -> Mapping[str, Any]:
+    """Read the parameters that are judged; a router of a sharded cluster does not know them, and answers an error."""
+    try:
+        return await client.admin.command(
+            "getParameter", 1, featureCompatibilityVersion=1, transactionLifetimeLimitSeconds=1
+        )
+    except pymongo.errors.OperationFailure as error:
+        if error.code == schema.UNAUTHORIZED:
+            raise
+        return {}
 
 
 def check_version(version: str) -> Finding:

@@ -25,6 +25,10 @@ LONG_SECONDS = 1
 """The age from which an operation that runs is named."""
 OPEN_SECONDS = 10
 """The age from which an open transaction is named: no operation on funds takes longer."""
+OUR_PROGRAMS = "ordersaga"
+"""How the names of our programs begin in MongoDB: `ordersaga` for services, such as `ordersaga-audit` for commands."""
+_NO_COLLECTION = ("", "admin.$cmd")
+"""The namespaces of a transaction between two of its operations, and while it commits."""
 _MOST_NAMED = 10
 _ID_INDEX = "_id_"
 
@@ -165,7 +169,7 @@ async def _current(client: Client, prefix: str) -> list[Finding]:
 
 def judge_current(operations: Iterable[Record], prefix: str) -> list[Finding]:
     """Name operations that run long or wait for a lock, and transactions that are open for long."""
-    ours = [one for one in operations if str(one.get("ns", "")).startswith(f"{prefix}_") or "transaction" in one]
+    ours = [one for one in operations if _is_ours(one, prefix)]
     running = [one for one in ours if one.get("active") and one.get("secs_running", 0) >= LONG_SECONDS]
     waiting = [one for one in ours if one.get("waitingForLock")]
     idle = [one for one in ours if _open_seconds(one) >= OPEN_SECONDS]
@@ -178,6 +182,14 @@ def judge_current(operations: Iterable[Record], prefix: str) -> list[Finding]:
         *(long or [ok(RUNNING, f"none has run for {LONG_SECONDS} s")]),
         *(locked or [ok(LOCKS, f"nothing waits for one, no transaction is older than {OPEN_SECONDS} s")]),
     ]
+
+
+def _is_ours(operation: Record, prefix: str) -> bool:
+    """Tell whether an operation is on our databases; a transaction without a collection is known by its program."""
+    namespace = str(operation.get("ns", ""))
+    if "transaction" in operation and namespace in _NO_COLLECTION:
+        return str(operation.get("appName", "")).startswith(OUR_PROGRAMS)
+    return namespace.startswith(f"{prefix}_")
 
 
 def _open_seconds(operation: Record) -> float:

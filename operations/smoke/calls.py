@@ -11,10 +11,18 @@ from operations.errors import CommandError
 from shared.tls import plain_reason
 
 POLL_SECONDS = 0.2
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
 
 
 class StepFailedError(CommandError):
-    """A service did not answer as it should, or not in time; the message names the request."""
+    """A service did not answer as it should, or not in time; the message names the request.
+
+    With `without_effect` it is certain that the request changed nothing: it was not sent, or was refused.
+    """
+
+    def __init__(self, message: str, *, without_effect: bool = False) -> None:
+        super().__init__(message)
+        self.without_effect = without_effect
 
 
 class Calls:
@@ -27,17 +35,22 @@ class Calls:
     async def send(self, method: str, service: str, path: str, body: object = None, *, key: str | None = None) -> Any:
         """Send a request, under an idempotency key if one is given, and return the body of its answer.
 
-        Raises StepFailedError if there is no answer, or if its status is 400 or above.
+        Raises StepFailedError if there is no answer, if its status is 400 or above, or if its body is not JSON.
         """
         headers = {} if key is None else {"Idempotency-Key": key}
         name = f"{method} {path} of {service}"
         try:
             answer = await self._client.request(method, self._urls[service] + path, json=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise StepFailedError(f"{name}: {plain_reason(str(error)) or type(error).__name__}") from error
+            reason = plain_reason(str(error)) or type(error).__name__
+            raise StepFailedError(f"{name}: {reason}", without_effect=isinstance(error, _NOT_SENT)) from error
         if answer.is_error:
-            raise StepFailedError(f"{name}: {answer.status_code} {_problem(answer)}")
-        return answer.json() if answer.content else None
+            reason = f"{answer.status_code} {_problem(answer)}"
+            raise StepFailedError(f"{name}: {reason}", without_effect=answer.is_client_error)
+        try:
+            return answer.json() if answer.content else None
+        except ValueError as error:
+            raise StepFailedError(f"{name}: {answer.status_code}, but not with JSON: {answer.text[:200]}") from error
 
     async def until(self, service: str, path: str, holds: Callable[[Any], bool], *, within: float) -> Any:
         """Read until the condition holds, and return what was read. Raises StepFailedError after `within` seconds."""

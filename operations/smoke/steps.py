@@ -57,7 +57,7 @@ class SmokeTest:
         """The customer of this run."""
 
     async def run(self) -> AsyncIterator[Step]:
-        """Do the steps until one fails, then undo those that were begun, the last one first."""
+        """Do the steps until one fails or is interrupted, then undo those that were begun, the last one first."""
         steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
             ("stock", self._stock),
             ("hold", self._hold),
@@ -67,19 +67,12 @@ class SmokeTest:
         if self._server is not None:
             steps.append(("server", self._buy_server))
         for name, do in steps:
-            try:
-                yield Step(name, "done", await do())
-            except StepFailedError as error:
-                yield Step(name, "failed", str(error))
-                break
-            except asyncio.CancelledError:  # Ctrl-C: what was done is undone first
-                yield Step(name, "failed", "interrupted")
+            step = await _outcome(name, do, "done", "failed")
+            yield step
+            if not step.ok:
                 break
         for name, undo in reversed(self._undo):
-            try:
-                yield Step(name, "undone", await undo())
-            except StepFailedError as error:
-                yield Step(name, "not undone", str(error))
+            yield await _outcome(name, undo, "undone", "not undone")
 
     # --- Stock. ---
 
@@ -115,13 +108,25 @@ class SmokeTest:
     # --- Funds. ---
 
     async def _funds(self) -> str:
+        # Before it is opened: it may exist although the answer was lost.
+        self._undo.append(("funds", self._close_retainer))
+        try:
+            await self._open_retainer()
+        except StepFailedError as error:
+            if error.without_effect:
+                self._undo.pop()
+            raise
+        return f"retainer {self._retainer} with {PRICE} {CURRENCY}"
+
+    async def _open_retainer(self) -> None:
+        """Open the retainer of this run; a repeated request finds the one that the first request opened."""
         body = {"clientId": self.user, "retainerType": "smoke test", "initialAmount": PRICE, "currency": CURRENCY}
         opened = await self._calls.send("POST", PAYMENT.name, "/api/retainers", body, key=self.user)
         self._retainer = opened["retainer"]["_id"]
-        self._undo.append(("funds", self._close_retainer))
-        return f"retainer {self._retainer} with {PRICE} {CURRENCY}"
 
     async def _close_retainer(self) -> str:
+        if not self._retainer:
+            await self._open_retainer()
         path = f"/api/retainers/{self._retainer}"
         closed = (await self._calls.send("PATCH", PAYMENT.name, path, {"status": "inactive"}))["retainer"]
         if closed["currentBalance"] != PRICE:
@@ -182,6 +187,18 @@ class SmokeTest:
         if order["status"] != "COMPLETED":
             raise StepFailedError(f"order {order_id} is {order['status']}: {order['failureReason']}")
         return f"order {order_id} bought {order['server']['ip']}, which stays: cancel it at the provider"
+
+
+async def _outcome(name: str, act: Callable[[], Awaitable[str]], good: Outcome, bad: Outcome) -> Step:
+    """Do or undo a step, and say what became of it: whatever goes wrong, the steps before it are undone."""
+    try:
+        return Step(name, good, await act())
+    except StepFailedError as error:
+        return Step(name, bad, str(error))
+    except asyncio.CancelledError:  # Ctrl-C
+        return Step(name, bad, "interrupted")
+    except Exception as error:  # noqa: BLE001 - what was begun must be undone
+        return Step(name, bad, f"an answer has another form than expected: {error!r}")
 
 
 def _is_refunded(order: dict[str, Any]) -> bool:

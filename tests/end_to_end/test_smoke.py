@@ -10,8 +10,10 @@ import httpx
 import pymongo
 import pytest
 
+from operations import settings
+from operations.commands.smoke import _run
 from operations.smoke.calls import Calls
-from operations.smoke.steps import PRODUCT, SmokeTest
+from operations.smoke.steps import PRODUCT, SmokeTest, Step
 from shared.services import CONSOLE
 from tests.support import warm_processes
 from tests.support.access import ADMIN, ADMIN_KEY
@@ -138,6 +140,95 @@ async def test_an_interrupted_run_is_undone(stack: Stack, test: SmokeTest) -> No
         ("stock", "undone"),
     ]
     await assert_undone(stack, test.user)
+
+
+async def test_an_undo_that_is_interrupted_is_named_and_the_rest_undone(stack: Stack, test: SmokeTest) -> None:
+    async def run() -> list[tuple[str, str, str]]:
+        steps: list[tuple[str, str, str]] = []
+        async for step in test.run():
+            steps.append((step.name, step.outcome, step.detail))
+            if step.outcome == "undone" and step.name == "order":
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+        return steps
+
+    steps = (await asyncio.create_task(run()))[4:]
+    assert [step[:2] for step in steps] == [
+        ("order", "undone"),
+        ("funds", "not undone"),
+        ("hold", "undone"),
+        ("stock", "undone"),
+    ], steps
+    assert steps[1][2] == "interrupted"
+    await assert_undone(stack, test.user)
+
+
+class _Spoiling(httpx.AsyncHTTPTransport):
+    """Replaces the first answer to the opening of a retainer, which the service has opened, or loses it."""
+
+    def __init__(self, body: str | None) -> None:
+        super().__init__()
+        self._body = body
+        self._spoilt = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await super().handle_async_request(request)
+        if self._spoilt or (request.method, request.url.path) != ("POST", "/api/retainers"):
+            return answer
+        self._spoilt = True
+        await answer.aread()
+        await answer.aclose()
+        if self._body is None:
+            raise httpx.ReadTimeout("no answer")
+        return httpx.Response(answer.status_code, text=self._body)
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (None, "POST /api/retainers of payment: no answer"),
+        ("<html>", "POST /api/retainers of payment: 201, but not with JSON: <html>"),
+        ("[]", "an answer has another form than expected: TypeError("),
+        ("{}", "an answer has another form than expected: KeyError('retainer')"),
+    ],
+)
+async def test_a_retainer_whose_answer_is_lost_or_unusable_is_closed(
+    stack: Stack, body: str | None, detail: str
+) -> None:
+    urls = {name: stack.url(name) for name in SAGA_SERVICES}
+    async with httpx.AsyncClient(headers=ADMIN, timeout=SECONDS, transport=_Spoiling(body)) as client:
+        test = SmokeTest(Calls(client, urls), within=SECONDS)
+        steps = [step async for step in test.run()][2:]
+    assert [(step.name, step.outcome) for step in steps] == [
+        ("funds", "failed"),
+        ("funds", "undone"),
+        ("hold", "undone"),
+        ("stock", "undone"),
+    ], steps
+    assert steps[0].detail.startswith(detail)
+    retainer = await stack.client.get(f"{stack.url('payment')}/api/retainers/{test._retainer}")
+    assert retainer.json()["data"]["status"] == "inactive"
+    await assert_undone(stack, test.user)
+
+
+async def test_a_run_that_cannot_be_shown_is_undone_and_noted(stack: Stack) -> None:
+    def closed(step: Step) -> None:
+        raise BrokenPipeError(step.name)
+
+    location = settings.Stack(
+        mongodb_url=stack.mongodb_url,
+        amqp_url=stack.amqp_url,
+        urls={name: stack.url(name) for name in SAGA_SERVICES},
+        data_dir=None,
+        database_prefix=stack.database_prefix,
+        api_key=ADMIN_KEY,
+    )
+    with pytest.raises(BrokenPipeError):
+        await _run(location, SECONDS, None, "shown nowhere", closed)
+    async with pymongo.AsyncMongoClient[dict[str, Any]](stack.mongodb_url) as client:
+        actions = client[CONSOLE.database_in(stack.database_prefix)]["actions"]
+        (entry,) = await actions.find({"action": "smoke", "why": "shown nowhere"}).to_list()
+    assert entry["outcome"].endswith("order undone; funds undone; hold undone; stock undone")
+    await assert_undone(stack, entry["subject"])
 
 
 async def test_without_a_stack_it_says_so(stack: Stack) -> None:

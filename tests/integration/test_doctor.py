@@ -91,8 +91,9 @@ async def test_slow_operations_indexes_and_locks_of_a_real_server_are_shown(
     assert {finding.outcome for finding in findings} <= {"ok", "note"}
     by_subject = {finding.subject: finding for finding in findings}
     assert "never used: " in by_subject[f"index use of {name}"].detail
-    slow = by_subject["slow operations"]
-    assert slow.detail.startswith(f"find on {name}.orders: once, up to ")
+    # On a busy machine the creation of the collections may be slow, too.
+    slow = [finding.detail for finding in findings if finding.subject == "slow operations"]
+    assert any(detail.startswith(f"find on {name}.orders: once, up to ") for detail in slow), slow
     assert "a customer" not in str(findings)
     assert {"current operations", "locks"} <= by_subject.keys()
 

@@ -11,6 +11,7 @@ from payment_service.gateways.simulated import SimulatedGateway
 from payment_service.lifecycle import FREE, PaymentStatus
 from shared.clock import utc_now
 from shared.contracts import PaymentFailed, PaymentProcessed, PaymentRefunded
+from shared.failpoints import PAYMENT_PENDING, SimulatedCrashError
 from tests.support.builders import new_id
 from tests.support.monitoring import counted
 from tests.support.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
@@ -69,6 +70,16 @@ async def test_a_redelivery_repeats_the_answer_and_charges_nothing(worker: Payme
     record = await worker.gateway_record(order.order_id)
     assert record is not None
     assert record["attempts"] == 1
+
+
+async def test_a_redelivery_after_a_crash_is_charged_and_is_no_repeat(worker: PaymentWorker) -> None:
+    """The crash came after the record and before the call of the gateway."""
+    order, before = order_created(), counted("repeats_answered_total", operation="payment.charge")
+    worker.crash_at = PAYMENT_PENDING
+    with pytest.raises(SimulatedCrashError):
+        await worker.charge(order)
+    assert kinds(await worker.charge(order)) == ["payment.processed"]
+    assert counted("repeats_answered_total", operation="payment.charge") == before
 
 
 async def test_a_redelivery_with_another_amount_follows_the_record(worker: PaymentWorker) -> None:

@@ -203,7 +203,9 @@ async def test_a_busy_retainer_delays_no_other_order_and_its_orders_are_charged_
         monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 1.0)
         answers = await worker.charge(waits, refunded, repeated, card, prepaid)
         assert {answer.order_id for answer in answers} == {card.order_id, prepaid.order_id}  # type: ignore[attr-defined]
+        before = counted("repeats_answered_total", operation="payment.charge")
         assert await worker.charge(repeated) == []
+        assert counted("repeats_answered_total", operation="payment.charge") == before
         assert await worker.refund(refunded.order_id) == []
         assert (await worker.payment(waits.order_id)).status is PaymentStatus.PENDING
     monkeypatch.setattr(retainer_charger, "BUSY_RETAINER_SECONDS", 120.0)

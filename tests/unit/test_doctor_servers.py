@@ -4,10 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from operations.doctor import broker, database_server
 from operations.doctor.database_server import check_settings, check_version
 from operations.doctor.slow import judge_current, judge_indexes, judge_slow, slow_groups
+from shared import schema
 
 GIB = 1024**3
 STATUS: dict[str, Any] = {
@@ -42,7 +44,7 @@ def test_a_mongodb_without_updates_is_named(version: str, outcome: str) -> None:
     assert database_server.check_support(version).outcome == outcome
 
 
-@pytest.mark.parametrize(("version", "outcome"), [("3.13.7", "note"), ("4.0.5", "ok"), ("unknown", "ok")])
+@pytest.mark.parametrize(("version", "outcome"), [("3.13.7", "note"), ("4.0.5", "ok"), ("unknown", "note")])
 def test_a_rabbitmq_without_updates_is_named(version: str, outcome: str) -> None:
     assert broker.check_support(version).outcome == outcome
 
@@ -54,6 +56,33 @@ def test_usual_settings_of_mongodb_are_in_order() -> None:
 def test_a_router_of_a_sharded_cluster_has_fewer_settings() -> None:
     status = {"version": "8.0.4", "connections": {"current": 1, "available": 9}}
     assert [finding.subject for finding in check_settings(status, {})] == ["connections"]
+
+
+@pytest.mark.parametrize(
+    ("code", "subjects"),
+    [
+        (72, ["MongoDB", "support of MongoDB", "connections"]),
+        (schema.UNAUTHORIZED, ["MongoDB", "support of MongoDB", "settings of MongoDB"]),
+    ],
+)
+async def test_a_server_without_parameters_is_checked_in_the_rest(code: int, subjects: list[str]) -> None:
+    """A router of a sharded cluster has none of them; a user with too few rights is another thing."""
+
+    class Router:
+        @property
+        def admin(self) -> "Router":
+            return self
+
+        async def server_info(self) -> dict[str, Any]:
+            return {"version": "8.0.4"}
+
+        async def command(self, name: str, *_: object, **__: object) -> dict[str, Any]:
+            if name == "getParameter":
+                raise OperationFailure("no option found to get", code)
+            return {"version": "8.0.4", "connections": {"current": 1, "available": 9}}
+
+    findings = await database_server.check_server(Router())  # type: ignore[arg-type]
+    assert [finding.subject for finding in findings] == subjects
 
 
 @pytest.mark.parametrize(
@@ -97,6 +126,9 @@ def test_an_unsuitable_setting_of_mongodb_is_named_with_its_remedy(
         ("[5000,0.4,50000000]", "wrong", "consumer_timeout is 5 s"),
         ("[1800000,0.9,50000000]", "wrong", "vm_memory_high_watermark is 0.9"),
         ("[1800000,0.4,1000]", "wrong", "disk_free_limit is 1,000 bytes"),
+        ("", "note", "not checked: rabbitmqctl answered ''"),
+        ("[1800000,0.4]", "note", "not checked"),
+        ("a, warning, of, Erlang\n[1800000,0.4,50000000]", "note", "not checked: rabbitmqctl answered 'a, warning"),
     ],
 )
 def test_the_limits_of_the_broker_are_judged(answer: str, outcome: str, detail: str) -> None:
@@ -147,10 +179,15 @@ def test_long_operations_locks_and_open_transactions_are_named() -> None:
         {"ns": "shop_orders.orders", "active": True, "secs_running": 0, "waitingForLock": True, "op": "update"},
         {"ns": "another.orders", "active": True, "secs_running": 70, "waitingForLock": True, "op": "query"},
         {"ns": "", "active": False, "appName": "ordersaga", "transaction": {"timeOpenMicros": 23_000_000}},
+        {"ns": "admin.$cmd", "active": False, "appName": "ordersaga-audit", "transaction": {"timeOpenMicros": 11e6}},
+        {"ns": "", "active": False, "appName": "another", "transaction": {"timeOpenMicros": 90_000_000}},
+        {"ns": "", "active": False, "transaction": {"timeOpenMicros": 90_000_000}},
+        {"ns": "another.orders", "active": True, "secs_running": 90, "transaction": {"timeOpenMicros": 90_000_000}},
     ]
     assert [(one.subject, one.outcome, one.detail) for one in judge_current(operations, "shop")] == [
         ("current operations", "note", "aggregate on shop_orders.orders has run for 7 s"),
         ("locks", "note", "update on shop_orders.orders waits for a lock"),
         ("locks", "wrong", "a transaction of ordersaga is open for 23 s"),
+        ("locks", "wrong", "a transaction of ordersaga-audit is open for 11 s"),
     ]
     assert {one.outcome for one in judge_current([], "shop")} == {"ok"}
