@@ -6,6 +6,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
@@ -25,7 +26,7 @@ from shared.access.permissions import STAFF, Permission
 from shared.access.principal import Principal
 from shared.errors import TransientError
 from shared.http import ProblemError, authorize
-from shared.outage_words import in_words
+from shared.outage_words import in_words, with_detail
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -55,6 +56,7 @@ NAVIGATION = (
 )
 """The sections, with the permission that each needs."""
 
+_log = structlog.get_logger(__name__)
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -194,6 +196,7 @@ async def _explained(pages: Pages, request: Request, handle: Handle) -> Response
     except RequestValidationError as error:
         return pages.problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, wording.validation_text(error))
     except (PyMongoError, UnreachableError, TransientError) as error:
+        _log.warning("a page is not available", path=request.url.path, error=with_detail(error))
         return pages.problem(request, HTTPStatus.SERVICE_UNAVAILABLE, _outage(error))
 
 
