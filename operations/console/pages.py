@@ -98,7 +98,11 @@ class Pages:
         return HTMLResponse(text.encode("utf-8", "backslashreplace"), int(status), SECURITY)
 
     async def look_for_outages(self) -> None:
-        """Find out what is away, for the banner of the pages that follow, unless that is known already."""
+        """Find out what is away, for the banner of a page that is opened; one that was open lately need not wait."""
+        await self._watch.look()
+
+    async def refresh_outages(self) -> None:
+        """Find out what is away, for the banner alone, unless that is known already."""
         await self._watch.refresh()
 
     def problem(self, request: Request, status: HTTPStatus, detail: str) -> Response:
@@ -167,7 +171,7 @@ def _check_staff(caller: Principal | None) -> None:
 
 
 async def _checked(pages: Pages, request: Request, handle: Handle) -> Response:
-    if _is_whole_page(request):
+    if _is_whole_page(request) and caller_of(request.scope) is not None:
         await pages.look_for_outages()
     if request.method == "POST":
         # The framework caches the body, so the handler can read it again.
