@@ -6,21 +6,29 @@ text may follow in parentheses at a terminal and is in the log. Clients over HTT
 
 import re
 
+from pymongo.errors import PyMongoError
+
+from shared.errors import OrdersagaError
 from shared.tls import plain_reason
 from shared.urls import hide_credentials
 
 REFUSED_LOGIN = "it refuses the user or the password"
+MISSING_RIGHT = "its user may not do that"
 
+_NOT_DEPLOYER = "this user may not declare the topology, which deployer may"
 _CAUSES = (
     (r"connection refused|nothing listens|connect call failed|errno 111|errno 61\b", "it refuses connections"),
     (r"name or service not known|nodename nor servname|name resolution|getaddrinfo", "its host name is not known"),
     (r"no address associated", "its host name is not known"),
     (r"no route to host|(network|host) is unreachable", "there is no way to it in the network"),
-    (r"authentication failed|access_refused|login was refused|auth error", REFUSED_LOGIN),
+    (r"authentication failed|login was refused|auth error", REFUSED_LOGIN),
+    (re.escape(_NOT_DEPLOYER), _NOT_DEPLOYER),
+    (r"access to .* refused|not authorized on", MISSING_RIGHT),
     (r"vhost \S+ not found|not_found - vhost", "it has no such virtual host"),
     (r"no primary|not primary|not master|no replica set members|node is recovering", "it has no primary at the moment"),
     (r"timed ?out|timeout|time limit|exceeded (time|the) limit", "it does not answer in time"),
-    (r"(no answer|not done|did not (respond|answer)) within|has said nothing for", "it does not answer in time"),
+    (r"(no answer|not done|did not (respond|answer)) (in|within) \d", "it does not answer in time"),
+    (r"has said nothing for", "it does not answer in time"),
     (r"connection (was )?(reset|closed|aborted|lost)|broken pipe|server disconnected", "it closed the connection"),
     (r"closed the connection|unexpected(ly)? (close|eof)|incompleteread|eof occurred", "it closed the connection"),
     (r"no servers found|no suitable servers|cannot connect|all connection attempts failed", "it cannot be reached"),
@@ -28,29 +36,39 @@ _CAUSES = (
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), cause) for pattern, cause in _CAUSES]
 _DETAIL = re.compile(rf"({'|'.join(sorted({re.escape(cause) for _, cause in _CAUSES}))}) \(.*\)", re.DOTALL)
 _APPENDED = re.compile(r" \(configured timeouts.*|, Timeout: .*|, full error: .*", re.DOTALL)
-_CLASS = re.compile(r"^(\w+\.)*\w*(Error|Exception|Closed|Timeout)(: ?|\(['\"]?|$)")
+_CLASS = r"^(?:\w+\.)*\w*(?:Error|Exception|Closed|Timeout)"
+_NAMED = re.compile(rf"{_CLASS}(?:: ?|$)")
+_AS_CALL = re.compile(rf"{_CLASS}\(([\"']?)(?P<said>.*)\1,?\)$", re.DOTALL)
 _LONGEST_DETAIL = 200
+_REPORTED = "it reports an error, which is in the log"
 
 
 def in_words(error: BaseException | str) -> str:
     """Return why a server cannot be used, without what only an administrator may know or understands.
 
-    Text of our own stays as it is, without the driver's text that `with_detail` has added to it.
+    Text of our own stays as it is, without the driver's text that `with_detail` has added to it. Text of MongoDB's
+    driver, which may quote commands and records, is never returned.
     """
     text = _one_line(error)
     if (reason := plain_reason(text)) != text:
         return reason
     if (shorter := _DETAIL.sub(r"\1", text)) != text or any(cause in text for _, cause in _CAUSES):
         return shorter
-    return _cause(text) or _without_noise(text) or "it cannot be used"
+    if (cause := _cause(text)) is not None:
+        return cause
+    return _REPORTED if isinstance(error, PyMongoError) else _without_noise(text) or "it cannot be used"
 
 
 def with_detail(error: BaseException | str) -> str:
-    """Return why a server cannot be used, and the driver's text in parentheses: in one line, without passwords."""
+    """Return why a server cannot be used, and the driver's text in parentheses: in one line, without passwords.
+
+    A driver's text is cut. Text of our own is not: it ends with what to do.
+    """
     text = _one_line(error)
     if (reason := plain_reason(text)) != text:
         return hide_credentials(reason)
-    detail, cause = hide_credentials(_without_noise(text))[:_LONGEST_DETAIL], _cause(text)
+    is_ours = isinstance(error, str | OrdersagaError)
+    detail, cause = hide_credentials(_without_noise(text))[: None if is_ours else _LONGEST_DETAIL], _cause(text)
     if cause is None or cause in text:
         return detail or "it cannot be used"
     return f"{cause} ({detail})" if detail else cause
@@ -67,4 +85,4 @@ def _cause(text: str) -> str | None:
 
 def _without_noise(text: str) -> str:
     """Return a driver's text without the name of its class, and the time-outs and members that it appends."""
-    return _CLASS.sub("", _APPENDED.sub("", text)).strip("'\") ")
+    return _APPENDED.sub("", _NAMED.sub("", _AS_CALL.sub(r"\g<said>", text))).strip()

@@ -12,6 +12,9 @@ from operations.console.upstream import Health, Unavailable, attempt
 from operations.reading.broker import count_messages
 from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING
 
+USABLE_SECONDS = 60.0
+"""The age up to which a page that is opened shows a result at once, while the next one is on its way."""
+
 FRESH_SECONDS = 4.0
 """The age up to which all pages share a result; the banner is renewed every 5 s."""
 
@@ -52,16 +55,27 @@ class OutageWatch:
         self._outages: Sequence[Outage] = ()
         self._checked_at = float("-inf")
         self._checking = asyncio.Lock()
+        self._renewal: asyncio.Task[None] | None = None
 
     @property
     def outages(self) -> Sequence[Outage]:
         """What is away, as last seen."""
         return self._outages
 
+    async def look(self) -> None:
+        """Return at once if there is a result that can be shown, and renew it in the background; else check."""
+        if self._age() > USABLE_SECONDS:
+            await self.refresh()
+        elif self._age() > FRESH_SECONDS and (self._renewal is None or self._renewal.done()):
+            self._renewal = asyncio.create_task(self.refresh(), name="outages")
+
+    def _age(self) -> float:
+        return time.monotonic() - self._checked_at
+
     async def refresh(self) -> None:
         """Check, unless the last result is fresh. A check that another page has begun is awaited."""
         async with self._checking:
-            if time.monotonic() - self._checked_at > FRESH_SECONDS:
+            if self._age() > FRESH_SECONDS:
                 found = await self._check()
                 since = {outage.name: outage.since for outage in self._outages}
                 self._outages = [

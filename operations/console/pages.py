@@ -6,6 +6,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
@@ -25,7 +26,7 @@ from shared.access.permissions import STAFF, Permission
 from shared.access.principal import Principal
 from shared.errors import TransientError
 from shared.http import ProblemError, authorize
-from shared.outage_words import in_words
+from shared.outage_words import in_words, with_detail
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -55,6 +56,7 @@ NAVIGATION = (
 )
 """The sections, with the permission that each needs."""
 
+_log = structlog.get_logger(__name__)
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -96,7 +98,11 @@ class Pages:
         return HTMLResponse(text.encode("utf-8", "backslashreplace"), int(status), SECURITY)
 
     async def look_for_outages(self) -> None:
-        """Find out what is away, for the banner of the pages that follow, unless that is known already."""
+        """Find out what is away, for the banner of a page that is opened; one that was open lately need not wait."""
+        await self._watch.look()
+
+    async def refresh_outages(self) -> None:
+        """Find out what is away, for the banner alone, unless that is known already."""
         await self._watch.refresh()
 
     def problem(self, request: Request, status: HTTPStatus, detail: str) -> Response:
@@ -165,7 +171,7 @@ def _check_staff(caller: Principal | None) -> None:
 
 
 async def _checked(pages: Pages, request: Request, handle: Handle) -> Response:
-    if _is_whole_page(request):
+    if _is_whole_page(request) and caller_of(request.scope) is not None:
         await pages.look_for_outages()
     if request.method == "POST":
         # The framework caches the body, so the handler can read it again.
@@ -194,6 +200,7 @@ async def _explained(pages: Pages, request: Request, handle: Handle) -> Response
     except RequestValidationError as error:
         return pages.problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, wording.validation_text(error))
     except (PyMongoError, UnreachableError, TransientError) as error:
+        _log.warning("a page is not available", path=request.url.path, error=with_detail(error))
         return pages.problem(request, HTTPStatus.SERVICE_UNAVAILABLE, _outage(error))
 
 

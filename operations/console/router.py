@@ -51,7 +51,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
     @router.get("/outages")
     @requires(Permission.SELF_READ)
     async def outages(request: Request) -> Response:
-        await pages.look_for_outages()
+        await pages.refresh_outages()
         return pages.show(request, "outages.html")
 
     @router.get("/runbooks/{name}")

@@ -145,10 +145,11 @@ class _Log:
         yield from self._rest()
         if self._is_begun_anew():
             self.close()
-            self._part, self._file = b"", _opened(self._path)
+            yield from self._unfinished()  # of a run that was killed: nothing follows
+            self._file = _opened(self._path)
             yield from self._rest()
-        if unfinished and self._part:
-            yield self._parser.parse(self._part)
+        if unfinished:
+            yield from self._unfinished()
 
     def close(self) -> None:
         """Close the file."""
@@ -161,6 +162,11 @@ class _Log:
             if self._part.endswith(b"\n"):
                 line, self._part = self._part, b""
                 yield self._parser.parse(line)
+
+    def _unfinished(self) -> Iterator[LogLine]:
+        if self._part:
+            line, self._part = self._part, b""
+            yield self._parser.parse(line)
 
     def _is_begun_anew(self) -> bool:
         try:

@@ -16,8 +16,9 @@ from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 
 from operations.actions import list_actions, record_action
-from operations.console import ConsoleDependencies
+from operations.console import ConsoleDependencies, outages
 from operations.console.audit import Auditor
+from operations.console.outages import Outage, OutageWatch
 from operations.console.overview import DeadLetterCache
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import GroupPage
@@ -453,6 +454,39 @@ async def test_without_mongodb_and_rabbitmq_every_page_is_still_a_page(database_
             assert "Not available" in shown[path], path
         acted = await pages.post("/dead-letters/letters/l1/replay", data=REASON)
         assert acted.status_code == 503
+
+
+async def test_only_the_first_page_of_staff_waits_for_the_check_of_what_is_away(
+    dependencies: ConsoleDependencies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[asyncio.Event] = []
+
+    async def check(_: OutageWatch) -> list[Outage]:
+        """Take until the test lets it end, the first two times; find an outage that is named after that."""
+        number = min(len(checks) + 1, 2)
+        if len(checks) < number:
+            checks.append(asyncio.Event())
+        await checks[number - 1].wait()
+        return [Outage(f"check-{number}", utc_now(), "it refuses connections", "", "service-down")]
+
+    monkeypatch.setattr(OutageWatch, "_check", check)
+    monkeypatch.setattr(outages, "FRESH_SECONDS", -1.0)
+    async with pages_of(dependencies) as pages, asyncio.timeout(60):
+        anonymous = await pages.get("/sign-in", headers={"Authorization": ""})
+        assert (anonymous.status_code, checks) == (200, [])
+        first = asyncio.create_task(pages.get("/orders"))
+        await eventually(lambda: bool(checks), 60, "the first check")
+        assert not first.done()
+        checks[0].set()
+        assert "check-1" in (await first).text
+        assert "check-1" in await text_of(pages, "/orders")
+        await eventually(lambda: len(checks) == 2, 60, "the check in the background")
+        checks[1].set()
+
+        async def is_renewed() -> bool:
+            return "check-2" in await text_of(pages, "/orders")
+
+        await eventually(is_renewed, 60, "the result of the check in the background")
 
 
 # --- Inventory, packages. ---

@@ -106,12 +106,13 @@ def follow_over_a_new_start(layout: Layout, read: Callable[[], list[str]]) -> No
         file.write(" and whole\n")
         file.flush()
         assert read() == ["2026-01-31T09:31:00Z half and whole"]
-        file.write("2026-01-31T09:32:00Z the last line\n")
+        file.write("2026-01-31T09:32:00Z the last line\n2026-01-31T09:32:10Z killed in the mid")
     log.replace(layout.logs / "order.log.old")
     log.write_text("2026-01-31T09:33:00Z started again\n")
     (layout.logs / "shipping.log").write_text("2026-01-31T09:32:30Z new\n")
     assert read() == [
         "2026-01-31T09:32:00Z the last line",
+        "2026-01-31T09:32:10Z killed in the mid",
         "2026-01-31T09:32:30Z new",
         "2026-01-31T09:33:00Z started again",
     ]

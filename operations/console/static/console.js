@@ -1,7 +1,7 @@
 // What htmx does not do: pause requests while the page is hidden, and mark what could not be renewed as old.
 "use strict";
 
-const staleAfterMilliseconds = 10000;
+const patienceMilliseconds = 10000;
 const renewedAt = new Map();
 let shownAt = Date.now();
 const loadedAt = shownAt;
@@ -24,6 +24,11 @@ document.addEventListener("htmx:before:swap", (event) => {
 document.addEventListener("htmx:after:request", (event) => {
   if (renews(event.detail.ctx.response)) renewedAt.set(renewedPart(event), Date.now());
 });
+// A part that is renewed seldom says how often: it is not old before its next renewal is due.
+function staleAfterMilliseconds(part) {
+  return 1000 * Number(part.dataset.refreshSeconds ?? 0) + patienceMilliseconds;
+}
+
 // A page that was hidden gets time to catch up before it warns.
 document.addEventListener("visibilitychange", () => {
   shownAt = Date.now();
@@ -34,7 +39,7 @@ setInterval(() => {
   let stale = false;
   for (const part of document.querySelectorAll("[hx-trigger]")) {
     const at = renewedAt.get(part.id) ?? loadedAt;
-    const isOld = Date.now() - Math.max(at, shownAt) > staleAfterMilliseconds && !document.hidden;
+    const isOld = Date.now() - Math.max(at, shownAt) > staleAfterMilliseconds(part) && !document.hidden;
     part.classList.toggle("old", isOld);
     stale ||= isOld;
     // The banner is on every page; what a page itself shows may be renewed or not.
