@@ -205,6 +205,7 @@ async def test_one_order_that_fails_makes_the_status_1_and_holds_up_no_other(sho
     [
         ("retry",),
         ("retry", "--all", "--user", "u1"),
+        ("retry", "o1", "--user", "u1", "--yes", *WHY),
         ("retry", "--all", "--yes"),
         ("retry", "--all", "--json", *WHY),
         ("retry", "--all", "--since", "yesterday"),

@@ -107,6 +107,8 @@ def _act(name: str, given: dict[str, Any]) -> None:
     action, search = ORDER_ACTIONS[name], build_search(given)
     if (search != OrderSearch()) == given["all_orders"]:
         raise typer.BadParameter("give ids, filters or --all (but not --all with others)")
+    if search.ids and search != OrderSearch(ids=search.ids):
+        raise typer.BadParameter("give ids or filters, not both: `ordersaga orders list` shows the ids that match")
     if given["as_json_document"] and not given["yes"]:
         raise typer.BadParameter("--json does not prompt: add --yes")
     if given["why"] is None and given["yes"]:
