@@ -10,11 +10,12 @@ and sees from the order's history whether the action was taken.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
 from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo.errors import DuplicateKeyError
 
 from operations.order_actions.schema import BULK_ACTION_ORDERS, BULK_ACTIONS
 from operations.sign_in.person import Person
@@ -25,10 +26,7 @@ from shared.database import Database, Document
 CLAIM_VALID_FOR = timedelta(seconds=30)
 """Longer than one attempt on an order takes: after it, the process that claimed the order has ended."""
 
-PAGE = 500
-"""Orders that are recorded at once."""
-
-RUNNING, ENDED = "running", "ended"
+STARTING, RUNNING, ENDED = "starting", "running", "ended"
 DONE, WAITING, FAILED = "done", "waiting", "failed"
 
 BY_COMMAND, BY_CONSOLE = "command", "console"
@@ -45,7 +43,7 @@ class BulkActions:
 
     async def start(
         self,
-        orders: AsyncIterable[Document],
+        orders: Sequence[Document],
         *,
         person: Person,
         why: str,
@@ -53,20 +51,14 @@ class BulkActions:
         selection: Document,
         rate: float,
         via: str,
+        bulk_id: str | None = None,
     ) -> Document:
         """Record the action on these orders, and return its record; `selection` is how they were chosen.
 
-        The record comes last: without it, an interrupted start has no effect.
+        With an id that an action has already, return that one. The action is running once all of it is recorded: an
+        interrupted start has no effect.
         """
-        bulk_id, total, page = uuid4().hex[:16], 0, list[Document]()
-        async for order in orders:
-            page.append(_item(bulk_id, total, order))
-            total += 1
-            if len(page) == PAGE:
-                await self._orders.insert_many(page)
-                page = []
-        if page:
-            await self._orders.insert_many(page)
+        bulk_id = bulk_id or new_id()
         record: Document = {
             "_id": bulk_id,
             "at": self._clock(),
@@ -76,11 +68,16 @@ class BulkActions:
             "selection": selection,
             "rate": rate,
             "via": via,
-            "total": total,
-            "status": RUNNING,
+            "total": len(orders),
+            "status": STARTING,
         }
-        await self._bulk.insert_one(record)
-        return record
+        try:
+            await self._bulk.insert_one(record)
+        except DuplicateKeyError:
+            return await self.find(bulk_id) or record
+        await self._orders.insert_many([_item(bulk_id, position, order) for position, order in enumerate(orders)])
+        await self._bulk.update_one({"_id": bulk_id}, {"$set": {"status": RUNNING}})
+        return record | {"status": RUNNING}
 
     async def find(self, bulk_id: str) -> Document | None:
         """Return a record."""
@@ -146,6 +143,11 @@ class BulkActions:
         if outcomes:
             query["outcome"] = {"$in": list(outcomes)}
         return await self._orders.find(query, sort=[("position", ASCENDING)], limit=limit).to_list(None)
+
+
+def new_id() -> str:
+    """Return an id for an action."""
+    return uuid4().hex[:16]
 
 
 def _item(bulk_id: str, position: int, order: Document) -> Document:

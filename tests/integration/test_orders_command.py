@@ -289,7 +289,7 @@ async def test_killed_at_every_step_and_run_again_it_neither_skips_nor_doubles(s
 
 
 async def start(dependencies: ConsoleDependencies, clock: Clock, name: str) -> Document:
-    found = dependencies.orders.find({}).sort("_id", 1)
+    found = await dependencies.orders.find({}).sort("_id", 1).to_list(None)
     records = BulkActions(dependencies.operations, clock)
     return await records.start(found, person=ANN, why="because", action=name, selection={}, rate=1e6, via=BY_COMMAND)
 
@@ -321,7 +321,7 @@ async def test_an_interrupted_command_continues_when_it_is_run_again(shop: Shop)
     async with shop.dependencies() as dependencies:
         records = BulkActions(dependencies.operations)
         bulk = await records.start(
-            dependencies.orders.find({}),
+            await dependencies.orders.find({}).to_list(None),
             person=ANN,
             why="because",
             action="retry",
@@ -375,10 +375,12 @@ async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop
         asked = (await pages.get("/bulk-actions/retry", params=ticked)).text
         assert "Retry 4 orders of 3 customers, 40.00 USD</button>" in asked
         assert "1 of the selected orders cannot be retried" in asked
-        (ids,) = re.findall(r'name="ids" value="([^"]*)"', asked)
-        done = await pages.post("/bulk-actions/retry", data={"why": "the provider is back", "ids": ids})
-        assert done.status_code == 303
+        sent = hidden(asked) | {"why": "the provider is back"}
+        done, again = await asyncio.gather(*(pages.post("/bulk-actions/retry", data=sent) for _ in range(2)))
+        assert (done.status_code, again.status_code) == (303, 303)
         results = done.headers["location"]
+        assert again.headers["location"] == results
+        assert await shop.operations["bulk_actions"].count_documents({}) == 1
         assert 'hx-get="' in (await pages.get(results)).text
         await BulkExecutor(dependencies).work()
         shown = (await pages.get(results)).text
@@ -390,7 +392,7 @@ async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop
         form = (await pages.get("/bulk-actions/refund", params={"matching": "1", "status": "FAILED"})).text
         assert "Refund 1 order of 1 customer, 100.00 USD</button>" in form
         assert 'name="search" value="status=FAILED"' in form
-        done = await pages.post("/bulk-actions/refund", data={"why": "given up", "search": "status=FAILED"})
+        done = await pages.post("/bulk-actions/refund", data=hidden(form) | {"why": "given up"})
         await BulkExecutor(dependencies).work()
         assert "waits for a second person" in (await pages.get(done.headers["location"])).text
         assert (await pages.get("/bulk-actions/refund")).status_code == 409
@@ -403,3 +405,31 @@ async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop
     for order_id in failed:
         by, why, action, outcome = (await shop.log(order_id))[-1]
         assert (by, why, action, outcome) == (BY_ADMIN, "the provider is back", "order.retry", "accepted")
+
+
+def hidden(page: str) -> dict[str, str]:
+    """Return the hidden fields of a form."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
+
+
+async def test_what_a_form_of_the_console_does_not_show_is_not_done(shop: Shop) -> None:
+    failed = await shop.failed(2)
+    async with shop.dependencies() as dependencies, pages_of(dependencies) as pages:
+        asked = await pages.get("/bulk-actions/refund", params={"matching": "1", "status": "FAILED"})
+        form = hidden(asked.text) | {"why": "given up"}
+        nothing = await pages.post("/bulk-actions/refund", data=form | {"matching": ""})
+        assert (nothing.status_code, "No order is selected" in nothing.text) == (409, True)
+        failed += await shop.failed(1)
+        changed = await pages.post("/bulk-actions/refund", data=form)
+        assert (changed.status_code, "The orders have changed" in changed.text) == (409, True)
+        assert "Refund 3 orders of 2 customers, 30.00 USD</button>" in changed.text
+        assert 'name="why" value="given up"' in changed.text
+        again = hidden(changed.text) | {"why": "given up"}
+        await shop.orders.update_many({}, {"$set": {"settled": True}})
+        none = await pages.post("/bulk-actions/refund", data=again)
+        assert (none.status_code, "None of the 3 selected orders can be refunded" in none.text) == (409, True)
+        assert await shop.operations["bulk_actions"].count_documents({}) == 0
+        await shop.orders.update_many({}, {"$set": {"settled": False}})
+        assert (await pages.post("/bulk-actions/refund", data=again)).status_code == 303
+        await BulkExecutor(dependencies).work()
+    assert await shop.events(*failed) == ["order.refund_requested"] * 3

@@ -1,6 +1,6 @@
 """The commands `ordersaga orders cancel`, `retry`, `refund`, `nudge` and `resume`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -35,8 +35,8 @@ from operations.console import ConsoleDependencies
 from operations.console.bulk_executor import DEFAULT_RATE, BulkExecutor
 from operations.errors import CommandError
 from operations.order_actions.actions import ORDER_ACTIONS, OrderAction
-from operations.order_actions.bulk import BY_COMMAND, DONE, RUNNING, BulkActions
-from operations.order_actions.search import OrderSearch, query_of, total_orders
+from operations.order_actions.bulk import BY_COMMAND, DONE, RUNNING, STARTING, BulkActions
+from operations.order_actions.search import OrderSearch, query_of, select_orders, totals_of
 from operations.settings import Stack
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
@@ -93,6 +93,10 @@ def resume(
         bulk = await BulkActions(dependencies.operations).find(bulk_id)
         if bulk is None:
             raise NothingToDoError(f"there is no action on many orders with the id {bulk_id}")
+        if bulk["status"] == STARTING:
+            raise NothingToDoError(
+                f"action {bulk_id} was interrupted before it began, and did nothing: ask for it again"
+            )
         return await _run(stack, dependencies, bulk, as_json_document)
 
     _connected(work)
@@ -122,10 +126,13 @@ def _act(name: str, given: dict[str, Any]) -> None:
         records = BulkActions(dependencies.operations)
         bulk = await _interrupted(records, action, selection, yes=given["yes"])
         if bulk is None:
-            query = _query(action, search)
-            reason = await _confirm(dependencies.orders, action, search, query, given)
+            # Selected once: what is confirmed is what is done.
+            selected = await select_orders(dependencies.orders, _query(action, search))
+            reason = await _confirm(dependencies.orders, action, search, selected, given)
+            found = {order["_id"] for order in selected}
+            unknown: list[Document] = [{"_id": order_id} for order_id in search.ids if order_id not in found]
             bulk = await records.start(
-                _selected(dependencies.orders, query, search.ids),
+                selected + unknown,
                 person=_person(),
                 why=reason,
                 action=name,
@@ -188,19 +195,18 @@ def _query(action: OrderAction, search: OrderSearch) -> Document:
 
 
 async def _confirm(
-    orders: Collection, action: OrderAction, search: OrderSearch, query: Document, given: dict[str, Any]
+    orders: Collection, action: OrderAction, search: OrderSearch, selected: list[Document], given: dict[str, Any]
 ) -> str:
     """Say how many orders, customers and how much money it is about, ask, and return the reason.
 
     Raises NothingToDoError if no order is selected.
     """
-    totals = await total_orders(orders, query)
-    if not totals.orders and not search.ids:
-        matching = (await total_orders(orders, query_of(search))).orders
+    if not selected and not search.ids:
+        matching = await orders.count_documents(query_of(search))
         if not matching:
             raise NothingToDoError(f"no order matches that could be {action.participle}")
         raise NothingToDoError(f"{counted(matching, 'orders')} match, and none of them can be {action.participle}")
-    words = totals_in_words(totals)
+    words = totals_in_words(totals_of(selected))
     typer.echo(f"{action.title} {words}: {action.warning}", err=True)
     if not given["yes"] and not typer.confirm(f"{action.title} {words}?", err=True):
         raise typer.Exit(1)
@@ -208,17 +214,6 @@ async def _confirm(
     if not 1 <= len(reason) <= LONGEST_REASON:
         raise typer.BadParameter(f"has {len(reason)} characters; 1 to {LONGEST_REASON} are allowed", param_hint="--why")
     return str(reason)
-
-
-async def _selected(orders: Collection, query: Document, ids: tuple[str, ...]) -> AsyncIterator[Document]:
-    """Yield the selected orders, the oldest first, then the ids that no order has, so that each has a result."""
-    unknown = dict.fromkeys(ids)
-    fields = {"userId": True, "totalAmount": True, "currency": True}
-    async for order in orders.find(query, fields).sort([("createdAt", 1), ("_id", 1)]):
-        unknown.pop(order["_id"], None)
-        yield order
-    for order_id in unknown:
-        yield {"_id": order_id}
 
 
 def _person() -> Person:
