@@ -135,10 +135,11 @@ async def select_orders(orders: Collection, query: Document) -> list[Document]:
 
 
 def totals_of(selected: Sequence[Document]) -> OrderTotals:
-    """Add up selected orders."""
+    """Add up selected orders; a damaged amount counts as nothing."""
     amounts = Counter[str]()
     for order in selected:
-        amounts[str(order.get("currency") or "")] += order.get("totalAmount") or 0
+        amount = order.get("totalAmount")
+        amounts[str(order.get("currency") or "")] += amount if isinstance(amount, int) else 0
     customers = {str(order.get("userId")) for order in selected}
     return OrderTotals(len(selected), len(customers), dict(sorted(amounts.items())))
 

@@ -355,10 +355,12 @@ async def test_a_nudge_sends_an_order_again_what_it_is_owed_and_only_that(shop: 
     assert await shop.log(cancelled) == [
         ("ann", "the provider is back", "order.nudge", outcome) for outcome in ("started", "sent again: payment.refund")
     ]
-    refused = await shop.document("nudge", settled, decided, "--yes", *WHY, status=1)
+    await shop.orders.update_one({"_id": cancelled}, {"$set": {"items": ["p1"]}})
+    refused = await shop.document("nudge", cancelled, settled, decided, "--yes", *WHY, status=1)
     details = {each["orderId"]: each["detail"] for each in refused["orders"]}
     assert details[settled] == "it is CANCELLED and settled, and waits for nothing"
     assert "retry or refund it" in details[decided]
+    assert "its record is damaged" in details[cancelled]
 
 
 async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop) -> None:
@@ -433,3 +435,15 @@ async def test_what_a_form_of_the_console_does_not_show_is_not_done(shop: Shop) 
         assert (await pages.post("/bulk-actions/refund", data=again)).status_code == 303
         await BulkExecutor(dependencies).work()
     assert await shop.events(*failed) == ["order.refund_requested"] * 3
+
+
+async def test_a_damaged_order_holds_up_no_other(shop: Shop) -> None:
+    damaged, sound = await shop.failed(2)
+    await shop.orders.update_one({"_id": damaged}, {"$set": {"totalAmount": "much"}})
+    async with shop.dependencies(approval_policy=ApprovalPolicy(10_000)) as dependencies:
+        bulk = await start(dependencies, Clock(), "retry")
+        await BulkExecutor(dependencies).run(bulk)
+        results = await BulkActions(dependencies.operations).results(bulk["_id"])
+    found = {item["orderId"]: (item["outcome"], item["detail"]) for item in results}
+    unexpected = "unexpected: TypeError; the log of this process has the traceback"
+    assert found == {damaged: ("failed", unexpected), sound: ("done", "accepted")}
