@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import structlog
+from pymongo.errors import PyMongoError
 
 from operations.approvals.records import ApprovalRecords
 from operations.console.dependencies import ConsoleDependencies
@@ -80,17 +81,22 @@ class BulkExecutor:
 
         Raises UnreachableError when a server does not answer for a while: run it again then.
         """
-        due = time.monotonic()
-        async with self._publisher(bulk) as publisher:
-            while not await self._bulk.end_if_done(bulk["_id"]):
-                item = await self._bulk.claim(bulk["_id"])
-                if item is None:
-                    await asyncio.sleep(POLL_SECONDS)
-                    continue
-                on_progress(await self._take(bulk, item, publisher))
-                # What waiting took is not made up for by going faster.
-                due = max(due + 1 / bulk["rate"], time.monotonic())
-                await asyncio.sleep(due - time.monotonic())
+        due, item = time.monotonic(), None
+        try:
+            async with self._publisher(bulk) as publisher:
+                while not await self._bulk.end_if_done(bulk["_id"]):
+                    item = await self._bulk.claim(bulk["_id"])
+                    if item is None:
+                        await asyncio.sleep(POLL_SECONDS)
+                        continue
+                    on_progress(await self._take(bulk, item, publisher))
+                    # What waiting took is not made up for by going faster.
+                    due = max(due + 1 / bulk["rate"], time.monotonic())
+                    await asyncio.sleep(due - time.monotonic())
+        except (UnreachableError, asyncio.CancelledError):
+            with contextlib.suppress(PyMongoError):
+                await self._bulk.leave(bulk["_id"], item)
+            raise
 
     @contextlib.asynccontextmanager
     async def _publisher(self, bulk: Document) -> AsyncIterator[Publisher | None]:

@@ -118,6 +118,18 @@ class BulkActions:
         result = {"outcome": outcome, "detail": detail, "doneAt": self._clock()}
         await self._orders.update_one({"_id": item["_id"], "outcome": None}, {"$set": result})
 
+    async def leave(self, bulk_id: str, item: Document | None) -> None:
+        """Note that a process ends its work on an action; give back the order that it claimed and has no result."""
+        if item is not None:
+            await self._orders.update_one({"_id": item["_id"], "outcome": None}, {"$unset": {"claimedAt": ""}})
+        await self._bulk.update_one({"_id": bulk_id}, {"$set": {"leftAt": self._clock()}})
+
+    async def is_live(self, bulk: Document) -> bool:
+        """Return whether a process seems to work on an action: it claimed an order lately, and has not left."""
+        since = max(filter(None, (self._clock() - CLAIM_VALID_FOR, bulk.get("leftAt"))))
+        claimed = {"bulk": bulk["_id"], "claimedAt": {"$gt": since}}
+        return await self._orders.find_one(claimed, {"_id": True}) is not None
+
     async def end_if_done(self, bulk_id: str) -> bool:
         """Record that the action has ended if every order has a result; return whether it has."""
         if await self._orders.find_one({"bulk": bulk_id, "outcome": None}, {"_id": True}) is not None:

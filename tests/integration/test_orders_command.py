@@ -231,9 +231,9 @@ async def test_a_key_without_the_permission_and_a_service_that_is_away(
     reachable = {"ORDERSAGA_CONSOLE_URL": shop.stack.url("order")}
     await shop.run("retry", failed, "--yes", *WHY, status=1, **away, **reachable)
     assert await shop.events(failed) == []
-    await shop.operations["bulk_action_orders"].update_many({}, {"$unset": {"claimedAt": ""}})
     assert "1 done" in await shop.run("retry", failed, "--yes", *WHY)
     assert await shop.events(failed) == [RETRIED]
+    assert await shop.operations["bulk_actions"].count_documents({}) == 1, "the same command continues"
 
 
 async def test_a_large_order_waits_for_a_second_person(shop: Shop) -> None:
@@ -331,12 +331,43 @@ async def test_an_interrupted_command_continues_when_it_is_run_again(shop: Shop)
         )
         with pytest.raises(SimulatedCrashError):
             await BulkExecutor(dependencies, crash).run(bulk)
-    await shop.operations["bulk_action_orders"].update_many({"outcome": None}, {"$unset": {"claimedAt": ""}})
+    await shop.operations["bulk_action_orders"].update_many({}, {"$unset": {"claimedAt": ""}})
     await shop.failed(1, failure_code="another")
     result = await shop.document(*words)
     assert (result["id"], result["done"]) == (bulk["_id"], 3)
     assert await shop.events(*failed) == [RETRIED] * 3
     assert "no order matches" in await shop.run(*words, status=1)
+
+
+@pytest.mark.parametrize(
+    ("collection", "changes", "said"),
+    [
+        ("bulk_actions", {"by": Person("bob", "bob", frozenset()).as_document()}, "was asked for by bob"),
+        ("bulk_actions", {"at": utc_now() - timedelta(hours=2)}, "was asked for at "),
+        ("bulk_action_orders", {"claimedAt": utc_now() + timedelta(hours=1), "outcome": "done"}, "may be running now"),
+    ],
+    ids=["another person", "old", "running"],
+)
+async def test_a_command_continues_no_action_that_may_be_another(
+    shop: Shop, collection: str, changes: Document, said: str
+) -> None:
+    failed = await shop.failed(1)
+    async with shop.dependencies() as dependencies:
+        bulk = await BulkActions(dependencies.operations).start(
+            [{"_id": "o1"}, {"_id": "o2"}],
+            person=ANN,
+            why="because",
+            action="retry",
+            selection={"all_orders": True},
+            rate=500,
+            via=BY_COMMAND,
+        )
+    await shop.operations[collection].update_one({}, {"$set": changes})
+    printed = " ".join((await shop.run("retry", "--all", "--yes", *WHY)).split())
+    assert f"the same action {said}" in printed
+    assert f"`ordersaga orders resume {bulk['_id']}` continues it" in printed
+    assert "1 done" in printed
+    assert await shop.events(*failed) == [RETRIED]
 
 
 async def test_a_nudge_sends_an_order_again_what_it_is_owed_and_only_that(shop: Shop) -> None:

@@ -1,7 +1,8 @@
 """The commands `ordersaga orders cancel`, `retry`, `refund`, `nudge` and `resume`."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from datetime import timedelta
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -38,14 +39,15 @@ from operations.order_actions.actions import ORDER_ACTIONS, OrderAction
 from operations.order_actions.bulk import BY_COMMAND, DONE, RUNNING, STARTING, BulkActions
 from operations.order_actions.search import OrderSearch, query_of, select_orders, totals_of
 from operations.settings import Stack
-from operations.sign_in.person import Person
+from operations.sign_in.person import Person, person_of
 from shared.access.permissions import Role
+from shared.clock import utc_now
 from shared.database import Collection, Document
 
 Rate = Annotated[float, typer.Option("--rate", min=0.1, max=1000, help="Orders per second.")]
 
-T = TypeVar("T")
-
+CONTINUED_FOR = timedelta(hours=1)
+"""How long the same command continues an interrupted action, in place of a new one."""
 
 _EXIT_STATUS = (
     "Exit status 0 if every order is done, 1 if one failed or waits for a second person, if there is none or it is not "
@@ -178,15 +180,32 @@ async def _run(stack: Stack, dependencies: ConsoleDependencies, bulk: Document, 
 
 
 async def _interrupted(records: BulkActions, action: OrderAction, selection: Document, *, yes: bool) -> Document | None:
-    """Return the interrupted action of the same command, to continue it; None if there is none, or it is declined."""
+    """Return the interrupted action of the same command, to continue it; None if there is none, or it is declined.
+
+    One of somebody else, an old one and one that a process works on are only named: this command may mean another.
+    """
     for bulk in await records.unfinished(BY_COMMAND):
         if (bulk["action"], bulk["selection"]) != (action.name, selection):
+            continue
+        if (why := await _why_another(records, bulk)) is not None:
+            again = f"`ordersaga orders resume {bulk['_id']}` continues it"
+            typer.echo(f"the same action {why}, and is not finished: {again}; this is a new one", err=True)
             continue
         done = (await records.outcomes(bulk["_id"])).total()
         question = f"The same action was interrupted after {done:,} of {bulk['total']:,} orders. Continue it?"
         if yes or typer.confirm(question, default=True, err=True):
             return bulk
     return None
+
+
+async def _why_another(records: BulkActions, bulk: Document) -> str | None:
+    """Return why an unfinished action is not the one that this command continues; None if it is."""
+    person = person_of(bulk["by"])
+    if person.subject != _person().subject:
+        return f"was asked for by {person.name}"
+    if bulk["at"] < utc_now() - CONTINUED_FOR:
+        return f"was asked for at {bulk['at']:%Y-%m-%d %H:%M} UTC"
+    return "may be running now" if await records.is_live(bulk) else None
 
 
 def _query(action: OrderAction, search: OrderSearch) -> Document:
