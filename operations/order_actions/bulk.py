@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from operations.order_actions.schema import BULK_ACTION_ORDERS, BULK_ACTIONS
@@ -86,10 +86,6 @@ class BulkActions:
     async def unfinished(self, via: str) -> list[Document]:
         """Return the records of the actions that have not ended, the oldest first."""
         return await self._bulk.find({"status": RUNNING, "via": via}, sort=[("at", ASCENDING)]).to_list(None)
-
-    async def newest(self, limit: int) -> list[Document]:
-        """Return the newest records."""
-        return await self._bulk.find(sort=[("at", DESCENDING)], limit=limit).to_list(None)
 
     async def claim(self, bulk_id: str) -> Document | None:
         """Return an order to act on, which no other process has claimed; None if there is none at the moment.
