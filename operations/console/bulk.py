@@ -8,11 +8,11 @@ from fastapi import APIRouter, Form, Query, Request, Response
 
 from operations.console.bulk_executor import DEFAULT_RATE
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import Why, redirect, signed_in
+from operations.console.forms import Why, actor, redirect, signed_in
 from operations.console.pages import Pages
 from operations.console.upstream import path
 from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderAction
-from operations.order_actions.bulk import BY_CONSOLE, ENDED, BulkActions, new_id
+from operations.order_actions.bulk import BY_CONSOLE, RUNNING, STARTING, BulkActions, new_id
 from operations.order_actions.search import (
     OrderSearch,
     OrderTotals,
@@ -123,6 +123,17 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             )
         return redirect(path("bulk-actions", "results", token))
 
+    @router.post(address + "/stop/{bulk_id}")
+    @requires(action.permission)
+    async def stop(request: Request, bulk_id: str, why: Annotated[Why, Form()]) -> Response:
+        """Stop the action before its next order."""
+        records = BulkActions(dependencies.operations, dependencies.clock)
+        bulk = await records.find(bulk_id)
+        if bulk is None or bulk["action"] != action.name:
+            raise not_found(f"The action {bulk_id} on many orders")
+        await records.stop(bulk, by=actor(request), why=why)
+        return redirect(path("bulk-actions", "results", bulk_id))
+
 
 def _add_results(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
     async def show(request: Request, bulk_id: str, template: str) -> Response:
@@ -135,7 +146,7 @@ def _add_results(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
             template,
             bulk=bulk,
             action=ORDER_ACTIONS[bulk["action"]],
-            running=bulk["status"] != ENDED,
+            running=bulk["status"] in (STARTING, RUNNING),
             outcomes=await records.outcomes(bulk_id),
             results=await records.results(bulk_id, limit=SHOWN_RESULTS),
         )

@@ -7,6 +7,8 @@ and sees from the order's history whether the action was taken.
     open ──▶ claimed ──▶ done, waiting for a second person, or failed
               │   ▲
               └───┘ after CLAIM_VALID_FOR: the process that claimed it has ended
+
+An action that is stopped leaves its other orders open.
 """
 
 from collections import Counter
@@ -17,6 +19,7 @@ from uuid import uuid4
 from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
+from operations.actions import record_action
 from operations.order_actions.schema import BULK_ACTION_ORDERS, BULK_ACTIONS
 from operations.sign_in.person import Person
 from shared import database
@@ -26,7 +29,7 @@ from shared.database import Database, Document
 CLAIM_VALID_FOR = timedelta(seconds=30)
 """Longer than one attempt on an order takes: after it, the process that claimed the order has ended."""
 
-STARTING, RUNNING, ENDED = "starting", "running", "ended"
+STARTING, RUNNING, ENDED, STOPPED = "starting", "running", "ended", "stopped"
 DONE, WAITING, FAILED = "done", "waiting", "failed"
 
 BY_COMMAND, BY_CONSOLE = "command", "console"
@@ -37,6 +40,7 @@ class BulkActions:
     """The operations on the records; methods let the driver's errors out."""
 
     def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._database = database
         self._bulk = database[BULK_ACTIONS]
         self._orders = database[BULK_ACTION_ORDERS]
         self._clock = clock
@@ -76,7 +80,7 @@ class BulkActions:
         except DuplicateKeyError:
             return await self.find(bulk_id) or record
         await self._orders.insert_many([_item(bulk_id, position, order) for position, order in enumerate(orders)])
-        await self._bulk.update_one({"_id": bulk_id}, {"$set": {"status": RUNNING}})
+        await self._bulk.update_one({"_id": bulk_id, "status": STARTING}, {"$set": {"status": RUNNING}})
         return record | {"status": RUNNING}
 
     async def find(self, bulk_id: str) -> Document | None:
@@ -127,13 +131,24 @@ class BulkActions:
         return await self._orders.find_one(claimed, {"_id": True}) is not None
 
     async def end_if_done(self, bulk_id: str) -> bool:
-        """Record that the action has ended if every order has a result; return whether it has."""
+        """Record that the action has ended if every order has a result; return whether it has, or was stopped."""
+        if await self._bulk.find_one({"_id": bulk_id, "status": STOPPED}, {"_id": True}) is not None:
+            return True
         if await self._orders.find_one({"bulk": bulk_id, "outcome": None}, {"_id": True}) is not None:
             return False
         await self._bulk.update_one(
             {"_id": bulk_id, "status": RUNNING}, {"$set": {"status": ENDED, "endedAt": self._clock()}}
         )
         return True
+
+    async def stop(self, bulk: Document, *, by: str, why: str) -> bool:
+        """Stop an action before its next order, and log who did it and why; return False if it was over already."""
+        unfinished = {"_id": bulk["_id"], "status": {"$in": [STARTING, RUNNING]}}
+        stopped = await self._bulk.update_one(unfinished, {"$set": {"status": STOPPED, "endedAt": self._clock()}})
+        if stopped.modified_count:
+            logged = {"by": by, "why": why, "action": f"orders.{bulk['action']}", "subject": bulk["_id"]}
+            await record_action(self._database, **logged, outcome=STOPPED)
+        return bool(stopped.modified_count)
 
     async def outcomes(self, bulk_id: str) -> Counter[str]:
         """Count the orders by outcome; those without one are not among them."""

@@ -478,3 +478,24 @@ async def test_a_damaged_order_holds_up_no_other(shop: Shop) -> None:
     found = {item["orderId"]: (item["outcome"], item["detail"]) for item in results}
     unexpected = "unexpected: TypeError; the log of this process has the traceback"
     assert found == {damaged: ("failed", unexpected), sound: ("done", "accepted")}
+
+
+async def test_an_action_is_stopped_before_its_next_order(shop: Shop) -> None:
+    failed = await shop.failed(3)
+    async with shop.dependencies() as dependencies, pages_of(dependencies) as pages:
+        by_command, by_console = [await start(dependencies, Clock(), "retry") for _ in range(2)]
+
+        item = await BulkActions(dependencies.operations).claim(by_command["_id"])
+        assert item is not None
+        await BulkActions(dependencies.operations).record(item, "done", "accepted")
+        assert "stopped after 1 of 3 orders" in await shop.run("stop", by_command["_id"], *WHY)
+        await BulkExecutor(dependencies).run(by_command)
+        assert await shop.events(*failed) == []
+        assert "was over already" in await shop.run("stop", by_command["_id"], *WHY, status=1)
+        assert "Stopped" in (await pages.get(f"/bulk-actions/results/{by_command['_id']}")).text
+        address = f"/bulk-actions/retry/stop/{by_console['_id']}"
+        assert address in (await pages.get(f"/bulk-actions/results/{by_console['_id']}")).text
+        assert (await pages.post(address, data={"why": "wrong orders"})).status_code == 303
+        await BulkExecutor(dependencies).run(by_console)
+    assert await shop.events(*failed) == []
+    assert await shop.log(by_console["_id"]) == [(BY_ADMIN, "wrong orders", "orders.retry", "stopped")]

@@ -1,4 +1,4 @@
-"""The commands `ordersaga orders cancel`, `retry`, `refund`, `nudge` and `resume`."""
+"""The commands `ordersaga orders cancel`, `retry`, `refund`, `nudge`, `resume` and `stop`."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -100,6 +100,30 @@ def resume(
                 f"action {bulk_id} was interrupted before it began, and did nothing: ask for it again"
             )
         return await _run(stack, dependencies, bulk, as_json_document)
+
+    _connected(work)
+
+
+def stop(
+    bulk_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the action.")],
+    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.")],
+) -> None:
+    """Stop an action on many orders before its next order, wherever it runs. What is done stays done.
+
+    Exit status 0 if it is stopped, 1 if it was over already or the id is unknown, 3 if a server cannot be reached.
+    """
+
+    async def work(stack: Stack, dependencies: ConsoleDependencies) -> bool:
+        records = BulkActions(dependencies.operations)
+        bulk = await records.find(bulk_id)
+        if bulk is None:
+            raise NothingToDoError(f"there is no action on many orders with the id {bulk_id}")
+        await require_permission(stack, ORDER_ACTIONS[bulk["action"]].permission, "`orders stop`")
+        if not await records.stop(bulk, by=_person().label, why=_checked(why)):
+            raise NothingToDoError(f"action {bulk_id} was over already")
+        done = (await records.outcomes(bulk_id)).total()
+        typer.echo(f"stopped after {done:,} of {counted(bulk['total'], 'orders')}")
+        return True
 
     _connected(work)
 
@@ -229,10 +253,15 @@ async def _confirm(
     typer.echo(f"{action.title} {words}: {action.warning}", err=True)
     if not given["yes"] and not typer.confirm(f"{action.title} {words}?", err=True):
         raise typer.Exit(1)
-    reason = (given["why"] if given["why"] is not None else typer.prompt("Reason", err=True)).strip()
+    return _checked(given["why"] if given["why"] is not None else typer.prompt("Reason", err=True))
+
+
+def _checked(why: str) -> str:
+    """Return the reason without spaces around it. Raises BadParameter if it is empty or too long."""
+    reason = why.strip()
     if not 1 <= len(reason) <= LONGEST_REASON:
         raise typer.BadParameter(f"has {len(reason)} characters; 1 to {LONGEST_REASON} are allowed", param_hint="--why")
-    return str(reason)
+    return reason
 
 
 def _person() -> Person:
