@@ -16,6 +16,7 @@ SCHEMA: dict[str, CollectionSchema] = {
         (
             IndexModel([("at", DESCENDING)], name="newest"),
             IndexModel([("status", ASCENDING), ("startedAt", ASCENDING)], name="unfinished"),
+            IndexModel([("subject", ASCENDING), ("at", DESCENDING)], name="subject"),
         )
     ),
     POLICY: CollectionSchema(),

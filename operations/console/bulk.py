@@ -1,6 +1,6 @@
 """The pages of actions on many orders: the confirmation with orders, customers and amounts, and the result of each."""
 
-from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 
@@ -8,14 +8,23 @@ from fastapi import APIRouter, Form, Query, Request, Response
 
 from operations.console.bulk_executor import DEFAULT_RATE
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import Why, redirect, signed_in
+from operations.console.forms import Why, actor, redirect, signed_in
 from operations.console.pages import Pages
 from operations.console.upstream import path
 from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderAction
-from operations.order_actions.bulk import BY_CONSOLE, RUNNING, BulkActions
-from operations.order_actions.search import OrderSearch, query_of, search_of, total_orders, visible_to
+from operations.order_actions.bulk import BY_CONSOLE, RUNNING, STARTING, BulkActions, new_id
+from operations.order_actions.search import (
+    OrderSearch,
+    OrderTotals,
+    query_of,
+    search_of,
+    select_orders,
+    totals_of,
+    visible_to,
+)
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.database import Document
 from shared.http import conflict, not_found
 
@@ -26,6 +35,7 @@ SHOWN_RESULTS = 500
 
 Ids = Annotated[tuple[str, ...], Query(alias="order", max_length=100)]
 Selected = Annotated[str, Form(max_length=20_000)]
+Token = Annotated[str, Form(pattern="^[0-9a-f]{16}$")]
 
 
 def create_bulk(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
@@ -40,21 +50,34 @@ def create_bulk(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
 def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, action: OrderAction) -> None:
     address = f"/bulk-actions/{action.name}"
 
-    async def show(request: Request, search: OrderSearch, ids: tuple[str, ...]) -> Response:
-        query = {"$and": [query_of(search), action.query]}
-        totals = await total_orders(dependencies.orders, query)
-        matching = await dependencies.orders.count_documents(query_of(search))
-        if not totals.orders:
+    async def select(search: OrderSearch) -> list[Document]:
+        """Return the orders of the search for which the action is possible. Raises the 409 problem if none is."""
+        selected = await select_orders(dependencies.orders, _query(search, action))
+        if not selected:
+            matching = await dependencies.orders.count_documents(query_of(search))
             raise conflict(f"None of the {matching:,} selected orders can be {action.participle}")
-        orders = await dependencies.orders.find(query, _FIELDS).sort("createdAt", -1).limit(SHOWN).to_list(None)
+        return selected
+
+    async def show(
+        request: Request, search: OrderSearch, selected: list[Document], *, why: str = "", changed: bool = False
+    ) -> Response:
+        totals = totals_of(selected)
+        matching = await dependencies.orders.count_documents(query_of(search))
+        found = dependencies.orders.find(_query(search, action), _FIELDS)
+        orders = await found.sort("createdAt", -1).limit(SHOWN).to_list(None)
         return pages.show(
             request,
             "bulk_action.html",
+            HTTPStatus.CONFLICT if changed else HTTPStatus.OK,
             action=action,
+            why=why,
+            changed=changed,
+            token=new_id(),
+            confirmed=_summary(totals),
             totals=totals,
             left_out=matching - totals.orders,
             orders=orders,
-            ids=" ".join(ids),
+            ids=" ".join(search.ids),
             search=urlencode(search.parameters),
         )
 
@@ -62,30 +85,54 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
     @requires(action.permission)
     async def ask(request: Request, caller: Caller, ids: Ids = (), matching: str = "") -> Response:
         """Show what the action is about, and ask for a reason."""
-        if not ids and not matching:
-            raise conflict("No order is selected: tick some, or everything that matches")
-        given = dict(request.query_params)
-        search = visible_to(search_of(given), caller) if matching else OrderSearch(ids=ids)
-        return await show(request, search, () if matching else ids)
+        search = _search(ids, matching, dict(request.query_params), caller)
+        return await show(request, search, await select(search))
 
     @router.post(address)
     @requires(action.permission)
     async def act(
-        request: Request, caller: Caller, why: Annotated[Why, Form()], ids: Selected = "", search: Selected = ""
+        request: Request,
+        caller: Caller,
+        why: Annotated[Why, Form()],
+        token: Token,
+        confirmed: Annotated[str, Form(max_length=1000)],
+        ids: Selected = "",
+        matching: Annotated[str, Form()] = "",
+        search: Selected = "",
     ) -> Response:
-        """Record the action, which this or another process then takes, and show its progress."""
-        named = tuple(ids.split())
-        wanted = OrderSearch(ids=named) if named else visible_to(search_of(dict(parse_qsl(search))), caller)
-        bulk = await BulkActions(dependencies.operations, dependencies.clock).start(
-            _selected(dependencies, {"$and": [query_of(wanted), action.query]}),
-            person=signed_in(request),
-            why=why,
-            action=action.name,
-            selection={"ids": list(named), "search": search},
-            rate=DEFAULT_RATE,
-            via=BY_CONSOLE,
-        )
-        return redirect(path("bulk-actions", "results", bulk["_id"]))
+        """Record the action, which this or another process then takes, and show its progress.
+
+        The token of the form is the id of the action, so a form that is sent twice starts one. If other orders than
+        the form said are selected by now, ask again.
+        """
+        records = BulkActions(dependencies.operations, dependencies.clock)
+        wanted = _search(tuple(ids.split()), matching, dict(parse_qsl(search)), caller)
+        if await records.find(token) is None:
+            selected = await select(wanted)
+            if _summary(totals_of(selected)) != confirmed:
+                return await show(request, wanted, selected, why=why, changed=True)
+            await records.start(
+                selected,
+                person=signed_in(request),
+                why=why,
+                action=action.name,
+                selection={"ids": list(wanted.ids), "search": search},
+                rate=DEFAULT_RATE,
+                via=BY_CONSOLE,
+                bulk_id=token,
+            )
+        return redirect(path("bulk-actions", "results", token))
+
+    @router.post(address + "/stop/{bulk_id}")
+    @requires(action.permission)
+    async def stop(request: Request, bulk_id: str, why: Annotated[Why, Form()]) -> Response:
+        """Stop the action before its next order."""
+        records = BulkActions(dependencies.operations, dependencies.clock)
+        bulk = await records.find(bulk_id)
+        if bulk is None or bulk["action"] != action.name:
+            raise not_found(f"The action {bulk_id} on many orders")
+        await records.stop(bulk, by=actor(request), why=why)
+        return redirect(path("bulk-actions", "results", bulk_id))
 
 
 def _add_results(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
@@ -99,7 +146,7 @@ def _add_results(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
             template,
             bulk=bulk,
             action=ORDER_ACTIONS[bulk["action"]],
-            running=bulk["status"] == RUNNING,
+            running=bulk["status"] in (STARTING, RUNNING),
             outcomes=await records.outcomes(bulk_id),
             results=await records.results(bulk_id, limit=SHOWN_RESULTS),
         )
@@ -118,6 +165,19 @@ def _add_results(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
 _FIELDS = {"userId": True, "totalAmount": True, "currency": True, "status": True, "failureReason": True}
 
 
-async def _selected(dependencies: ConsoleDependencies, query: Document) -> AsyncIterator[Document]:
-    async for order in dependencies.orders.find(query, _FIELDS).sort([("createdAt", 1), ("_id", 1)]):
-        yield order
+def _search(ids: tuple[str, ...], matching: str, parameters: dict[str, str], caller: Principal) -> OrderSearch:
+    """Return what is selected: everything that matches, or some orders. Raises the 409 problem if nothing is."""
+    if matching:
+        return visible_to(search_of(parameters), caller)
+    if not ids:
+        raise conflict("No order is selected: tick some, or everything that matches")
+    return OrderSearch(ids=ids)
+
+
+def _query(search: OrderSearch, action: OrderAction) -> Document:
+    return {"$and": [query_of(search), action.query]}
+
+
+def _summary(totals: OrderTotals) -> str:
+    """Return the totals as the form carries them."""
+    return " ".join([str(totals.orders), str(totals.customers), *(f"{c}:{n}" for c, n in totals.amounts.items())])

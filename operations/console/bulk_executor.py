@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import structlog
+from pymongo.errors import PyMongoError
 
 from operations.approvals.records import ApprovalRecords
 from operations.console.dependencies import ConsoleDependencies
@@ -22,8 +23,10 @@ from operations.recovery.nudging import NotNudgeableError, nudge
 from operations.sign_in.person import person_of
 from shared.background import run_periodically
 from shared.bus.backoff import Backoff
+from shared.bus.failures import traceback_text
 from shared.bus.publisher import Publisher
-from shared.database import Document
+from shared.database import Document, is_refusal, translate_error
+from shared.errors import TransientError
 from shared.failpoints import BULK_ACTED, BULK_CLAIMED, BULK_NOTED, BULK_RECORDED, Failpoint, nothing_fails
 
 DEFAULT_RATE = 10.0
@@ -78,16 +81,22 @@ class BulkExecutor:
 
         Raises UnreachableError when a server does not answer for a while: run it again then.
         """
-        started, acted = time.monotonic(), 0
-        async with self._publisher(bulk) as publisher:
-            while not await self._bulk.end_if_done(bulk["_id"]):
-                item = await self._bulk.claim(bulk["_id"])
-                if item is None:
-                    await asyncio.sleep(POLL_SECONDS)
-                    continue
-                on_progress(await self._take(bulk, item, publisher))
-                acted += 1
-                await asyncio.sleep(max(0.0, started + acted / bulk["rate"] - time.monotonic()))
+        due, item = time.monotonic(), None
+        try:
+            async with self._publisher(bulk) as publisher:
+                while not await self._bulk.end_if_done(bulk["_id"]):
+                    item = await self._bulk.claim(bulk["_id"])
+                    if item is None:
+                        await asyncio.sleep(POLL_SECONDS)
+                        continue
+                    on_progress(await self._take(bulk, item, publisher))
+                    # What waiting took is not made up for by going faster.
+                    due = max(due + 1 / bulk["rate"], time.monotonic())
+                    await asyncio.sleep(due - time.monotonic())
+        except (UnreachableError, asyncio.CancelledError):
+            with contextlib.suppress(PyMongoError):
+                await self._bulk.leave(bulk["_id"], item)
+            raise
 
     @contextlib.asynccontextmanager
     async def _publisher(self, bulk: Document) -> AsyncIterator[Publisher | None]:
@@ -101,11 +110,27 @@ class BulkExecutor:
     async def _take(self, bulk: Document, item: Document, publisher: Publisher | None) -> str:
         """Act on an order that is claimed, record the result, and return the outcome."""
         self._failpoint(BULK_CLAIMED)
-        outcome, detail = await self._act(bulk, item, publisher)
+        outcome, detail = await self._act_or_explain(bulk, item, publisher)
         self._failpoint(BULK_ACTED)
         await self._bulk.record(item, outcome, detail)
         self._failpoint(BULK_RECORDED)
         return outcome
+
+    async def _act_or_explain(self, bulk: Document, item: Document, publisher: Publisher | None) -> Result:
+        """Act on an order; an unexpected error is the result of this order, and holds up no other.
+
+        Lets out what is no fault of the order: a server that is away, or refuses this process.
+        """
+        try:
+            return await self._act(bulk, item, publisher)
+        except (UnreachableError, TransientError, TimeoutError):
+            raise
+        except Exception as error:
+            if is_refusal(error) or isinstance(translate_error(error), TransientError):
+                raise
+            trace = traceback_text(error)  # bounded: an error may contain whole documents
+            _log.error("an order could not be acted on", bulk=bulk["_id"], order_id=item["orderId"], exception=trace)
+            return FAILED, f"unexpected: {type(error).__name__}; the log of this process has the traceback"
 
     async def _act(self, bulk: Document, item: Document, publisher: Publisher | None) -> Result:
         action, order_id = ORDER_ACTIONS[bulk["action"]], item["orderId"]
@@ -165,10 +190,10 @@ class BulkExecutor:
             failed = await execute(self._dependencies, operator, "POST", "order", address, body=body, done=ACCEPTED)
             if failed is None:
                 return DONE, ACCEPTED
+            if _times_taken(await self._order(operator.subject) or {}, action) > before:
+                return DONE, ACCEPTED  # only the answer was lost, of this attempt or of an earlier one
             if not failed.is_transient:
                 return FAILED, failed.why
-            if _times_taken(await self._order(operator.subject) or {}, action) > before:
-                return DONE, ACCEPTED  # only the answer was lost
             if time.monotonic() > give_up_at:
                 raise UnreachableError(failed.why)
             await asyncio.sleep(backoff.next())

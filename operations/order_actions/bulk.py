@@ -7,15 +7,19 @@ and sees from the order's history whether the action was taken.
     open ──▶ claimed ──▶ done, waiting for a second person, or failed
               │   ▲
               └───┘ after CLAIM_VALID_FOR: the process that claimed it has ended
+
+An action that is stopped leaves its other orders open.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
-from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo import ASCENDING, ReturnDocument
+from pymongo.errors import DuplicateKeyError
 
+from operations.actions import record_action
 from operations.order_actions.schema import BULK_ACTION_ORDERS, BULK_ACTIONS
 from operations.sign_in.person import Person
 from shared import database
@@ -25,10 +29,7 @@ from shared.database import Database, Document
 CLAIM_VALID_FOR = timedelta(seconds=30)
 """Longer than one attempt on an order takes: after it, the process that claimed the order has ended."""
 
-PAGE = 500
-"""Orders that are recorded at once."""
-
-RUNNING, ENDED = "running", "ended"
+STARTING, RUNNING, ENDED, STOPPED = "starting", "running", "ended", "stopped"
 DONE, WAITING, FAILED = "done", "waiting", "failed"
 
 BY_COMMAND, BY_CONSOLE = "command", "console"
@@ -39,13 +40,14 @@ class BulkActions:
     """The operations on the records; methods let the driver's errors out."""
 
     def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._database = database
         self._bulk = database[BULK_ACTIONS]
         self._orders = database[BULK_ACTION_ORDERS]
         self._clock = clock
 
     async def start(
         self,
-        orders: AsyncIterable[Document],
+        orders: Sequence[Document],
         *,
         person: Person,
         why: str,
@@ -53,20 +55,14 @@ class BulkActions:
         selection: Document,
         rate: float,
         via: str,
+        bulk_id: str | None = None,
     ) -> Document:
         """Record the action on these orders, and return its record; `selection` is how they were chosen.
 
-        The record comes last: without it, an interrupted start has no effect.
+        With an id that an action has already, return that one. The action is running once all of it is recorded: an
+        interrupted start has no effect.
         """
-        bulk_id, total, page = uuid4().hex[:16], 0, list[Document]()
-        async for order in orders:
-            page.append(_item(bulk_id, total, order))
-            total += 1
-            if len(page) == PAGE:
-                await self._orders.insert_many(page)
-                page = []
-        if page:
-            await self._orders.insert_many(page)
+        bulk_id = bulk_id or new_id()
         record: Document = {
             "_id": bulk_id,
             "at": self._clock(),
@@ -76,11 +72,16 @@ class BulkActions:
             "selection": selection,
             "rate": rate,
             "via": via,
-            "total": total,
-            "status": RUNNING,
+            "total": len(orders),
+            "status": STARTING,
         }
-        await self._bulk.insert_one(record)
-        return record
+        try:
+            await self._bulk.insert_one(record)
+        except DuplicateKeyError:
+            return await self.find(bulk_id) or record
+        await self._orders.insert_many([_item(bulk_id, position, order) for position, order in enumerate(orders)])
+        await self._bulk.update_one({"_id": bulk_id, "status": STARTING}, {"$set": {"status": RUNNING}})
+        return record | {"status": RUNNING}
 
     async def find(self, bulk_id: str) -> Document | None:
         """Return a record."""
@@ -89,10 +90,6 @@ class BulkActions:
     async def unfinished(self, via: str) -> list[Document]:
         """Return the records of the actions that have not ended, the oldest first."""
         return await self._bulk.find({"status": RUNNING, "via": via}, sort=[("at", ASCENDING)]).to_list(None)
-
-    async def newest(self, limit: int) -> list[Document]:
-        """Return the newest records."""
-        return await self._bulk.find(sort=[("at", DESCENDING)], limit=limit).to_list(None)
 
     async def claim(self, bulk_id: str) -> Document | None:
         """Return an order to act on, which no other process has claimed; None if there is none at the moment.
@@ -121,14 +118,37 @@ class BulkActions:
         result = {"outcome": outcome, "detail": detail, "doneAt": self._clock()}
         await self._orders.update_one({"_id": item["_id"], "outcome": None}, {"$set": result})
 
+    async def leave(self, bulk_id: str, item: Document | None) -> None:
+        """Note that a process ends its work on an action; give back the order that it claimed and has no result."""
+        if item is not None:
+            await self._orders.update_one({"_id": item["_id"], "outcome": None}, {"$unset": {"claimedAt": ""}})
+        await self._bulk.update_one({"_id": bulk_id}, {"$set": {"leftAt": self._clock()}})
+
+    async def is_live(self, bulk: Document) -> bool:
+        """Return whether a process seems to work on an action: it claimed an order lately, and has not left."""
+        since = max(filter(None, (self._clock() - CLAIM_VALID_FOR, bulk.get("leftAt"))))
+        claimed = {"bulk": bulk["_id"], "claimedAt": {"$gt": since}}
+        return await self._orders.find_one(claimed, {"_id": True}) is not None
+
     async def end_if_done(self, bulk_id: str) -> bool:
-        """Record that the action has ended if every order has a result; return whether it has."""
+        """Record that the action has ended if every order has a result; return whether it has, or was stopped."""
+        if await self._bulk.find_one({"_id": bulk_id, "status": STOPPED}, {"_id": True}) is not None:
+            return True
         if await self._orders.find_one({"bulk": bulk_id, "outcome": None}, {"_id": True}) is not None:
             return False
         await self._bulk.update_one(
             {"_id": bulk_id, "status": RUNNING}, {"$set": {"status": ENDED, "endedAt": self._clock()}}
         )
         return True
+
+    async def stop(self, bulk: Document, *, by: str, why: str) -> bool:
+        """Stop an action before its next order, and log who did it and why; return False if it was over already."""
+        unfinished = {"_id": bulk["_id"], "status": {"$in": [STARTING, RUNNING]}}
+        stopped = await self._bulk.update_one(unfinished, {"$set": {"status": STOPPED, "endedAt": self._clock()}})
+        if stopped.modified_count:
+            logged = {"by": by, "why": why, "action": f"orders.{bulk['action']}", "subject": bulk["_id"]}
+            await record_action(self._database, **logged, outcome=STOPPED)
+        return bool(stopped.modified_count)
 
     async def outcomes(self, bulk_id: str) -> Counter[str]:
         """Count the orders by outcome; those without one are not among them."""
@@ -146,6 +166,11 @@ class BulkActions:
         if outcomes:
             query["outcome"] = {"$in": list(outcomes)}
         return await self._orders.find(query, sort=[("position", ASCENDING)], limit=limit).to_list(None)
+
+
+def new_id() -> str:
+    """Return an id for an action."""
+    return uuid4().hex[:16]
 
 
 def _item(bulk_id: str, position: int, order: Document) -> Document:

@@ -1,7 +1,8 @@
 """Finds orders by id, number, person, user, status, failure, product and time, newest first, a page at a time."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from pymongo import DESCENDING
 from order_service.order import Status
 from order_service.order_number import ids_of
 from order_service.particulars import PARTICULARS, PERSONAL, words_of
-from shared import database
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.database import Collection, Document
@@ -128,20 +128,20 @@ async def count_orders(orders: Collection, search: OrderSearch) -> int:
     return await orders.count_documents(query_of(search), limit=MOST_COUNTED)
 
 
-async def total_orders(orders: Collection, query: Document) -> OrderTotals:
-    """Add up the orders of a query."""
-    group = {
-        "_id": {"user": "$userId", "currency": "$currency"},
-        "orders": {"$sum": 1},
-        "amount": {"$sum": "$totalAmount"},
-    }
-    number, users, amounts = 0, set(), dict[str, int]()
-    async for row in database.aggregate(orders, [{"$match": query}, {"$group": group}]):
-        number += row["orders"]
-        users.add(row["_id"].get("user"))
-        currency = str(row["_id"].get("currency") or "")
-        amounts[currency] = amounts.get(currency, 0) + row["amount"]
-    return OrderTotals(number, len(users), dict(sorted(amounts.items())))
+async def select_orders(orders: Collection, query: Document) -> list[Document]:
+    """Return who placed each order of a query and what it costs, the oldest first."""
+    fields = {"userId": True, "totalAmount": True, "currency": True}
+    return await orders.find(query, fields).sort([("createdAt", 1), ("_id", 1)]).to_list(None)
+
+
+def totals_of(selected: Sequence[Document]) -> OrderTotals:
+    """Add up selected orders; a damaged amount counts as nothing."""
+    amounts = Counter[str]()
+    for order in selected:
+        amount = order.get("totalAmount")
+        amounts[str(order.get("currency") or "")] += amount if isinstance(amount, int) else 0
+    customers = {str(order.get("userId")) for order in selected}
+    return OrderTotals(len(selected), len(customers), dict(sorted(amounts.items())))
 
 
 def query_of(search: OrderSearch) -> dict[str, Any]:

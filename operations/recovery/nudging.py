@@ -69,7 +69,7 @@ def pending_envelopes(document: Document | None, now: datetime) -> list[Envelope
         return to_inboxes(messages, tracing.headers(order.traceparent))
     except NewerOrderError as error:
         raise NotNudgeableError(f"{error}: nudge it with that release") from error
-    except (LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise NotNudgeableError("its record is damaged, and cannot be put into messages") from error
 
 

@@ -205,6 +205,7 @@ async def test_one_order_that_fails_makes_the_status_1_and_holds_up_no_other(sho
     [
         ("retry",),
         ("retry", "--all", "--user", "u1"),
+        ("retry", "o1", "--user", "u1", "--yes", *WHY),
         ("retry", "--all", "--yes"),
         ("retry", "--all", "--json", *WHY),
         ("retry", "--all", "--since", "yesterday"),
@@ -230,9 +231,9 @@ async def test_a_key_without_the_permission_and_a_service_that_is_away(
     reachable = {"ORDERSAGA_CONSOLE_URL": shop.stack.url("order")}
     await shop.run("retry", failed, "--yes", *WHY, status=1, **away, **reachable)
     assert await shop.events(failed) == []
-    await shop.operations["bulk_action_orders"].update_many({}, {"$unset": {"claimedAt": ""}})
     assert "1 done" in await shop.run("retry", failed, "--yes", *WHY)
     assert await shop.events(failed) == [RETRIED]
+    assert await shop.operations["bulk_actions"].count_documents({}) == 1, "the same command continues"
 
 
 async def test_a_large_order_waits_for_a_second_person(shop: Shop) -> None:
@@ -288,7 +289,7 @@ async def test_killed_at_every_step_and_run_again_it_neither_skips_nor_doubles(s
 
 
 async def start(dependencies: ConsoleDependencies, clock: Clock, name: str) -> Document:
-    found = dependencies.orders.find({}).sort("_id", 1)
+    found = await dependencies.orders.find({}).sort("_id", 1).to_list(None)
     records = BulkActions(dependencies.operations, clock)
     return await records.start(found, person=ANN, why="because", action=name, selection={}, rate=1e6, via=BY_COMMAND)
 
@@ -320,7 +321,7 @@ async def test_an_interrupted_command_continues_when_it_is_run_again(shop: Shop)
     async with shop.dependencies() as dependencies:
         records = BulkActions(dependencies.operations)
         bulk = await records.start(
-            dependencies.orders.find({}),
+            await dependencies.orders.find({}).to_list(None),
             person=ANN,
             why="because",
             action="retry",
@@ -330,12 +331,43 @@ async def test_an_interrupted_command_continues_when_it_is_run_again(shop: Shop)
         )
         with pytest.raises(SimulatedCrashError):
             await BulkExecutor(dependencies, crash).run(bulk)
-    await shop.operations["bulk_action_orders"].update_many({"outcome": None}, {"$unset": {"claimedAt": ""}})
+    await shop.operations["bulk_action_orders"].update_many({}, {"$unset": {"claimedAt": ""}})
     await shop.failed(1, failure_code="another")
     result = await shop.document(*words)
     assert (result["id"], result["done"]) == (bulk["_id"], 3)
     assert await shop.events(*failed) == [RETRIED] * 3
     assert "no order matches" in await shop.run(*words, status=1)
+
+
+@pytest.mark.parametrize(
+    ("collection", "changes", "said"),
+    [
+        ("bulk_actions", {"by": Person("bob", "bob", frozenset()).as_document()}, "was asked for by bob"),
+        ("bulk_actions", {"at": utc_now() - timedelta(hours=2)}, "was asked for at "),
+        ("bulk_action_orders", {"claimedAt": utc_now() + timedelta(hours=1), "outcome": "done"}, "may be running now"),
+    ],
+    ids=["another person", "old", "running"],
+)
+async def test_a_command_continues_no_action_that_may_be_another(
+    shop: Shop, collection: str, changes: Document, said: str
+) -> None:
+    failed = await shop.failed(1)
+    async with shop.dependencies() as dependencies:
+        bulk = await BulkActions(dependencies.operations).start(
+            [{"_id": "o1"}, {"_id": "o2"}],
+            person=ANN,
+            why="because",
+            action="retry",
+            selection={"all_orders": True},
+            rate=500,
+            via=BY_COMMAND,
+        )
+    await shop.operations[collection].update_one({}, {"$set": changes})
+    printed = " ".join((await shop.run("retry", "--all", "--yes", *WHY)).split())
+    assert f"the same action {said}" in printed
+    assert f"`ordersaga orders resume {bulk['_id']}` continues it" in printed
+    assert "1 done" in printed
+    assert await shop.events(*failed) == [RETRIED]
 
 
 async def test_a_nudge_sends_an_order_again_what_it_is_owed_and_only_that(shop: Shop) -> None:
@@ -354,10 +386,12 @@ async def test_a_nudge_sends_an_order_again_what_it_is_owed_and_only_that(shop: 
     assert await shop.log(cancelled) == [
         ("ann", "the provider is back", "order.nudge", outcome) for outcome in ("started", "sent again: payment.refund")
     ]
-    refused = await shop.document("nudge", settled, decided, "--yes", *WHY, status=1)
+    await shop.orders.update_one({"_id": cancelled}, {"$set": {"items": ["p1"]}})
+    refused = await shop.document("nudge", cancelled, settled, decided, "--yes", *WHY, status=1)
     details = {each["orderId"]: each["detail"] for each in refused["orders"]}
     assert details[settled] == "it is CANCELLED and settled, and waits for nothing"
     assert "retry or refund it" in details[decided]
+    assert "its record is damaged" in details[cancelled]
 
 
 async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop) -> None:
@@ -374,10 +408,12 @@ async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop
         asked = (await pages.get("/bulk-actions/retry", params=ticked)).text
         assert "Retry 4 orders of 3 customers, 40.00 USD</button>" in asked
         assert "1 of the selected orders cannot be retried" in asked
-        (ids,) = re.findall(r'name="ids" value="([^"]*)"', asked)
-        done = await pages.post("/bulk-actions/retry", data={"why": "the provider is back", "ids": ids})
-        assert done.status_code == 303
+        sent = hidden(asked) | {"why": "the provider is back"}
+        done, again = await asyncio.gather(*(pages.post("/bulk-actions/retry", data=sent) for _ in range(2)))
+        assert (done.status_code, again.status_code) == (303, 303)
         results = done.headers["location"]
+        assert again.headers["location"] == results
+        assert await shop.operations["bulk_actions"].count_documents({}) == 1
         assert 'hx-get="' in (await pages.get(results)).text
         await BulkExecutor(dependencies).work()
         shown = (await pages.get(results)).text
@@ -389,7 +425,7 @@ async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop
         form = (await pages.get("/bulk-actions/refund", params={"matching": "1", "status": "FAILED"})).text
         assert "Refund 1 order of 1 customer, 100.00 USD</button>" in form
         assert 'name="search" value="status=FAILED"' in form
-        done = await pages.post("/bulk-actions/refund", data={"why": "given up", "search": "status=FAILED"})
+        done = await pages.post("/bulk-actions/refund", data=hidden(form) | {"why": "given up"})
         await BulkExecutor(dependencies).work()
         assert "waits for a second person" in (await pages.get(done.headers["location"])).text
         assert (await pages.get("/bulk-actions/refund")).status_code == 409
@@ -402,3 +438,64 @@ async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop
     for order_id in failed:
         by, why, action, outcome = (await shop.log(order_id))[-1]
         assert (by, why, action, outcome) == (BY_ADMIN, "the provider is back", "order.retry", "accepted")
+
+
+def hidden(page: str) -> dict[str, str]:
+    """Return the hidden fields of a form."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
+
+
+async def test_what_a_form_of_the_console_does_not_show_is_not_done(shop: Shop) -> None:
+    failed = await shop.failed(2)
+    async with shop.dependencies() as dependencies, pages_of(dependencies) as pages:
+        asked = await pages.get("/bulk-actions/refund", params={"matching": "1", "status": "FAILED"})
+        form = hidden(asked.text) | {"why": "given up"}
+        nothing = await pages.post("/bulk-actions/refund", data=form | {"matching": ""})
+        assert (nothing.status_code, "No order is selected" in nothing.text) == (409, True)
+        failed += await shop.failed(1)
+        changed = await pages.post("/bulk-actions/refund", data=form)
+        assert (changed.status_code, "The orders have changed" in changed.text) == (409, True)
+        assert "Refund 3 orders of 2 customers, 30.00 USD</button>" in changed.text
+        assert 'name="why" value="given up"' in changed.text
+        again = hidden(changed.text) | {"why": "given up"}
+        await shop.orders.update_many({}, {"$set": {"settled": True}})
+        none = await pages.post("/bulk-actions/refund", data=again)
+        assert (none.status_code, "None of the 3 selected orders can be refunded" in none.text) == (409, True)
+        assert await shop.operations["bulk_actions"].count_documents({}) == 0
+        await shop.orders.update_many({}, {"$set": {"settled": False}})
+        assert (await pages.post("/bulk-actions/refund", data=again)).status_code == 303
+        await BulkExecutor(dependencies).work()
+    assert await shop.events(*failed) == ["order.refund_requested"] * 3
+
+
+async def test_a_damaged_order_holds_up_no_other(shop: Shop) -> None:
+    damaged, sound = await shop.failed(2)
+    await shop.orders.update_one({"_id": damaged}, {"$set": {"totalAmount": "much"}})
+    async with shop.dependencies(approval_policy=ApprovalPolicy(10_000)) as dependencies:
+        bulk = await start(dependencies, Clock(), "retry")
+        await BulkExecutor(dependencies).run(bulk)
+        results = await BulkActions(dependencies.operations).results(bulk["_id"])
+    found = {item["orderId"]: (item["outcome"], item["detail"]) for item in results}
+    unexpected = "unexpected: TypeError; the log of this process has the traceback"
+    assert found == {damaged: ("failed", unexpected), sound: ("done", "accepted")}
+
+
+async def test_an_action_is_stopped_before_its_next_order(shop: Shop) -> None:
+    failed = await shop.failed(3)
+    async with shop.dependencies() as dependencies, pages_of(dependencies) as pages:
+        by_command, by_console = [await start(dependencies, Clock(), "retry") for _ in range(2)]
+
+        item = await BulkActions(dependencies.operations).claim(by_command["_id"])
+        assert item is not None
+        await BulkActions(dependencies.operations).record(item, "done", "accepted")
+        assert "stopped after 1 of 3 orders" in await shop.run("stop", by_command["_id"], *WHY)
+        await BulkExecutor(dependencies).run(by_command)
+        assert await shop.events(*failed) == []
+        assert "was over already" in await shop.run("stop", by_command["_id"], *WHY, status=1)
+        assert "Stopped" in (await pages.get(f"/bulk-actions/results/{by_command['_id']}")).text
+        address = f"/bulk-actions/retry/stop/{by_console['_id']}"
+        assert address in (await pages.get(f"/bulk-actions/results/{by_console['_id']}")).text
+        assert (await pages.post(address, data={"why": "wrong orders"})).status_code == 303
+        await BulkExecutor(dependencies).run(by_console)
+    assert await shop.events(*failed) == []
+    assert await shop.log(by_console["_id"]) == [(BY_ADMIN, "wrong orders", "orders.retry", "stopped")]

@@ -96,6 +96,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("orders", "show"): ["o1"],
     **{("orders", action): ["--all", "--yes", "--why", "x"] for action in ("cancel", "retry", "refund", "nudge")},
     ("orders", "resume"): ["b1"],
+    ("orders", "stop"): ["b1", "--why", "x"],
     ("dead-letters", "show"): ["abc"],
     ("dead-letters", "preview"): ["--all"],
     ("dead-letters", "edit"): ["abc"],

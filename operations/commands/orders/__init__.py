@@ -1,9 +1,9 @@
-"""The commands `ordersaga orders`: list, show, cancel, retry, refund, nudge and resume."""
+"""The commands `ordersaga orders`: list, show, cancel, retry, refund, nudge, resume and stop."""
 
 import typer
 
 from operations.commands.order import timeline
-from operations.commands.orders.acting import action_command, resume
+from operations.commands.orders.acting import action_command, resume, stop
 from operations.commands.orders.listing import list_orders
 
 DESCRIPTIONS = {
@@ -28,3 +28,4 @@ orders.command("show")(timeline)
 for name, description in DESCRIPTIONS.items():
     orders.command(name)(action_command(name, description))
 orders.command("resume")(resume)
+orders.command("stop")(stop)

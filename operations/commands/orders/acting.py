@@ -1,7 +1,8 @@
-"""The commands `ordersaga orders cancel`, `retry`, `refund`, `nudge` and `resume`."""
+"""The commands `ordersaga orders cancel`, `retry`, `refund`, `nudge`, `resume` and `stop`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -35,17 +36,18 @@ from operations.console import ConsoleDependencies
 from operations.console.bulk_executor import DEFAULT_RATE, BulkExecutor
 from operations.errors import CommandError
 from operations.order_actions.actions import ORDER_ACTIONS, OrderAction
-from operations.order_actions.bulk import BY_COMMAND, DONE, RUNNING, BulkActions
-from operations.order_actions.search import OrderSearch, query_of, total_orders
+from operations.order_actions.bulk import BY_COMMAND, DONE, RUNNING, STARTING, BulkActions
+from operations.order_actions.search import OrderSearch, query_of, select_orders, totals_of
 from operations.settings import Stack
-from operations.sign_in.person import Person
+from operations.sign_in.person import Person, person_of
 from shared.access.permissions import Role
+from shared.clock import utc_now
 from shared.database import Collection, Document
 
 Rate = Annotated[float, typer.Option("--rate", min=0.1, max=1000, help="Orders per second.")]
 
-T = TypeVar("T")
-
+CONTINUED_FOR = timedelta(hours=1)
+"""How long the same command continues an interrupted action, in place of a new one."""
 
 _EXIT_STATUS = (
     "Exit status 0 if every order is done, 1 if one failed or waits for a second person, if there is none or it is not "
@@ -93,7 +95,35 @@ def resume(
         bulk = await BulkActions(dependencies.operations).find(bulk_id)
         if bulk is None:
             raise NothingToDoError(f"there is no action on many orders with the id {bulk_id}")
+        if bulk["status"] == STARTING:
+            raise NothingToDoError(
+                f"action {bulk_id} was interrupted before it began, and did nothing: ask for it again"
+            )
         return await _run(stack, dependencies, bulk, as_json_document)
+
+    _connected(work)
+
+
+def stop(
+    bulk_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the action.")],
+    why: Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.")],
+) -> None:
+    """Stop an action on many orders before its next order, wherever it runs. What is done stays done.
+
+    Exit status 0 if it is stopped, 1 if it was over already or the id is unknown, 3 if a server cannot be reached.
+    """
+
+    async def work(stack: Stack, dependencies: ConsoleDependencies) -> bool:
+        records = BulkActions(dependencies.operations)
+        bulk = await records.find(bulk_id)
+        if bulk is None:
+            raise NothingToDoError(f"there is no action on many orders with the id {bulk_id}")
+        await require_permission(stack, ORDER_ACTIONS[bulk["action"]].permission, "`orders stop`")
+        if not await records.stop(bulk, by=_person().label, why=_checked(why)):
+            raise NothingToDoError(f"action {bulk_id} was over already")
+        done = (await records.outcomes(bulk_id)).total()
+        typer.echo(f"stopped after {done:,} of {counted(bulk['total'], 'orders')}")
+        return True
 
     _connected(work)
 
@@ -107,6 +137,8 @@ def _act(name: str, given: dict[str, Any]) -> None:
     action, search = ORDER_ACTIONS[name], build_search(given)
     if (search != OrderSearch()) == given["all_orders"]:
         raise typer.BadParameter("give ids, filters or --all (but not --all with others)")
+    if search.ids and search != OrderSearch(ids=search.ids):
+        raise typer.BadParameter("give ids or filters, not both: `ordersaga orders list` shows the ids that match")
     if given["as_json_document"] and not given["yes"]:
         raise typer.BadParameter("--json does not prompt: add --yes")
     if given["why"] is None and given["yes"]:
@@ -120,10 +152,13 @@ def _act(name: str, given: dict[str, Any]) -> None:
         records = BulkActions(dependencies.operations)
         bulk = await _interrupted(records, action, selection, yes=given["yes"])
         if bulk is None:
-            query = _query(action, search)
-            reason = await _confirm(dependencies.orders, action, search, query, given)
+            # Selected once: what is confirmed is what is done.
+            selected = await select_orders(dependencies.orders, _query(action, search))
+            reason = await _confirm(dependencies.orders, action, search, selected, given)
+            found = {order["_id"] for order in selected}
+            unknown: list[Document] = [{"_id": order_id} for order_id in search.ids if order_id not in found]
             bulk = await records.start(
-                _selected(dependencies.orders, query, search.ids),
+                selected + unknown,
                 person=_person(),
                 why=reason,
                 action=name,
@@ -169,9 +204,16 @@ async def _run(stack: Stack, dependencies: ConsoleDependencies, bulk: Document, 
 
 
 async def _interrupted(records: BulkActions, action: OrderAction, selection: Document, *, yes: bool) -> Document | None:
-    """Return the interrupted action of the same command, to continue it; None if there is none, or it is declined."""
+    """Return the interrupted action of the same command, to continue it; None if there is none, or it is declined.
+
+    One of somebody else, an old one and one that a process works on are only named: this command may mean another.
+    """
     for bulk in await records.unfinished(BY_COMMAND):
         if (bulk["action"], bulk["selection"]) != (action.name, selection):
+            continue
+        if (why := await _why_another(records, bulk)) is not None:
+            again = f"`ordersaga orders resume {bulk['_id']}` continues it"
+            typer.echo(f"the same action {why}, and is not finished: {again}; this is a new one", err=True)
             continue
         done = (await records.outcomes(bulk["_id"])).total()
         question = f"The same action was interrupted after {done:,} of {bulk['total']:,} orders. Continue it?"
@@ -180,43 +222,46 @@ async def _interrupted(records: BulkActions, action: OrderAction, selection: Doc
     return None
 
 
+async def _why_another(records: BulkActions, bulk: Document) -> str | None:
+    """Return why an unfinished action is not the one that this command continues; None if it is."""
+    person = person_of(bulk["by"])
+    if person.subject != _person().subject:
+        return f"was asked for by {person.name}"
+    if bulk["at"] < utc_now() - CONTINUED_FOR:
+        return f"was asked for at {bulk['at']:%Y-%m-%d %H:%M} UTC"
+    return "may be running now" if await records.is_live(bulk) else None
+
+
 def _query(action: OrderAction, search: OrderSearch) -> Document:
     """Return the orders to act on: those for which the action is possible, and whatever is named by its id."""
     return query_of(search) if search.ids else {"$and": [query_of(search), action.query]}
 
 
 async def _confirm(
-    orders: Collection, action: OrderAction, search: OrderSearch, query: Document, given: dict[str, Any]
+    orders: Collection, action: OrderAction, search: OrderSearch, selected: list[Document], given: dict[str, Any]
 ) -> str:
     """Say how many orders, customers and how much money it is about, ask, and return the reason.
 
     Raises NothingToDoError if no order is selected.
     """
-    totals = await total_orders(orders, query)
-    if not totals.orders and not search.ids:
-        matching = (await total_orders(orders, query_of(search))).orders
+    if not selected and not search.ids:
+        matching = await orders.count_documents(query_of(search))
         if not matching:
             raise NothingToDoError(f"no order matches that could be {action.participle}")
         raise NothingToDoError(f"{counted(matching, 'orders')} match, and none of them can be {action.participle}")
-    words = totals_in_words(totals)
+    words = totals_in_words(totals_of(selected))
     typer.echo(f"{action.title} {words}: {action.warning}", err=True)
     if not given["yes"] and not typer.confirm(f"{action.title} {words}?", err=True):
         raise typer.Exit(1)
-    reason = (given["why"] if given["why"] is not None else typer.prompt("Reason", err=True)).strip()
+    return _checked(given["why"] if given["why"] is not None else typer.prompt("Reason", err=True))
+
+
+def _checked(why: str) -> str:
+    """Return the reason without spaces around it. Raises BadParameter if it is empty or too long."""
+    reason = why.strip()
     if not 1 <= len(reason) <= LONGEST_REASON:
         raise typer.BadParameter(f"has {len(reason)} characters; 1 to {LONGEST_REASON} are allowed", param_hint="--why")
-    return str(reason)
-
-
-async def _selected(orders: Collection, query: Document, ids: tuple[str, ...]) -> AsyncIterator[Document]:
-    """Yield the selected orders, the oldest first, then the ids that no order has, so that each has a result."""
-    unknown = dict.fromkeys(ids)
-    fields = {"userId": True, "totalAmount": True, "currency": True}
-    async for order in orders.find(query, fields).sort([("createdAt", 1), ("_id", 1)]):
-        unknown.pop(order["_id"], None)
-        yield order
-    for order_id in unknown:
-        yield {"_id": order_id}
+    return reason
 
 
 def _person() -> Person:
