@@ -341,6 +341,7 @@ async def test_posts_from_other_sites_change_nothing(
         "package": "103.181.9",
         "webhook_id": "w1",
         "delivery_id": "e1",
+        "bulk_id": "b1",
     }
     app: FastAPI = an_app(dependencies)
     posts = [route.path.format(**values) for route in _routes(app) if "POST" in (route.methods or ())]
