@@ -11,7 +11,7 @@ from rich.text import Text
 
 from operations.commands.target import DataDirectory, name_target
 from operations.commands.terminal import open_console, print_error
-from operations.dead_letters.times import read_time
+from operations.commands.times import time_or_age_option
 from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.logs import LogLine, StackLogs, log_files
 from shared.printable import printable
@@ -57,19 +57,12 @@ def logs(
     """
     layout = Layout(choose_data_directory(data_dir, last_used=True))
     name_target("logs", layout.logs)
-    at = None if since is None else _time(since)
+    at = time_or_age_option(since, "--since", datetime.now(UTC))
     known = log_files(layout)
     _check(known, services or (), layout, may_come=follow)
     printer = _Printer(known, prefixed=len(services or ()) != 1)
     with contextlib.closing(StackLogs(layout, services or (), at)) as found, contextlib.suppress(KeyboardInterrupt):
         printer.show(found.follow() if follow else found.read(unfinished=True))
-
-
-def _time(text: str) -> datetime:
-    try:
-        return read_time(text, datetime.now(UTC))
-    except ValueError as invalid:
-        raise typer.BadParameter(str(invalid), param_hint="--since") from invalid
 
 
 def _check(known: Mapping[str, Path], services: Iterable[str], layout: Layout, *, may_come: bool) -> None:

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 import typer
 
+from operations.dead_letters.times import read_time
+
 
 def time_option(text: str | None, option: str) -> datetime | None:
     """Return the time that an option gives, in UTC unless it has an offset; None if it is not given."""
@@ -14,3 +16,11 @@ def time_option(text: str | None, option: str) -> datetime | None:
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not a date or a time", param_hint=option) from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def time_or_age_option(text: str | None, option: str, now: datetime) -> datetime | None:
+    """Return the time that an option gives as a date, a time, or an age such as 2h; None if it is not given."""
+    try:
+        return None if text is None else read_time(text, now)
+    except ValueError as invalid:
+        raise typer.BadParameter(str(invalid), param_hint=option) from invalid

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from operations.commands.times import time_or_age_option
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.status import OUTCOMES, STATUSES
-from operations.dead_letters.times import read_time
 
 WITHIN_SECONDS = 180.0
 """Slightly longer than all levels of the retry ladder take."""
@@ -84,6 +84,7 @@ def build_filters(
     outcome: str | None = None,
 ) -> Filters:
     """Return the filters that the options describe. Raises BadParameter for an invalid status, outcome or time."""
+    now = datetime.now(UTC)
     statuses = STATUSES if status == "all" else tuple(name.strip() for name in (status or "").split(",") if name)
     try:
         return Filters(
@@ -92,8 +93,8 @@ def build_filters(
             error=error,
             type=type_,
             status=statuses,
-            since=_time(since, "--since"),
-            until=_time(until, "--until"),
+            since=time_or_age_option(since, "--since", now),
+            until=time_or_age_option(until, "--until", now),
             order_id=order,
             text=text,
             group=group,
@@ -102,13 +103,6 @@ def build_filters(
         )
     except ValueError as invalid:
         raise typer.BadParameter(str(invalid), param_hint="--outcome" if outcome else "--status") from invalid
-
-
-def _time(text: str | None, option: str) -> datetime | None:
-    try:
-        return None if text is None else read_time(text, datetime.now(UTC))
-    except ValueError as invalid:
-        raise typer.BadParameter(str(invalid), param_hint=option) from invalid
 
 
 def require_selection(filters: Filters, all_letters: bool) -> Filters:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from operations.commands.terminal import print_error
-from operations.dead_letters.times import read_time
+from operations.commands.times import time_or_age_option
 from operations.errors import CommandError, DataDirectoryError, UnreachableError
 from operations.events.event import Selection
 
@@ -28,10 +28,7 @@ Order = Annotated[str | None, typer.Option("--order", metavar="ID", help="Id of 
 
 def build_selection(since: str | None, types: Sequence[str] | None, order_id: str | None, offset: int) -> Selection:
     """Return the events that the options select. Raises BadParameter for an invalid time."""
-    try:
-        at = None if since is None else read_time(since, datetime.now(UTC))
-    except (ValueError, OverflowError) as invalid:
-        raise typer.BadParameter(str(invalid), param_hint="--since") from invalid
+    at = time_or_age_option(since, "--since", datetime.now(UTC))
     return Selection(tuple(types or ()), order_id, at, offset)
 
 

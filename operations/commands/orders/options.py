@@ -1,11 +1,10 @@
 """Options that several commands share, and the search for orders that they describe."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from operations.dead_letters.times import read_time
+from operations.commands.times import time_or_age_option
 from operations.order_actions.search import OrderSearch
 from order_service.order import Status
 from shared.clock import utc_now
@@ -56,8 +55,8 @@ def build_search(given: dict[str, Any]) -> OrderSearch:
         user=given.get("user") or "",
         owner=given.get("owner") or "",
         product=given.get("product") or "",
-        since=_time(given.get("since"), "--since", now),
-        until=_time(given.get("until"), "--until", now),
+        since=time_or_age_option(given.get("since"), "--since", now),
+        until=time_or_age_option(given.get("until"), "--until", now),
     )
 
 
@@ -66,10 +65,3 @@ def _statuses(text: str | None) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in list(Status)]:
         raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(Status)}", param_hint="--status")
     return names
-
-
-def _time(text: str | None, option: str, now: datetime) -> datetime | None:
-    try:
-        return None if text is None else read_time(text, now)
-    except ValueError as invalid:
-        raise typer.BadParameter(str(invalid), param_hint=option) from invalid
