@@ -28,7 +28,7 @@ from operations.commands.names import check_name
 from operations.commands.operator import current_operator
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
-from operations.commands.times import time_option
+from operations.commands.times import PeriodEnd, PeriodStart, time_option
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
 from shared.database import Document
@@ -66,13 +66,8 @@ def show(account: Account, as_json_document: AsJson = False) -> None:
 @accounts.command()
 def statement(
     account: Account,
-    since: Annotated[
-        str | None,
-        typer.Option("--from", metavar="TIME", help="Start of the period.", show_default="the first movement"),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.", show_default="now")
-    ] = None,
+    since: PeriodStart = None,
+    until: PeriodEnd = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Maximum number of movements; the latest are shown.")
     ] = 50,

@@ -12,7 +12,7 @@ from rich.table import Table
 from operations.accounts.reports import Income, IncomeLine, Reports, TrialBalance
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_json
-from operations.commands.times import time_option
+from operations.commands.times import PeriodEnd, PeriodStart, time_option
 from operations.reading.chart_of_accounts import as_number, in_money
 from operations.reading.connection import open_mongodb
 
@@ -44,13 +44,8 @@ def trial_balance(
 
 
 def income(
-    since: Annotated[
-        str | None,
-        typer.Option("--from", metavar="TIME", help="Start of the period.", show_default="the first movement"),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.", show_default="now")
-    ] = None,
+    since: PeriodStart = None,
+    until: PeriodEnd = None,
     as_json_document: AsJson = False,
 ) -> None:
     """Show the income of a period: what was earned, less refunds and bank fees, by currency and operation.

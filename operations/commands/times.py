@@ -1,10 +1,19 @@
 """Times on the command line."""
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
 
 from operations.dead_letters.times import read_time
+
+PeriodStart = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="Start of the period.", show_default="the first movement"),
+]
+PeriodEnd = Annotated[
+    str | None, typer.Option("--to", metavar="TIME", help="End of the period, exclusive.", show_default="now")
+]
 
 
 def time_option(text: str | None, option: str) -> datetime | None:
