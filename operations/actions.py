@@ -4,8 +4,11 @@ It is the audit log in the database of operations (`shared.audit_log`): entries 
 deleted.
 """
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+from operations.errors import UnreachableError
 from operations.reading.cursors import read_cursor, write_cursor
 from shared import audit_log
 from shared.audit_log import COLLECTION
@@ -33,6 +36,24 @@ async def record_action(database: Database, *, by: str, why: str, action: str, s
     entry = audit_log.new_entry(by=by, why=why, action=action, subject=subject, outcome=outcome)
     await audit_log.append(database, entry)
     return str(entry["_id"])
+
+
+@contextlib.asynccontextmanager
+async def recorded_attempt(
+    database: Database, *, by: str, why: str, action: str, subject: str, done: str
+) -> AsyncIterator[None]:
+    """Log the act in this context before it and after it, with the outcome `done` or that it is unknown.
+
+    So an act of a process that dies in between is logged, too. UnreachableError passes through.
+    """
+    logged = {"by": by, "why": why, "action": action, "subject": subject}
+    await record_action(database, **logged, outcome=STARTED)
+    try:
+        yield
+    except UnreachableError as error:
+        await record_action(database, **logged, outcome=f"outcome unknown: {error}")
+        raise
+    await record_action(database, **logged, outcome=done)
 
 
 async def list_actions(

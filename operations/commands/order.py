@@ -9,6 +9,7 @@ from operations.actions import ORDER_RELEASE
 from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.operator import current_operator
 from operations.commands.order_display import as_json, show
+from operations.commands.reason import checked_reason
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.archived_totals import ArchivedTotals
@@ -16,15 +17,11 @@ from operations.reading.connection import open_mongodb
 from operations.reading.participant_records import recorded_states
 from operations.settings import Stack
 from operations.timeline.records import read_records
-from operations.timeline.release import COMMANDS, NotReleasableError, refuse_release
-from operations.timeline.release import release as send_release
+from operations.timeline.release import COMMANDS, NotReleasableError, refuse_release, release_held
 from operations.timeline.timeline import TimelineRecords, build_timeline
 from shared.clock import utc_now
 from shared.printable import printable
 from shared.services import CONSOLE
-
-LONGEST_REASON = 500
-"""Characters of the reason for a release."""
 
 order = typer.Typer(no_args_is_help=True)
 
@@ -82,7 +79,7 @@ def release(
     held = recorded_states(records.by_participant)
     if not yes and not typer.confirm(f"Release what is held for order {printable(order_id)} ({held})?", err=True):
         raise typer.Exit(1)
-    reason = _reason(why if why is not None else typer.prompt("Reason", err=True))
+    reason = checked_reason(why if why is not None else typer.prompt("Reason", err=True))
     try:
         uvloop.run(_send(stack, records, reason))
     except NotReleasableError as error:
@@ -96,18 +93,12 @@ def release(
 async def _send(stack: Stack, records: TimelineRecords, reason: str) -> None:
     """Send the release, or ask for a second person if the policy of the stack wants one for as much money."""
     async with open_mongodb(stack.mongodb_url, purpose="the release of an order", name="ordersaga-release") as client:
-        operations = client[CONSOLE.database_in(stack.database_prefix)]
+        prefix, by = stack.database_prefix, current_operator()
+        operations = client[CONSOLE.database_in(prefix)]
         amount = (records.payment or {}).get("amount")
         if (await policy_of_stack(operations)).order_needs(amount):
             await ask_for_approval(stack, operations, ORDER_RELEASE, records.order_id, reason, {})
-    await send_release(stack, records.order_id, by=current_operator(), why=reason)
-
-
-def _reason(text: str) -> str:
-    reason = text.strip()
-    if not 1 <= len(reason) <= LONGEST_REASON:
-        raise typer.BadParameter(f"has {len(reason)} characters; 1 to {LONGEST_REASON} are allowed", param_hint="--why")
-    return reason
+        await release_held(client, prefix, stack.amqp_url, records.order_id, by=by, why=reason)
 
 
 def _refuse(reason: str) -> NoReturn:

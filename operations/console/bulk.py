@@ -16,6 +16,7 @@ from operations.order_actions.bulk import BY_CONSOLE, RUNNING, STARTING, BulkAct
 from operations.order_actions.search import (
     OrderSearch,
     OrderTotals,
+    query_for,
     query_of,
     search_of,
     select_orders,
@@ -52,7 +53,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
 
     async def select(search: OrderSearch) -> list[Document]:
         """Return the orders of the search for which the action is possible. Raises the 409 problem if none is."""
-        selected = await select_orders(dependencies.orders, _query(search, action))
+        selected = await select_orders(dependencies.orders, query_for(action, search))
         if not selected:
             matching = await dependencies.orders.count_documents(query_of(search))
             raise conflict(f"None of the {matching:,} selected orders can be {action.participle}")
@@ -63,7 +64,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
     ) -> Response:
         totals = totals_of(selected)
         matching = await dependencies.orders.count_documents(query_of(search))
-        found = dependencies.orders.find(_query(search, action), _FIELDS)
+        found = dependencies.orders.find(query_for(action, search), _FIELDS)
         orders = await found.sort("createdAt", -1).limit(SHOWN).to_list(None)
         return pages.show(
             request,
@@ -172,10 +173,6 @@ def _search(ids: tuple[str, ...], matching: str, parameters: dict[str, str], cal
     if not ids:
         raise conflict("No order is selected: tick some, or everything that matches")
     return OrderSearch(ids=ids)
-
-
-def _query(search: OrderSearch, action: OrderAction) -> Document:
-    return {"$and": [query_of(search), action.query]}
 
 
 def _summary(totals: OrderTotals) -> str:

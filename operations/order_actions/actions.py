@@ -10,6 +10,9 @@ Document = dict[str, Any]
 
 NUDGE = "nudge"
 
+AWAITS_ANSWER: Document = {"$or": [{"status": {"$ne": "FAILED"}}, {"compensating": True}]}
+"""The condition of the unsettled orders that wait for an answer, and not for a decision."""
+
 
 class OrderAction(NamedTuple):
     """An action on an order; `warning` describes its effects.
@@ -35,7 +38,7 @@ class OrderAction(NamedTuple):
     def query(self) -> Document:
         """The MongoDB query of the orders for which the action is possible."""
         if self.name == NUDGE:
-            return {"settled": False, "$or": [{"status": {"$ne": "FAILED"}}, {"compensating": True}]}
+            return {"settled": False} | AWAITS_ANSWER
         under_way: Document = {name: {"$ne": True} for name in _UNDER_WAY}
         return {"status": {"$in": list(self.statuses)}, "settled": False} | under_way
 

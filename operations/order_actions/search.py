@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pymongo import DESCENDING
 
+from operations.order_actions.actions import AWAITS_ANSWER, OrderAction
 from order_service.order import Status
 from order_service.order_number import ids_of
 from order_service.particulars import PARTICULARS, PERSONAL, words_of
@@ -174,10 +175,14 @@ def query_of(search: OrderSearch) -> dict[str, Any]:
     return query
 
 
+def query_for(action: OrderAction, search: OrderSearch) -> Document:
+    """Return the query of the orders of a search for which the action is possible."""
+    return {"$and": [query_of(search), action.query]}
+
+
 def stuck(now: datetime) -> Document:
     """Return the condition of the orders that wait for an answer for too long; not for a decision."""
-    waits = {"$or": [{"status": {"$ne": Status.FAILED.value}}, {"compensating": True}]}
-    return {"settled": False, "updatedAt": {"$lt": now - STUCK_AFTER}, "$and": [waits]}
+    return {"settled": False, "updatedAt": {"$lt": now - STUCK_AFTER}, "$and": [AWAITS_ANSWER]}
 
 
 def _begins_with(text: str) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from datetime import datetime
 from pymongo import AsyncMongoClient
 from pymongo.read_concern import ReadConcern
 
-from operations.actions import STARTED, record_action
-from operations.errors import UnreachableError
+from operations.actions import recorded_attempt
 from operations.reading.publishing import publish_once, to_inboxes
 from order_service import recovery as pending
 from order_service.order import Order, Status
@@ -42,15 +41,10 @@ async def nudge(
     orders = client[ORDER.database_in(prefix)].get_collection("orders", read_concern=ReadConcern("majority"))
     envelopes = pending_envelopes(await orders.find_one({"_id": order_id}, {"history": False, **UNREAD}), utc_now())
     operations: Database = client[CONSOLE.database_in(prefix)]
-    logged = {"by": by, "why": why, "action": ACTION, "subject": order_id}
-    await record_action(operations, **logged, outcome=STARTED)
-    try:
-        await publish_once(publisher, envelopes)
-    except UnreachableError as error:
-        await record_action(operations, **logged, outcome=f"outcome unknown: {error}")
-        raise
     types = list(dict.fromkeys(each.type for each in envelopes))
-    await record_action(operations, **logged, outcome=f"sent again: {', '.join(types)}")
+    done = f"sent again: {', '.join(types)}"
+    async with recorded_attempt(operations, by=by, why=why, action=ACTION, subject=order_id, done=done):
+        await publish_once(publisher, envelopes)
     return types
 
 

@@ -6,12 +6,10 @@ are published directly. Both are idempotent by the order id.
 
 from pymongo import AsyncMongoClient
 
-from operations.actions import ORDER_RELEASE, STARTED, record_action
-from operations.errors import UnreachableError
-from operations.reading.connection import open_bus, open_mongodb
+from operations.actions import ORDER_RELEASE, recorded_attempt
+from operations.reading.connection import open_bus
 from operations.reading.participant_records import PARTICIPANT_RECORDS
 from operations.reading.publishing import publish_once, to_inboxes
-from operations.settings import Stack
 from operations.timeline.records import read_records
 from operations.timeline.timeline import TimelineRecords
 from order_service.order import Order
@@ -53,12 +51,6 @@ def holds_something(records: TimelineRecords) -> bool:
     return records.order is None and any(not row.is_released(records.by_participant) for row in held)
 
 
-async def release(stack: Stack, order_id: str, *, by: str, why: str) -> None:
-    """Release what is held for the order id; see `release_held`."""
-    async with open_mongodb(stack.mongodb_url, purpose="the release of an order", name=NAME) as client:
-        await release_held(client, stack.database_prefix, stack.amqp_url, order_id, by=by, why=why)
-
-
 async def release_held(
     client: AsyncMongoClient[Document], prefix: str, amqp_url: str, order_id: str, *, by: str, why: str
 ) -> None:
@@ -69,16 +61,12 @@ async def release_held(
     if reason := refuse_release(await read_records(client, prefix, order_id)):
         raise NotReleasableError(reason)
     operations: Database = client[CONSOLE.database_in(prefix)]
-    logged = {"by": by, "why": why, "action": ORDER_RELEASE, "subject": order_id}
-    await record_action(operations, **logged, outcome=STARTED)
     order = _unknown_order(order_id)
-    try:
-        async with open_bus(amqp_url, None, name=NAME) as bus:
-            await publish_once(Publisher(bus), to_inboxes(participant.undo(order) for participant in PARTICIPANTS))
-    except UnreachableError as error:
-        await record_action(operations, **logged, outcome=f"outcome unknown: {error}")
-        raise
-    await record_action(operations, **logged, outcome=SENT)
+    async with (
+        recorded_attempt(operations, by=by, why=why, action=ORDER_RELEASE, subject=order_id, done=SENT),
+        open_bus(amqp_url, None, name=NAME) as bus,
+    ):
+        await publish_once(Publisher(bus), to_inboxes(participant.undo(order) for participant in PARTICIPANTS))
 
 
 def _unknown_order(order_id: str) -> Order:

@@ -8,7 +8,6 @@ import typer
 import uvloop
 
 from operations.commands.operator import current_operator
-from operations.commands.order import LONGEST_REASON
 from operations.commands.orders.display import follow, show_results, totals_in_words
 from operations.commands.orders.options import (
     All,
@@ -30,6 +29,7 @@ from operations.commands.orders.options import (
 )
 from operations.commands.orders.session import connect
 from operations.commands.permission import NotPermittedError, require_permission
+from operations.commands.reason import checked_reason
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import counted, print_error
 from operations.console import ConsoleDependencies
@@ -37,7 +37,7 @@ from operations.console.bulk_executor import DEFAULT_RATE, BulkExecutor
 from operations.errors import CommandError
 from operations.order_actions.actions import ORDER_ACTIONS, OrderAction
 from operations.order_actions.bulk import BY_COMMAND, DONE, RUNNING, STARTING, BulkActions
-from operations.order_actions.search import OrderSearch, query_of, select_orders, totals_of
+from operations.order_actions.search import OrderSearch, query_for, query_of, select_orders, totals_of
 from operations.settings import Stack
 from operations.sign_in.person import Person, person_of
 from shared.access.permissions import Role
@@ -119,7 +119,7 @@ def stop(
         if bulk is None:
             raise NothingToDoError(f"there is no action on many orders with the id {bulk_id}")
         await require_permission(stack, ORDER_ACTIONS[bulk["action"]].permission, "`orders stop`")
-        if not await records.stop(bulk, by=_person().label, why=_checked(why)):
+        if not await records.stop(bulk, by=_person().label, why=checked_reason(why)):
             raise NothingToDoError(f"action {bulk_id} was over already")
         done = (await records.outcomes(bulk_id)).total()
         typer.echo(f"stopped after {done:,} of {counted(bulk['total'], 'orders')}")
@@ -144,7 +144,7 @@ def _act(name: str, given: dict[str, Any]) -> None:
     if given["why"] is None and given["yes"]:
         raise typer.BadParameter("required with --yes", param_hint="--why")
     # As it was typed: `--since 2h` means another time when the command is run again.
-    options = ("ids", "all_orders", *(name for name in _FILTERS))
+    options = ("ids", "all_orders", *_FILTERS)
     selection = {option: given[option] for option in options if given[option]}
 
     async def work(stack: Stack, dependencies: ConsoleDependencies) -> bool:
@@ -234,7 +234,7 @@ async def _why_another(records: BulkActions, bulk: Document) -> str | None:
 
 def _query(action: OrderAction, search: OrderSearch) -> Document:
     """Return the orders to act on: those for which the action is possible, and whatever is named by its id."""
-    return query_of(search) if search.ids else {"$and": [query_of(search), action.query]}
+    return query_of(search) if search.ids else query_for(action, search)
 
 
 async def _confirm(
@@ -253,15 +253,7 @@ async def _confirm(
     typer.echo(f"{action.title} {words}: {action.warning}", err=True)
     if not given["yes"] and not typer.confirm(f"{action.title} {words}?", err=True):
         raise typer.Exit(1)
-    return _checked(given["why"] if given["why"] is not None else typer.prompt("Reason", err=True))
-
-
-def _checked(why: str) -> str:
-    """Return the reason without spaces around it. Raises BadParameter if it is empty or too long."""
-    reason = why.strip()
-    if not 1 <= len(reason) <= LONGEST_REASON:
-        raise typer.BadParameter(f"has {len(reason)} characters; 1 to {LONGEST_REASON} are allowed", param_hint="--why")
-    return reason
+    return checked_reason(given["why"] if given["why"] is not None else typer.prompt("Reason", err=True))
 
 
 def _person() -> Person:
