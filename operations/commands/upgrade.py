@@ -14,13 +14,13 @@ from operations.doctor.broker import check_exchanges, check_queues
 from operations.doctor.database_users import check_users
 from operations.doctor.finding import Finding
 from operations.errors import UnreachableError
-from operations.reading.reachability import brief
 from operations.settings import Stack
 from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.state import read_state_if_readable
 from operations.upgrade.decision import THIS_RELEASE, InFlight, judge
 from operations.upgrade.in_flight import read_in_flight
 from shared.bus.amqp.connecting import connect
+from shared.outage_words import with_detail
 
 BROKER_SECONDS = 5.0
 
@@ -69,7 +69,7 @@ async def _examine_broker(stack: Stack) -> list[Finding]:
         async with connection:
             return [await check_exchanges(connection), await check_queues(connection)]
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError) as error:
-        raise UnreachableError(f"RabbitMQ does not answer: {brief(error)}") from error
+        raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
 
 
 async def _examine_users(stack: Stack) -> list[Finding]:

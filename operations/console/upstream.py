@@ -15,11 +15,10 @@ import structlog
 from pymongo.errors import PyMongoError
 
 from operations.errors import UnreachableError
-from operations.reading.reachability import brief
 from shared.access.authenticator import acts_for_header
 from shared.access.principal import Principal
 from shared.errors import TransientError
-from shared.outage_words import in_words
+from shared.outage_words import in_words, with_detail
 from shared.tls import client_context
 
 READ_SECONDS = 3.0
@@ -87,7 +86,7 @@ async def attempt(asked: Awaitable[T], what: str, seconds: float = READ_SECONDS)
     except TimeoutError:
         return Unavailable(f"{what} did not answer in time")
     except (PyMongoError, UnreachableError, TransientError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        _log.warning("not available", what=what, error=brief(error))
+        _log.warning("not available", what=what, error=with_detail(error))
         return Unavailable(f"{what}: {in_words(error)}", sent=not isinstance(error, _NOT_SENT))
 
 

@@ -11,8 +11,8 @@ from operations.actions import last_action
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.reading.archived import ARCHIVE_ACTION
 from operations.reading.archived_totals import ArchivedTotals
-from operations.reading.reachability import brief
 from shared.database import with_our_tls
+from shared.outage_words import with_detail
 from shared.services import CONSOLE
 
 TIMEOUT_MS = 3000
@@ -33,7 +33,7 @@ async def check_archive(url: str, prefix: str) -> Finding | None:
         except pymongo.errors.ConnectionFailure:
             return None
         except pymongo.errors.PyMongoError as error:
-            return wrong(SUBJECT, f"cannot be read: {brief(error)}", "run `ordersaga database prepare`")
+            return wrong(SUBJECT, f"cannot be read: {with_detail(error)}", "run `ordersaga database prepare`")
     return _judge(orders, last) if orders else None
 
 

@@ -19,12 +19,13 @@ from operations.doctor.broker_cluster import check_cluster
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import OLDEST_RABBITMQ
 from operations.reading.broker import QueueLevel, queue_level
-from operations.reading.reachability import amqp_missing, brief
+from operations.reading.reachability import amqp_missing
 from operations.stack.queue_members import Control
 from shared import topology
 from shared.broker_rights import EVENT_READER, RIGHTS, Rights
 from shared.bus.amqp.connecting import broker_version, connect
 from shared.bus.amqp.nodes import host_and_port
+from shared.outage_words import with_detail
 from shared.services import CONSOLE, SERVICES, Service
 from shared.urls import split_amqp_url
 
@@ -72,7 +73,7 @@ async def check_broker(
         connection = await connect(url, TIMEOUT_SECONDS)
     except (OSError, TimeoutError, AMQPError) as error:
         if any(finding.outcome != "wrong" for finding in nodes):
-            yield wrong("RabbitMQ", f"has stopped answering: {brief(error)}", "run ordersaga doctor again")
+            yield wrong("RabbitMQ", f"has stopped answering: {with_detail(error)}", "run ordersaga doctor again")
         return
     async with connection:
         yield check_support(broker_version(connection) or "unknown")
@@ -105,7 +106,7 @@ async def check_nodes(url: str) -> AsyncIterator[Finding]:
         try:
             connection = await connect(node, TIMEOUT_SECONDS)
         except (OSError, TimeoutError, AMQPError) as error:
-            yield wrong(subject, f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_AMQP_URL")
+            yield wrong(subject, f"does not answer: {with_detail(error)}", "start it, or correct ORDERSAGA_AMQP_URL")
             continue
         async with connection:
             yield check_version(subject, broker_version(connection) or "unknown")
@@ -154,7 +155,9 @@ async def check_alarms(url: str) -> Finding:
             return wrong("RabbitMQ alarms", f"publishing is blocked: {alarm.result()}", fix)
         await publishing
     except (OSError, TimeoutError, AMQPError) as error:
-        return wrong("RabbitMQ alarms", f"a published message is not confirmed: {brief(error)}", "see the broker's log")
+        return wrong(
+            "RabbitMQ alarms", f"a published message is not confirmed: {with_detail(error)}", "see the broker's log"
+        )
     finally:
         if connection is not None:
             await connection.close()

@@ -12,10 +12,10 @@ from pymongo.asynchronous.database import AsyncDatabase
 from operations.doctor.database_server import check_server
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.replica_set import check_members
-from operations.reading.reachability import brief
 from operations.stack.database_schemas import schema_of
 from shared import schema
 from shared.database import is_transient, with_our_tls
+from shared.outage_words import with_detail
 from shared.services import SERVICES
 from shared.unfinished_restore import REMEDY, unfinished_restore
 
@@ -40,7 +40,9 @@ async def check_database(
         try:
             of_server = await check_server(client)
         except pymongo.errors.PyMongoError as error:
-            yield wrong("MongoDB", f"does not answer: {brief(error)}", "start it, or correct ORDERSAGA_MONGODB_URL")
+            yield wrong(
+                "MongoDB", f"does not answer: {with_detail(error)}", "start it, or correct ORDERSAGA_MONGODB_URL"
+            )
             return
         for finding in of_server:
             yield finding
@@ -75,7 +77,7 @@ async def check_transactions(client: "pymongo.AsyncMongoClient[dict[str, Any]]")
         async with client.start_session() as session, await session.start_transaction():
             await client["ordersaga_doctor"]["nothing"].find_one({}, session=session)
     except pymongo.errors.PyMongoError as error:
-        return wrong("transactions", f"not possible: {brief(error)}", "run MongoDB as a replica set")
+        return wrong("transactions", f"not possible: {with_detail(error)}", "run MongoDB as a replica set")
     return ok("transactions", "possible")
 
 
@@ -98,7 +100,7 @@ async def check_schema(database: Database, service: str) -> list[Finding]:
         examined = await schema.examine(database, collections)
     except pymongo.errors.PyMongoError as error:
         fix = await _remedy(database, error)
-        return [wrong(f"collections of {database.name}", f"cannot be read: {brief(error)}", fix)]
+        return [wrong(f"collections of {database.name}", f"cannot be read: {with_detail(error)}", fix)]
     findings = []
     if await unfinished_restore(database):
         findings.append(wrong(f"records of {database.name}", "a part of a backup: a restore is not finished", REMEDY))
@@ -119,7 +121,7 @@ async def _check_documents(database: Database, name: str, validator: Mapping[str
         detail = f"no invalid document was found in {SEARCH_MS / 1000:g} s, but not all were checked"
         return [note(subject, detail)]
     except pymongo.errors.PyMongoError as error:
-        return [wrong(subject, f"cannot be read: {brief(error)}", await _remedy(database, error))]
+        return [wrong(subject, f"cannot be read: {with_detail(error)}", await _remedy(database, error))]
     if refused is None:
         return []
     detail = f"the validator refuses {json.dumps(refused['_id'], default=str)}: writes to it fail"

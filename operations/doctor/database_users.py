@@ -7,12 +7,12 @@ import pymongo
 import pymongo.errors
 
 from operations.doctor.finding import Finding, note, ok, wrong
-from operations.reading.reachability import brief
 from operations.stack.database_rights import THE_SERVER, USERS, Right, rights_of, users_of
 from operations.stack.database_schemas import all_schemas
 from operations.stack.database_users import DatabaseUsers
 from shared import schema
 from shared.database import Document, is_refusal, with_our_tls
+from shared.outage_words import with_detail
 
 TIMEOUT_MS = 3000
 SUBJECT = "users of MongoDB"
@@ -42,7 +42,7 @@ async def check_users(url: str, prefix: str, users: DatabaseUsers | None) -> Asy
                 for finding in await _check_given(client, status, prefix):
                     yield finding
     except pymongo.errors.PyMongoError as error:
-        yield wrong(SUBJECT, f"cannot be checked: {brief(error)}", "correct ORDERSAGA_MONGODB_URL")
+        yield wrong(SUBJECT, f"cannot be checked: {with_detail(error)}", "correct ORDERSAGA_MONGODB_URL")
 
 
 def compare_rights(wanted: Iterable[Right], found: Iterable[Right]) -> str | None:

@@ -14,9 +14,9 @@ import pymongo.errors
 from pymongo.asynchronous.database import AsyncDatabase
 
 from operations.doctor.finding import Finding, note, ok, wrong
-from operations.reading.reachability import brief
 from shared import schema
 from shared.database import with_our_tls
+from shared.outage_words import with_detail
 from shared.services import SERVICES
 
 TIMEOUT_MS = 10_000
@@ -69,12 +69,12 @@ async def check_slow(url: str, prefix: str) -> AsyncIterator[Finding]:
                     yield finding
             except pymongo.errors.OperationFailure as error:
                 if error.code != schema.UNAUTHORIZED:
-                    yield note(subject, f"not checked: {brief(error)}")
+                    yield note(subject, f"not checked: {with_detail(error)}")
                     continue
                 fix = "run `ordersaga database prepare`, which lets maintenance read it (docs/database.md)"
                 yield note(subject, "not checked: this user may not read it", fix)
             except pymongo.errors.PyMongoError as error:
-                yield wrong(subject, f"cannot be read: {brief(error)}", "check MongoDB's log")
+                yield wrong(subject, f"cannot be read: {with_detail(error)}", "check MongoDB's log")
 
 
 # --- Indexes. ---

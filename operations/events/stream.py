@@ -21,8 +21,8 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from operations.errors import CommandError, UnreachableError
 from operations.events.event import Event, Selection, read_event
-from operations.reading.reachability import brief
 from shared.bus.amqp.connecting import connect
+from shared.outage_words import with_detail
 from shared.topology import EVENTS, HOW_TO_APPLY
 
 PREFETCH = 500
@@ -147,14 +147,14 @@ async def _consuming(url: str, offset: Offset) -> AsyncIterator[_Consumer]:
             yield consumer
     except ChannelNotFoundEntity as error:
         if "is down" in str(error):  # for a moment after the broker's start
-            raise _ConnectionLostError(brief(error)) from error
+            raise _ConnectionLostError(with_detail(error)) from error
         raise NoEventStreamError(
             f"there is no stream {EVENTS}: {HOW_TO_APPLY}, unless ORDERSAGA_EVENTS_RETENTION is off"
         ) from error
     except ChannelAccessRefused as error:
-        raise NoEventStreamError(f"this user may not read the stream {EVENTS}: {brief(error)}") from error
+        raise NoEventStreamError(f"this user may not read the stream {EVENTS}: {with_detail(error)}") from error
     except (AMQPError, OSError, TimeoutError) as error:
-        raise _ConnectionLostError(brief(error)) from error
+        raise _ConnectionLostError(with_detail(error)) from error
 
 
 async def find_last(url: str) -> Event | None:

@@ -37,7 +37,6 @@ from operations.migration.moving import NAME, Readdress, away, back, move
 from operations.migration.under_way import hold_lock, mark_begun
 from operations.reading.broker import QueueLevel, queue_level
 from operations.reading.connection import open_mongodb
-from operations.reading.reachability import brief
 from operations.recovery import RecoveryReport, recover
 from operations.settings import Stack
 from operations.stack.broker_topology import CONNECT_SECONDS
@@ -46,6 +45,7 @@ from shared.bus.amqp.connecting import connect
 from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, Declarer, not_permitted
 from shared.database import Database
 from shared.failpoints import MIGRATION_DECLARED, MIGRATION_DELETED, MIGRATION_EMPTIED, Failpoint, nothing_fails
+from shared.outage_words import with_detail
 from shared.services import CONSOLE
 from shared.topology import DEAD_LETTERS, Queue, migration_exchange, migration_queue
 from shared.unfinished_restore import unfinished_restore
@@ -177,9 +177,11 @@ async def _connected(stack: Stack) -> AsyncIterator[AbstractConnection]:
     except ChannelAccessRefused as error:
         raise not_permitted(error) from error
     except (ChannelPreconditionFailed, ChannelNotFoundEntity) as error:
-        raise StepRefusedError(f"RabbitMQ refuses a step ({brief(error)}): put that right, and run it again") from error
+        raise StepRefusedError(
+            f"RabbitMQ refuses a step ({with_detail(error)}): put that right, and run it again"
+        ) from error
     except (AMQPError, OSError, TimeoutError) as error:
-        raise UnreachableError(f"RabbitMQ does not answer: {brief(error)}") from error
+        raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
 
 
 class _Migration:

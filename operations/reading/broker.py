@@ -8,8 +8,8 @@ import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 
 from operations.errors import UnreachableError
-from operations.reading.reachability import brief
 from shared.bus.amqp.connecting import connect
+from shared.outage_words import with_detail
 from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, retry_queues
 
 CONNECT_SECONDS = 5.0
@@ -46,7 +46,7 @@ async def queue_levels(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> dic
         async with connection:
             return {name: await queue_level(connection, name) for name in names}
     except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
-        raise UnreachableError(f"RabbitMQ does not answer: {brief(error)}") from error
+        raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
 
 
 async def queue_level(connection: AbstractConnection, queue: str) -> QueueLevel | None:

@@ -21,13 +21,8 @@ async def amqp_missing(url: str) -> str | None:
             connection = await connect(url)
             await connection.close()
     except (OSError, TimeoutError, ValueError, aio_pika.exceptions.AMQPError) as error:
-        return f"does not answer: {brief(error)}"
+        return f"does not answer: {with_detail(error)}"
     return None
-
-
-def brief(error: BaseException) -> str:
-    """Return a driver's error in one line: the cause in words, and what the driver says."""
-    return with_detail(error)
 
 
 async def mongodb_missing(url: str, *, is_member: bool = False) -> str | None:
@@ -48,7 +43,7 @@ def _mongodb_missing(url: str, is_member: bool) -> str | None:
         with with_our_tls(client, url), pymongo.timeout(TIMEOUT_SECONDS):
             hello = client.admin.command("hello")
     except pymongo.errors.PyMongoError as error:
-        return f"does not answer: {brief(error)}"
+        return f"does not answer: {with_detail(error)}"
     if hello.get("isWritablePrimary") or (is_member and hello.get("secondary") and hello.get("primary")):
         return None
     return "has no primary that takes writes"

@@ -23,7 +23,6 @@ from operations.errors import UnfinishedRestoreError, UnreachableError
 from operations.reading.connection import open_bus, open_mongodb
 from operations.reading.driver_errors import reason_of
 from operations.reading.publishing import until_accepted
-from operations.reading.reachability import brief
 from operations.recovery.records import PendingRecords
 from operations.recovery.report import RecoveryReport
 from operations.settings import Stack
@@ -39,6 +38,7 @@ from shared.bus.publisher import Publisher, envelope
 from shared.clock import utc_now
 from shared.contracts import Message
 from shared.database import Database
+from shared.outage_words import with_detail
 from shared.services import CONSOLE
 from shared.topology import NOTIFICATION_INBOX
 from shared.unfinished_restore import unfinished_restore
@@ -202,7 +202,7 @@ async def _find_missing(stack: Stack) -> list[str]:
         async with await connect(stack.amqp_url, CONNECT_SECONDS) as connection:
             return await find_missing(connection, topology.RETRY_LADDER, events_retention=stack.events_retention)
     except (AMQPError, OSError, TimeoutError) as error:
-        raise UnreachableError(f"RabbitMQ does not answer: {brief(error)}") from error
+        raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
 
 
 @contextlib.asynccontextmanager

@@ -5,10 +5,10 @@ import asyncio
 from aio_pika.exceptions import AMQPError
 
 from operations.errors import UnreachableError
-from operations.reading.reachability import brief
 from shared import topology
 from shared.bus.amqp.connecting import connect
 from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_event_stream, declare_topology, find_missing
+from shared.outage_words import with_detail
 
 CONNECT_SECONDS = 5.0
 APPLY_SECONDS = 60.0
@@ -31,7 +31,7 @@ async def apply_topology(url: str, events_retention: str = topology.EVENTS_OFF) 
             await declare_topology(connection, topology.RETRY_LADDER)
             await declare_event_stream(connection, events_retention)
     except (AMQPError, OSError, TimeoutError) as error:
-        raise UnreachableError(f"RabbitMQ does not answer: {brief(error)}") from error
+        raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
     return missing
 
 

@@ -21,7 +21,6 @@ import pymongo.errors
 from pymongo import AsyncMongoClient
 from pymongo.database import Database
 
-from operations.reading.reachability import brief
 from operations.stack.database_users import (
     ADMINISTRATOR,
     AUTHENTICATION_FAILED,
@@ -34,6 +33,7 @@ from operations.stack.program import Command, ServerMissingError
 from operations.stack.start import StackStartError
 from shared.database import Document
 from shared.errors import StartError
+from shared.outage_words import with_detail
 
 REPLICA_SET = "rs0"
 SILENT_SOURCE_PARAMETERS = ("oplogNetworkTimeoutBufferSeconds=1", "oplogFetcherSteadyStateMaxFetcherRestarts=0")
@@ -197,9 +197,9 @@ class Mongod:
         except pymongo.errors.OperationFailure as error:
             if error.code == AUTHENTICATION_FAILED:
                 raise _administrator_refused() from None
-            return f"does not answer: {brief(error)}"
+            return f"does not answer: {with_detail(error)}"
         except pymongo.errors.PyMongoError as error:
-            return f"does not answer: {brief(error)}"
+            return f"does not answer: {with_detail(error)}"
 
     @property
     def _direct_url(self) -> str:
@@ -248,7 +248,7 @@ class Mongod:
             async with AsyncMongoClient[Document](users.url(ADMINISTRATOR, self.replica_set_url)) as client:
                 await self._prepare_users(client, users)
         except (pymongo.errors.PyMongoError, StartError) as error:
-            return f"the users cannot be created: {brief(error)}"
+            return f"the users cannot be created: {with_detail(error)}"
         self._ready_for_services = True
         return None
 
