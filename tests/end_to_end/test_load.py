@@ -4,11 +4,8 @@ import asyncio
 import json
 import os
 import re
-import secrets
 from collections.abc import AsyncIterator
-from typing import Any
 
-import pymongo
 import pytest
 
 from operations.audit import audit
@@ -17,22 +14,15 @@ from operations.load import LoadPlan, LoadProgress, run_load
 from operations.settings import Stack as Address
 from tests.support import warm_processes
 from tests.support.access import ADMIN_KEY
-from tests.support.processes import Stack, run_stack
-from tests.support.servers import Servers, delete_topology
+from tests.support.processes import Stack, run_module_stack
+from tests.support.servers import Servers
 
 
 @pytest.fixture(scope="module")
 async def stack(servers: Servers) -> AsyncIterator[Stack]:
     """Run one stack for all tests, which ignore each other's orders."""
-    await delete_topology(servers.amqp_url)
-    prefix = f"t{secrets.token_hex(8)}"
-    async with run_stack(servers.mongodb_url, servers.amqp_url, prefix) as running:
-        await running.start()
+    async with run_module_stack(servers) as running:
         yield running
-    await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
-        for name in ("orders", "inventory", "payments"):
-            await client.drop_database(f"{prefix}_{name}")
 
 
 def address(stack: Stack) -> Address:

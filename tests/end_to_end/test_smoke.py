@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,8 +16,8 @@ from operations.smoke.steps import PRODUCT, SmokeTest, Step
 from shared.services import CONSOLE
 from tests.support import warm_processes
 from tests.support.access import ADMIN, ADMIN_KEY
-from tests.support.processes import SAGA_SERVICES, Stack, run_stack
-from tests.support.servers import Servers, delete_topology
+from tests.support.processes import SAGA_SERVICES, Stack, run_module_stack
+from tests.support.servers import Servers
 
 SECONDS = 60.0
 """How long an order may take in these tests: for a slow machine."""
@@ -27,15 +26,8 @@ SECONDS = 60.0
 @pytest.fixture(scope="module")
 async def stack(servers: Servers) -> AsyncIterator[Stack]:
     """Run one stack for all tests."""
-    await delete_topology(servers.amqp_url)
-    prefix = f"t{secrets.token_hex(8)}"
-    async with run_stack(servers.mongodb_url, servers.amqp_url, prefix) as running:
-        await running.start()
+    async with run_module_stack(servers) as running:
         yield running
-    await delete_topology(servers.amqp_url)
-    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
-        for name in ("orders", "inventory", "payments", CONSOLE.database):
-            await client.drop_database(f"{prefix}_{name}")
 
 
 @pytest.fixture

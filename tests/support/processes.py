@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pymongo
 
 from operations.stack.ports import PortClaims
-from shared.services import SERVICES
+from shared.services import CONSOLE, SERVICES
 from tests.support import last_release, warm_processes
 from tests.support.access import ADMIN, keys_file
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.last_release import ReleasedProcess
+from tests.support.servers import Servers, delete_topology
 from tests.support.warm_processes import WarmProcess
 
 SAGA_SERVICES = ("order", "inventory", "payment")
@@ -240,3 +243,17 @@ async def run_stack(mongodb_url: str, amqp_url: str, database_prefix: str, **set
         yield stack
     finally:
         await stack.close()
+
+
+@contextlib.asynccontextmanager
+async def run_module_stack(servers: Servers) -> AsyncIterator[Stack]:
+    """A stack for all tests of a module, which ignore each other's records; its queues and databases go with it."""
+    await delete_topology(servers.amqp_url)
+    prefix = f"t{secrets.token_hex(8)}"
+    async with run_stack(servers.mongodb_url, servers.amqp_url, prefix) as running:
+        await running.start()
+        yield running
+    await delete_topology(servers.amqp_url)
+    async with pymongo.AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        for name in ("orders", "inventory", "payments", CONSOLE.database):
+            await client.drop_database(f"{prefix}_{name}")
