@@ -15,6 +15,7 @@ import structlog
 from pymongo.errors import PyMongoError
 
 from operations.errors import UnreachableError
+from operations.reading.requests import NOT_SENT
 from shared.access.authenticator import acts_for_header
 from shared.access.principal import Principal
 from shared.errors import TransientError
@@ -32,9 +33,6 @@ KEEP_SECONDS = 2.0
 
 PAGE = 100
 """The largest page that services return."""
-
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
-"""Errors from before a service can have received a request."""
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -87,7 +85,7 @@ async def attempt(asked: Awaitable[T], what: str, seconds: float = READ_SECONDS)
         return Unavailable(f"{what} did not answer in time")
     except (PyMongoError, UnreachableError, TransientError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         _log.warning("not available", what=what, error=with_detail(error))
-        return Unavailable(f"{what}: {in_words(error)}", sent=not isinstance(error, _NOT_SENT))
+        return Unavailable(f"{what}: {in_words(error)}", sent=not isinstance(error, NOT_SENT))
 
 
 class Health(NamedTuple):

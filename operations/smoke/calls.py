@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 
 from operations.errors import CommandError
+from operations.reading.requests import NOT_SENT
 from shared.tls import plain_reason
 
 POLL_SECONDS = 0.2
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
 
 
 class StepFailedError(CommandError):
@@ -43,7 +43,7 @@ class Calls:
             answer = await self._client.request(method, self._urls[service] + path, json=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = plain_reason(str(error)) or type(error).__name__
-            raise StepFailedError(f"{name}: {reason}", without_effect=isinstance(error, _NOT_SENT)) from error
+            raise StepFailedError(f"{name}: {reason}", without_effect=isinstance(error, NOT_SENT)) from error
         if answer.is_error:
             reason = f"{answer.status_code} {_problem(answer)}"
             raise StepFailedError(f"{name}: {reason}", without_effect=answer.is_client_error)
