@@ -276,7 +276,7 @@ async def test_violations_are_in_the_manifest_and_found_again(world: World, comm
     assert status == 1
     assert "product p1" in printed
     assert "send again what orders wait for: `ordersaga recover`" in printed
-    assert set((await count_messages(world.amqp_url)).values()) == {None}
+    assert {name: count for name, count in (await count_messages(world.amqp_url)).items() if count is not None} == {}
 
 
 async def test_a_backup_that_takes_longer_than_the_history_says_so(

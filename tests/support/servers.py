@@ -204,7 +204,7 @@ async def drop_databases(mongodb_url: str, prefix: str) -> None:
 
 
 async def delete_topology(amqp_url: str) -> None:
-    """Delete every queue and exchange that the services declare, with the messages in them.
+    """Delete every queue and exchange that the services declare, or an earlier release did, with the messages in them.
 
     A broker that has just started again refuses queues for a moment: their leaders are not elected yet.
     """
@@ -212,8 +212,9 @@ async def delete_topology(amqp_url: str) -> None:
     async def delete() -> bool:
         async with await aio_pika.connect(amqp_url) as connection:
             channel = await connection.channel()
-            for queue in topology.all_queues(topology.DEFAULT_EVENTS_RETENTION):
-                await channel.queue_delete(queue.name)
+            declared = (queue.name for queue in topology.all_queues(topology.DEFAULT_EVENTS_RETENTION))
+            for name in (*declared, *topology.FORMER_RETRY_QUEUES):
+                await channel.queue_delete(name)
             for exchange in topology.exchanges():
                 await channel.exchange_delete(exchange.name)
         return True
