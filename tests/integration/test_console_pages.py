@@ -95,8 +95,9 @@ async def browser() -> AsyncIterator[Browser]:
 async def open_page(browser: Browser, url: str) -> Page:
     page = await browser.new_page(base_url=url, extra_http_headers=ADMIN, viewport={"width": 1280, "height": 800})
     page.set_default_timeout(PATIENCE)
-    # The pages do not renew themselves: each stays as it was opened.
+    # The pages do not renew themselves, nor say how old they are: each stays as it was opened.
     await page.route("**/htmx.min.js", lambda route: route.fulfill(body=""))
+    await page.add_init_script("window.setInterval = () => 0")
     return page
 
 

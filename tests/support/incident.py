@@ -193,6 +193,7 @@ async def _letters(dependencies: ConsoleDependencies, clock: Clock) -> dict[str,
             **_minutes(50, clock),
         ),
         a_letter("none-2", "not JSON", body=b"\x00\x01 not JSON", queue="payment.inbox", **_minutes(70, clock)),
+        now=NOW - timedelta(minutes=10),
     )
     found = (await letters.page(Filters(order_id=ORDERS["stuck"]))).items[0]
     clock.now = NOW - timedelta(minutes=8)
