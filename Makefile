@@ -182,6 +182,10 @@ test-kubernetes: setup-tests  ## Run the pods of deploy/kubernetes as containers
 proto: setup  ## Generate the code of proto/ again, after an intended change of the gRPC contract
 	@$(BIN)/python scripts/proto.py order_service/rpc/generated
 
+.PHONY: pages
+pages: setup-tests  ## Write what the pages of the console read like in tests/samples/pages, and their pictures in docs/images
+	@ORDERSAGA_WRITE_PAGES=1 $(BIN)/pytest tests/integration/test_console_pages.py -k 'reads_as or pictures'
+
 .PHONY: docs
 docs: setup  ## Write what the docs take from the code: the saga's picture, the tables of permissions and of problems
 	@$(BIN)/python -m order_service.diagram docs/saga.md docs/images/saga.svg

@@ -59,6 +59,8 @@ SLOW_FILES = (
     "faults/test_broker_alarms.py",
     "end_to_end/test_upgrade.py",
     "end_to_end/test_demo.py",
+    "end_to_end/test_tutorial.py",
+    "integration/test_console_pages.py",
     "faults/test_kill.py",
     "faults/test_provisioning_kills.py",
     "end_to_end/test_funds.py",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 ASSETS: Mapping[str, str] = {
     "console.css": "text/css",
     "console.js": "text/javascript",
+    "keyboard.js": "text/javascript",
     "htmx.min.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }

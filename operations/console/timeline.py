@@ -55,7 +55,15 @@ class TimelineRow:
 
     step: TimelineStep
     offset: float
+    arrows: Sequence[Arrow] = ()
     cells: dict[Lane, TimelineCell] = field(default_factory=lambda: {lane: TimelineCell() for lane in LANES})
+
+    @property
+    def messages(self) -> str:
+        """The messages that the row draws, in words; empty without any."""
+        senders = sorted({sender for sender, _ in self.arrows}, key=LANES.index)
+        receivers = sorted({receiver for _, receiver in self.arrows}, key=LANES.index)
+        return f"message from {' and '.join(senders)} to {' and '.join(receivers)}" if self.arrows else ""
 
 
 def draw(steps: Sequence[TimelineStep]) -> list[TimelineRow]:
@@ -63,11 +71,12 @@ def draw(steps: Sequence[TimelineStep]) -> list[TimelineRow]:
     shown, arrows = _with_their_messages(steps)
     if not shown:
         return []
-    rows = [TimelineRow(step, (step.at - shown[0].at).total_seconds()) for step in shown]
+    offsets = [(step.at - shown[0].at).total_seconds() for step in shown]
+    rows = [TimelineRow(*row) for row in zip(shown, offsets, arrows, strict=True)]
     for index, row in enumerate(rows):
         _draw_bar(rows, index)
         _draw_mark(row)
-        for arrow in arrows[index]:
+        for arrow in row.arrows:
             _draw_arrow(row, arrow)
     return rows
 

@@ -1,4 +1,4 @@
-"""A temporary stack with its own directory and ports, removed when the demo ends."""
+"""The stack of a demo, with its own directory and ports: removed when the demo ends, or left to run."""
 
 import asyncio
 import contextlib
@@ -111,11 +111,33 @@ def temporary_stack(display: StackDisplay, *, no_auth: bool = False) -> Iterator
             shutil.rmtree(root, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def lasting_stack(display: StackDisplay, settings: Mapping[str, str]) -> Iterator[DemoStack]:
+    """Start a stack with these settings, and leave it to run as the one used last; an error in the context removes it.
+
+    Raises StackStartError when it does not start.
+    """
+    root = Path(tempfile.mkdtemp(prefix="ordersaga-demo-"))
+    layout = Layout(root)
+    environment = {**_without_settings(), **settings}
+    try:
+        with display.starting(layout) as listener:
+            start_in_background(StackOptions(root, tuple(PROCESSES)), listener, environment)
+        yield DemoStack(layout, locate_stack(root, environment))
+    except BaseException:
+        _end(layout, display)
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+
+
 def _environment(root: Path) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    kept |= {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ}
     # A state directory of the demo: other commands must not find this stack as the one used last.
-    return {**kept, "XDG_STATE_HOME": str(root / "state")}
+    return {**_without_settings(), "XDG_STATE_HOME": str(root / "state")}
+
+
+def _without_settings() -> Mapping[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
+    return kept | {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ}
 
 
 def _end(layout: Layout, display: StackDisplay) -> None:

@@ -126,6 +126,11 @@ class ShopClient:
         items = [{"productId": product, "quantity": units}]
         await self._call("POST", "order", f"/orders/{order_id}/refunds", {"items": items, "restock": True})
 
+    async def order_by_id(self, order_id: str) -> dict[str, Any]:
+        """Return an order."""
+        found: dict[str, Any] = await self._call("GET", "order", f"/orders/{order_id}")
+        return found
+
     async def orders_of(self, customer: str) -> Orders:
         """Return the last orders of a customer, at most a hundred."""
         page = await self._call("GET", "order", f"/orders?userId={customer}&limit=100")

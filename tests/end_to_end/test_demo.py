@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import io
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,11 @@ from rich.console import Console
 from operations.commands import demo as command
 from operations.commands.demo_display import TerminalReporter
 from operations.demo.demo_stack import DemoStack
+from operations.demo.incident import Incident
 from operations.demo.reporter import Reporter
 from operations.demo.scenarios import SCENARIOS, Scenario, run_scenarios
 from operations.demo.shop_client import NotSettledError, ShopClient
+from operations.errors import UnreachableError
 from operations.settings import Stack
 from operations.stack.layout import Layout
 from operations.stack.processes import find_marked
@@ -158,6 +162,55 @@ async def test_a_scenario_that_cannot_be_completed_ends_the_demo(
     assert "✗ after 30 s 99 of 100 orders are settled" in text_of(reporter)
     assert "one is one" not in text_of(reporter)
     assert reporter.failed
+
+
+async def test_an_incident_that_cannot_be_made_leaves_no_stack(
+    demo_stack: DemoStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its making is in `test_tutorial.py`."""
+
+    async def fail(*_: Any) -> None:
+        raise UnreachableError("the order service does not answer")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("operations.demo.demo_stack.start_in_background", lambda *_: None)
+    monkeypatch.setattr("operations.demo.demo_stack.locate_stack", lambda *_: demo_stack.stack)
+    monkeypatch.setattr(command, "make_incident", fail)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(typer.Exit) as ended:
+        await asyncio.to_thread(command.demo, keep=True)
+    assert ended.value.exit_code == 1
+    assert "the order service does not answer" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_incident_as_json(
+    demo_stack: DemoStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo_stack.stack.urls["console"] = "http://127.0.0.1:1"
+
+    async def make(*_: Any) -> Incident:
+        return Incident(["good"], "stuck", ["paid"], ["failed"], 17)
+
+    monkeypatch.setattr(command, "lasting_stack", lambda *_: contextlib.nullcontext(demo_stack))
+    monkeypatch.setattr(command, "make_incident", make)
+    monkeypatch.setattr(command, "create_link", lambda *_: "http://127.0.0.1:1/sign-in/link?token=x")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(typer.Exit) as ended:
+        await asyncio.to_thread(command.demo, keep=True, as_json_document=True)
+    assert ended.value.exit_code == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "dataDirectory": str(demo_stack.stack.data_dir),
+        "console": "http://127.0.0.1:1",
+        "signInLink": "http://127.0.0.1:1/sign-in/link?token=x",
+        "orders": {"good": ["good"], "stuck": "stuck", "withoutAnswer": ["paid"], "failedServers": ["failed"]},
+        "deadLetters": 17,
+    }
+
+
+async def test_json_is_only_printed_of_an_incident() -> None:
+    with pytest.raises(typer.BadParameter, match="only with --keep"):
+        command.demo(as_json_document=True)
 
 
 @pytest.mark.parametrize(("scenario", "status"), [(passing, 0), (failing, 1), (hanging, 1)])

@@ -1,7 +1,4 @@
-"""An operator's night, on a whole stack and in a real browser: failures are understood, fixed and replayed.
-
-With ORDERSAGA_SCREENSHOTS=<directory> the test takes a screenshot of every page; docs/images is made this way.
-"""
+"""An operator's night, on a whole stack and in a real browser: failures are understood, fixed and replayed."""
 
 import asyncio
 import os
@@ -30,14 +27,11 @@ from tests.support.eventually import eventually
 from tests.support.servers import Servers
 
 ROOT = Path(__file__).parents[2]
-SCREENSHOTS_VARIABLE = "ORDERSAGA_SCREENSHOTS"
 PATIENCE_SECONDS = 120
 GOOD = 1000
 HIT = 200
 KEEP_SECONDS = 2.0
 """Idle connections are closed earlier than the services close them (5 s)."""
-TALLEST = 2000
-"""Pixels; taller pages are cut off."""
 AT_ONCE = 40
 
 
@@ -162,17 +156,6 @@ async def page(shop: Shop) -> AsyncIterator[Page]:
         expect.set_options(timeout=5000)
 
 
-async def take_screenshot(page: Page, name: str) -> None:
-    if directory := os.environ.get(SCREENSHOTS_VARIABLE):
-        height = await page.evaluate("document.documentElement.scrollHeight")
-        await page.screenshot(path=Path(directory) / f"{name}.png", full_page=height <= TALLEST)
-
-
-async def show(page: Page, path: str, name: str) -> None:
-    await page.goto(path)
-    await take_screenshot(page, name)
-
-
 async def test_an_operators_night(shop: Shop, page: Page) -> None:
     for product, quantity in (("p1", 5000), ("p2", 10)):
         await shop.stock(product, quantity)
@@ -215,24 +198,21 @@ async def the_console_shows_three_groups(page: Page) -> None:
     await page.goto("/")
     await expect(page.locator(".group-link")).to_have_count(3)
     await expect(page.locator(".group-link .count")).to_have_text(["1", "1", "1"])
-    await take_screenshot(page, "overview")
-    await show(page, "/dead-letters", "dead-letters")
-    await show(page, "/dead-letters/list", "letters")
+    await page.goto("/dead-letters")
+    await page.goto("/dead-letters/list")
 
 
 async def one_is_edited_and_its_order_confirms(shop: Shop, page: Page, corrupted: str) -> None:
-    await show(page, f"/orders/{corrupted}", "order-waiting")
+    await page.goto(f"/orders/{corrupted}")
     await expect(page.get_by_text("stock: Reserving")).to_be_visible()
     await page.get_by_role("link", name="see the dead letter").click()
     await expect(page.locator(".error")).to_contain_text("quantity")
-    await take_screenshot(page, "letter")
     await page.get_by_role("link", name="Edit and replay").click()
     body = page.get_by_label("Body")
     await page.get_by_label("Reason").fill("the shop sent a word instead of a number")
     await body.fill((await body.input_value()).replace('"one"', "-1"))
     await page.get_by_role("button", name="Replay with this body").click()
     await expect(page.locator(".errors")).to_contain_text("quantity")
-    await take_screenshot(page, "edit")
     await body.fill((await body.input_value()).replace("-1", "1"))
     await page.get_by_role("button", name="Replay with this body").click()
     await page.wait_for_url("**/dead-letters/replays/*")
@@ -243,7 +223,6 @@ async def one_is_edited_and_its_order_confirms(shop: Shop, page: Page, corrupted
 async def one_is_discarded(page: Page) -> None:
     await page.goto("/dead-letters")
     await page.locator(".group-link", has_text="which does not exist").click()
-    await take_screenshot(page, "group")
     await page.get_by_text("Discard all dead letters…").click()
     section = page.locator("section[aria-labelledby=discard]")
     await section.get_by_label("Reason").fill("no such order was placed")
@@ -267,12 +246,10 @@ async def a_fault_is_fixed_and_all_is_replayed_with_one_click(shop: Shop, page: 
 
     await group.click()
     await expect(page.get_by_label("Traceback")).to_be_visible()
-    await take_screenshot(page, "group-of-200")
     await page.get_by_label("What was fixed").fill("the orders are back from the other backup")
     order_service = await shop.process("order")
     await page.get_by_role("button", name="Replay all dead letters").click()
     await expect(page.get_by_text("published")).to_be_visible()
-    await take_screenshot(page, "replay")
     order_service.kill()
     await expect(page.get_by_text(f"{HIT} of {HIT} published")).to_be_visible()
     await expect(page.get_by_text("Every message was handled.")).to_be_visible()
@@ -283,19 +260,13 @@ async def the_books_balance(page: Page) -> None:
     await page.goto("/audit")
     await page.get_by_role("button", name="Run an audit").click()
     await expect(page.get_by_text("The books balance.")).to_be_visible()
-    await take_screenshot(page, "audit")
 
 
 async def every_page_is_there(page: Page, corrupted: str) -> None:
     for path in ("orders", "inventory", "packages", "actions"):
-        await show(page, f"/{path}", path)
+        await page.goto(f"/{path}")
         await expect(page.get_by_text("Not available")).to_have_count(0)
     for action in ("dead-letters.edit", "dead-letters.discard", "dead-letters.replay", "audit"):
         await expect(page.get_by_role("cell", name=action).first).to_be_visible()
     await page.goto(f"/orders/{corrupted}")
     await expect(page.get_by_text("order.created edited and replayed")).to_be_visible()
-    await take_screenshot(page, "order")
-    if SCREENSHOTS_VARIABLE in os.environ:
-        await page.set_viewport_size({"width": 390, "height": 860})
-        await page.emulate_media(color_scheme="dark")
-        await show(page, f"/orders/{corrupted}", "order-on-a-phone")

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.async_api import Browser, Page, Route, expect
 from yarl import URL
 
@@ -274,4 +275,49 @@ async def test_a_page_that_does_not_exist_leads_on_by_keyboard(
         await page.keyboard.type("o1")
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/orders/o1", timeout=PATIENCE)
+        await page.close()
+
+
+async def test_shortcuts_lead_on_and_can_be_turned_off(dependencies: ConsoleDependencies, browser: Browser) -> None:
+    errors: list[str] = []
+    async with served(dependencies) as url:
+        page = await open_page(browser, url, errors)
+        await page.goto("/")
+        await page.keyboard.press("3")
+        await page.wait_for_url("**/orders", timeout=PATIENCE)
+        await page.goto("/actions")
+        await page.keyboard.press("/")
+        await page.keyboard.type("/3?")
+        # Where somebody types, these are characters.
+        await expect(page.get_by_role("search").get_by_role("textbox")).to_have_value("/3?", timeout=PATIENCE)
+        await page.get_by_role("heading", name="Actions").click()
+        await page.keyboard.press("?")
+        dialog = page.get_by_role("dialog", name="Keyboard shortcuts")
+        await expect(dialog).to_be_visible(timeout=PATIENCE)
+        await page.evaluate(AXE_SCRIPT)
+        results = await page.evaluate("axe.run('dialog')")
+        assert [violation["id"] for violation in results["violations"]] == []
+        await dialog.get_by_label("Use shortcuts").uncheck()
+        await page.keyboard.press("Escape")
+        await expect(dialog).to_be_hidden(timeout=PATIENCE)
+        # The setting lasts, and the button leads to it still.
+        await page.reload()
+        await page.keyboard.press("?")
+        await page.keyboard.press("3")
+        await page.get_by_role("button", name="Keyboard shortcuts").click()
+        await expect(dialog.get_by_label("Use shortcuts")).not_to_be_checked(timeout=PATIENCE)
+        assert page.url.endswith("/actions")
+        await page.close()
+    assert errors == []
+
+
+async def test_an_id_is_copied(dependencies: ConsoleDependencies, browser: Browser) -> None:
+    await fill(dependencies)
+    async with served(dependencies) as url:
+        page = await open_page(browser, url, [])
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
+        await page.goto("/orders/o1")
+        await page.get_by_role("button", name="Copy the order's id").click()
+        await expect(page.get_by_role("status").filter(has_text="Copied o1")).to_be_visible(timeout=PATIENCE)
+        assert await page.evaluate("navigator.clipboard.readText()") == "o1"
         await page.close()

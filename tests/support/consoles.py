@@ -109,10 +109,10 @@ def an_app(dependencies: ConsoleDependencies) -> FastAPI:
     return app
 
 
-async def record_letters(dependencies: ConsoleDependencies, *deliveries: Delivery) -> None:
+async def record_letters(dependencies: ConsoleDependencies, *deliveries: Delivery, now: datetime | None = None) -> None:
     """Record dead letters, as the ingest does."""
     await DeadLetterService(dependencies.operations).prepare()
-    await LetterRecords(dependencies.operations).record(deliveries, utc_now())
+    await LetterRecords(dependencies.operations).record(deliveries, now or utc_now())
 
 
 def a_letter(

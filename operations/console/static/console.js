@@ -33,6 +33,22 @@ function staleAfterMilliseconds(part) {
 document.addEventListener("visibilitychange", () => {
   shownAt = Date.now();
 });
+// A table that scrolls sideways can be scrolled by keyboard, even if it has no link to focus.
+const whileItScrolls = { tabindex: "0", role: "group", "aria-label": "Table that scrolls sideways" };
+
+function letTablesScroll() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    const scrolls = box.scrollWidth > box.clientWidth && !box.querySelector("a, button, input, select, [tabindex]");
+    for (const [name, value] of Object.entries(whileItScrolls)) {
+      if (scrolls) box.setAttribute(name, value);
+      else box.removeAttribute(name);
+    }
+  }
+}
+letTablesScroll();
+addEventListener("resize", letTablesScroll);
+document.addEventListener("htmx:after:swap", letTablesScroll);
+
 setInterval(() => {
   let oldest = Infinity;
   let own = Infinity;

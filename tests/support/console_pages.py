@@ -1,0 +1,97 @@
+"""The pages of the console in an incident: an address, or several, for each route that renders one.
+
+A new route that answers GET must be named here: in PAGES, so that tests look at it, or in NOT_PAGES.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from tests.support.access_table import all_routes
+from tests.support.stand_in_services import DELIVERY, SLOT, WEBHOOK
+
+PAGES: Mapping[str, Mapping[str, str]] = {
+    "/": {"overview": "/"},
+    "/orders": {"orders": "/orders", "orders-not-found": "/orders?user=nobody"},
+    "/orders/{order_id}": {
+        "order": "/orders/{confirmed}",
+        "order-server": "/orders/{completed}",
+        "order-cancelled": "/orders/{declined}",
+        "order-failed": "/orders/{failed}",
+        "order-stuck": "/orders/{stuck}",
+        "order-unknown": "/orders/{unknown}",
+    },
+    "/orders/{order_id}/do/cancel": {"order-cancel": "/orders/{stuck}/do/cancel"},
+    "/orders/{order_id}/do/deliver": {"order-deliver": "/orders/{confirmed}/do/deliver"},
+    "/orders/{order_id}/do/retry": {"order-retry": "/orders/{failed}/do/retry"},
+    "/orders/{order_id}/do/refund": {"order-refund": "/orders/{failed}/do/refund"},
+    "/orders/{order_id}/do/nudge": {"order-nudge": "/orders/{stuck}/do/nudge"},
+    "/orders/{order_id}/refund-part": {"order-refund-part": "/orders/{confirmed}/refund-part"},
+    "/orders/{order_id}/release": {"order-release": "/orders/{unknown}/release"},
+    "/bulk-actions/cancel": {"orders-cancel": "/bulk-actions/cancel?ids={stuck}"},
+    "/bulk-actions/retry": {"orders-retry": "/bulk-actions/retry?ids={failed}"},
+    "/bulk-actions/refund": {"orders-refund": "/bulk-actions/refund?ids={failed}"},
+    "/bulk-actions/nudge": {"orders-nudge": "/bulk-actions/nudge?ids={stuck}"},
+    "/bulk-actions/results/{bulk_id}": {"orders-results": "/bulk-actions/results/{bulk}"},
+    "/inventory": {"inventory": "/inventory"},
+    "/products/{product_id}/sale": {"product-sale": "/products/lamp/sale"},
+    "/slots/{slot_id}": {"slot": f"/slots/{SLOT}"},
+    "/packages": {"packages": "/packages"},
+    "/packages/{package}/sale": {"package-sale": "/packages/203.0.113.x/sale"},
+    "/locks": {"lock-clear": "/locks?package=203.0.113"},
+    "/webhooks": {"webhooks": "/webhooks"},
+    "/webhooks/{webhook_id}": {"webhook": f"/webhooks/{WEBHOOK}"},
+    "/webhooks/{webhook_id}/deliveries/{delivery_id}": {"delivery": f"/webhooks/{WEBHOOK}/deliveries/{DELIVERY}"},
+    "/audit": {"audit": "/audit"},
+    "/dead-letters": {"dead-letters": "/dead-letters"},
+    "/dead-letters/groups/{fingerprint}": {"group": "/dead-letters/groups/{group}"},
+    "/dead-letters/groups/{fingerprint}/preview": {"group-preview": "/dead-letters/groups/{group}/preview"},
+    "/dead-letters/list": {"letters": "/dead-letters/list", "letters-not-found": "/dead-letters/list?q=nothing"},
+    "/dead-letters/letters/{letter_id}": {
+        "letter": "/dead-letters/letters/{letter}",
+        "letter-discarded": "/dead-letters/letters/{discarded}",
+        "letter-binary": "/dead-letters/letters/{binary}",
+    },
+    "/dead-letters/letters/{letter_id}/edit": {"letter-edit": "/dead-letters/letters/{letter}/edit"},
+    "/dead-letters/replays": {"replays": "/dead-letters/replays"},
+    "/dead-letters/replays/{replay_id}": {"replay": "/dead-letters/replays/{replay}"},
+    "/actions": {"actions": "/actions"},
+    "/approvals": {"approvals": "/approvals"},
+    "/sign-in": {"sign-in": "/sign-in"},
+    "/runbooks/{name}": {"runbook": "/runbooks/dependency-down"},
+    "/{address:path}": {"not-found": "/no/such/page"},
+}
+"""By the path of the route, the names of its pages and their addresses; `{…}` is an id of the incident."""
+
+NOT_PAGES = {
+    "/overview": "a part of /",
+    "/outages": "a part of every page",
+    "/audit/result": "a part of /audit",
+    "/orders/{order_id}/timeline": "a part of the page of an order",
+    "/bulk-actions/results/{bulk_id}/progress": "a part of the results",
+    "/dead-letters/replays/{replay_id}/progress": "a part of the page of a replay",
+    "/dead-letters/letters/{letter_id}/body": "a download",
+    "/static/{name}": "files",
+    "/sign-in/link": "needs a link that is valid; has the form of one button",
+    "/healthz": "for machines",
+    "/readyz": "for machines",
+    "/problems/{name}": "of every service, about an error",
+    "/metrics": "for machines",
+    "/me": "for machines",
+}
+"""The other routes that answer GET, and why they are no pages."""
+
+
+def addresses(ids: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the address of each page."""
+    for pages in PAGES.values():
+        for name, address in pages.items():
+            yield name, address.format(**ids)
+
+
+def routes_for_get(app: FastAPI) -> set[str]:
+    """Return the paths of the console's own routes that answer GET."""
+    return {
+        route.path for route in all_routes(app.routes) if isinstance(route, APIRoute) and "GET" in (route.methods or ())
+    }

@@ -1,0 +1,271 @@
+"""An incident as the console's databases have it, with fixed times and ids.
+
+Among good orders, one waits for stock since its message failed, and one failed as the provider had no server left.
+Stock is held for an order that does not exist. Messages failed for three causes, and one was replayed in vain.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from notification_service.schema import SCHEMA as NOTIFICATION_SCHEMA
+from operations.actions import record_action
+from operations.approvals.records import ApprovalRecords
+from operations.console import ConsoleDependencies
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.service import DeadLetterService
+from operations.order_actions.bulk import BY_CONSOLE, DONE, FAILED, BulkActions
+from operations.schema import SCHEMA
+from operations.sign_in.person import Person
+from shared import schema
+from shared.access.permissions import Role
+from shared.bus import Delivery
+from shared.bus.failures import ERROR_TYPE, TRACEBACK
+from shared.database import Document
+from shared.services import INVENTORY, NOTIFICATION, PAYMENT, PROVISIONING
+from tests.support.consoles import Clock, a_letter, console_dependencies, record_letters
+from tests.support.frozen import frozen
+from tests.support.stand_in_services import PACKAGE, StandInServices, answers
+
+NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
+OPERATOR, SECOND = (Person(name, name, frozenset({Role.OPERATOR})) for name in ("op-1", "op-2"))
+NAMES = ("confirmed", "delivered", "declined", "stuck", "failed", "provisioning", "completed", "unknown")
+ORDERS: Mapping[str, str] = {name: hashlib.sha256(name.encode()).hexdigest()[:32] for name in NAMES}
+"""The ids of the orders, by what became of each; `unknown` is named only by other services."""
+
+NO_STOCK_RECORD = """Traceback (most recent call last):
+  File "inventory_service/handlers.py", line 61, in reserve_stock
+    await reservations.reserve(batch)
+  File "inventory_service/allocation.py", line 76, in best_case
+    return self.free + self.returning + max(0, self.may_return - held)
+TypeError: can only concatenate str (not "int") to str
+"""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A console over the incident, and the ids that the addresses of its pages need."""
+
+    dependencies: ConsoleDependencies
+    clock: Clock
+    ids: Mapping[str, str]
+
+
+@asynccontextmanager
+async def recorded_incident(mongodb_url: str, amqp_url: str, prefix: str) -> AsyncIterator[Incident]:
+    """Record the incident in databases with this prefix; its time stands still while the context is open."""
+    clock = Clock()
+    clock.now = NOW
+    with frozen(clock):
+        async with console_dependencies(mongodb_url, amqp_url, prefix, clock=clock) as wired:
+            dependencies = replace(wired, services=StandInServices(answers(ORDERS)))
+            await schema.prepare(dependencies.operations, SCHEMA)
+            await schema.prepare(wired.client[NOTIFICATION.database_in(prefix)], NOTIFICATION_SCHEMA)
+            await _orders(dependencies)
+            letters = await _letters(dependencies, clock)
+            requests = await _requests(dependencies, clock)
+            clock.now = NOW
+            yield Incident(dependencies, clock, {**ORDERS, **letters, **requests})
+
+
+def _an_order(name: str, minutes: float, **fields: Any) -> Document:
+    """An order that was placed that many minutes ago; its history is given as (seconds, event, status) each."""
+    at = NOW - timedelta(minutes=minutes)
+    steps = fields.pop("steps")
+    history = [
+        {"at": at + timedelta(seconds=after), "event": event, "status": status} for after, event, status in steps
+    ]
+    lamps = {"items": [{"productId": "lamp", "quantity": 2, "price": 4500}], "totalAmount": 9000, "currency": "USD"}
+    known = {
+        "_id": ORDERS.get(name) or hashlib.sha256(name.encode()).hexdigest()[:32],
+        "userId": f"u-{1000 + int(minutes)}",
+        "status": steps[-1][2],
+        "stockStatus": "RESERVED",
+        "paymentStatus": "PROCESSED",
+        "fulfilment": "goods",
+        "settled": True,
+        "createdAt": at,
+        "updatedAt": history[-1]["at"],
+        "completedAt": history[-1]["at"],
+        "deadline": at + timedelta(minutes=5),
+        "payment": {"method": "card"},
+        "delivery": {},
+        "version": len(history),
+        "history": history,
+    }
+    return lamps | known | fields
+
+
+def _all_orders() -> list[Document]:
+    created, paid = (0.0, "order.created", "PENDING"), (0.1, "payment.processed", "PENDING")
+    done = (created, paid, (0.25, "stock.reserved", "CONFIRMED"))
+    server: Document = {
+        "fulfilment": "vps",
+        "items": [{"productId": "server", "quantity": 1, "price": 1900}],
+        "totalAmount": 1900,
+    }
+    requested = (*done[:2], (0.25, "stock.reserved", "PROVISIONING"))
+    undone = (created, (0.1, "stock.reserved", "PENDING"), (0.2, "payment.failed", "CANCELLED"))
+    declined = {"stockStatus": "RELEASED", "paymentStatus": "FAILED", "failureReason": "The card was declined"}
+    return [
+        *(_an_order(f"good {minutes}", minutes, steps=done) for minutes in (0.2, 0.4, 0.7, 14, 15, 16, 18, 20)),
+        _an_order("confirmed", 45, steps=done),
+        _an_order("delivered", 90, steps=(*done, (3600.0, "order.delivered", "COMPLETED")), stockStatus="SHIPPED"),
+        _an_order("declined", 25, steps=(*undone, (0.3, "stock.released", "CANCELLED")), **declined),
+        _an_order("stuck", 12, steps=(created, paid), settled=False, stockStatus="PENDING", completedAt=None)
+        | {"deadline": NOW + timedelta(minutes=18), "resendAt": NOW + timedelta(seconds=20)},
+        _an_order("failed", 10, steps=(*requested, (5.0, "provisioning.failed", "FAILED")), **server, settled=False)
+        | {"failureReason": f"Package {PACKAGE}: no available IPs", "dueAt": NOW + timedelta(hours=23)},
+        _an_order("provisioning", 2, steps=requested, **server, settled=False, completedAt=None),
+        _an_order("completed", 30, steps=(*requested, (9.0, "provisioning.completed", "COMPLETED")), **server)
+        | {"server": {"ip": "203.0.113.11"}, "provisioningStatus": "COMPLETED"},
+    ]
+
+
+async def _orders(dependencies: ConsoleDependencies) -> None:
+    """Record the orders and what the participants know about them."""
+    orders = _all_orders()
+    await dependencies.orders.insert_many(orders)
+    client, prefix = dependencies.client, dependencies.prefix
+    inventory, payments = client[INVENTORY.database_in(prefix)], client[PAYMENT.database_in(prefix)]
+    lamps = [{"productId": "lamp", "quantity": 2, "price": 4500}]
+    known = [order for order in orders if order["stockStatus"] in ("RESERVED", "SHIPPED")]
+    await inventory["reservations"].insert_many(
+        [
+            {
+                "_id": order["_id"],
+                "status": order["stockStatus"],
+                "items": order["items"],
+                "updatedAt": order["createdAt"],
+            }
+            for order in known
+        ]
+        + [{"_id": ORDERS["unknown"], "status": "RESERVED", "items": lamps, "updatedAt": NOW - timedelta(hours=1)}]
+    )
+    await payments["payments"].insert_many(
+        [
+            {
+                "_id": order["_id"],
+                "status": order["paymentStatus"],
+                "amount": order["totalAmount"],
+                "currency": "USD",
+                "updatedAt": order["createdAt"] + timedelta(milliseconds=100),
+                "transactionId": f"ch_{order['_id'][:8]}",
+            }
+            for order in orders
+        ]
+    )
+    await dependencies.packages.insert_one(
+        {"_id": "203.0.113", "name": PACKAGE, "ipv4": 0, "low": True, "checkedAt": NOW - timedelta(seconds=40)}
+    )
+    await client[PROVISIONING.database_in(prefix)]["jobs"].insert_one(
+        {
+            "_id": ORDERS["failed"],
+            "state": "FAILED",
+            "package": PACKAGE,
+            "run": 1,
+            "step": "check",
+            "createdAt": NOW - timedelta(minutes=10),
+            "updatedAt": NOW - timedelta(minutes=9, seconds=55),
+        }
+    )
+
+
+async def _letters(dependencies: ConsoleDependencies, clock: Clock) -> dict[str, str]:
+    """Record the dead letters, a note, a replay in vain and a discarded letter; return their ids by name."""
+    letters = DeadLetterService(dependencies.operations)
+    broken = 'can only concatenate str (not "int") to str'
+    body = {"orderId": ORDERS["stuck"], "userId": "u-1012", "items": [{"productId": "lamp", "quantity": 2}]}
+    await record_letters(
+        dependencies,
+        _as_in_service(a_letter(ORDERS["stuck"], broken, body=orjson.dumps(body), **_minutes(11, clock))),
+        _as_in_service(a_letter(ORDERS["confirmed"], broken, **_minutes(31, clock))),
+        a_letter(
+            "none-1",
+            "Order none-1 does not exist",
+            queue="order.inbox",
+            routing_key="stock.released",
+            **_minutes(50, clock),
+        ),
+        a_letter("none-2", "not JSON", body=b"\x00\x01 not JSON", queue="payment.inbox", **_minutes(70, clock)),
+        now=NOW - timedelta(minutes=10),
+    )
+    found = (await letters.page(Filters(order_id=ORDERS["stuck"]))).items[0]
+    clock.now = NOW - timedelta(minutes=8)
+    await letters.add_note(found["fingerprint"], "A script wrote text into the stock of lamp.", by=OPERATOR.name)
+    replay = await letters.start_replay(
+        Filters(order_id=ORDERS["confirmed"]), by=OPERATOR.name, why="the stock is a number again"
+    )
+    await _failed_again(dependencies, replay)
+    clock.now = NOW - timedelta(minutes=5)
+    discarded = (await letters.page(Filters(order_id="none-1"))).items[0]
+    await letters.discard(Filters(order_id="none-1"), by=OPERATOR.name, why="no such order was placed")
+    binary = (await letters.page(Filters(service="payment"))).items[0]
+    return {
+        "group": found["fingerprint"],
+        "letter": found["_id"],
+        "replay": replay,
+        "discarded": discarded["_id"],
+        "binary": binary["_id"],
+    }
+
+
+def _minutes(number: int, clock: Clock) -> dict[str, Any]:
+    return {"ago": timedelta(minutes=number), "now": clock.now}
+
+
+def _as_in_service(delivery: Delivery) -> Delivery:
+    """Give a letter the error and the traceback of a service, in place of those of a test."""
+    return replace(delivery, headers={**delivery.headers, TRACEBACK: NO_STOCK_RECORD, ERROR_TYPE: "TypeError"})
+
+
+async def _failed_again(dependencies: ConsoleDependencies, replay: str) -> None:
+    at = NOW - timedelta(minutes=7)
+    over = {"$set": {"status": "done", "doneAt": at, "published": 1}}
+    await dependencies.operations["replays"].update_one({"_id": replay}, over)
+    entry = {"replay": replay, "outcome": "dead", "at": at, "outcomeAt": at, "messageId": "r1", "by": OPERATOR.name}
+    await dependencies.operations["dead_letters"].update_one(
+        {"orderId": ORDERS["confirmed"]}, {"$set": {"replays": [entry]}}
+    )
+
+
+async def _requests(dependencies: ConsoleDependencies, clock: Clock) -> dict[str, str]:
+    """Record an act on several orders, requests for a second person, and what the operators did."""
+    clock.now = NOW - timedelta(minutes=4)
+    database, actions = dependencies.operations, BulkActions(dependencies.operations, clock)
+    chosen = [order for order in _all_orders() if order["_id"] in (ORDERS["failed"], ORDERS["completed"])]
+    bulk = await actions.start(
+        chosen,
+        person=OPERATOR,
+        why="six servers are back",
+        action="retry",
+        selection={},
+        rate=10,
+        via=BY_CONSOLE,
+        bulk_id="b0c1d2e3f4a59687",
+    )
+    for outcome, detail in ((DONE, "retried"), (FAILED, "An order that is COMPLETED cannot be retried")):
+        if (item := await actions.claim(bulk["_id"])) is not None:
+            await actions.record(item, outcome, detail)
+    await actions.end_if_done(bulk["_id"])
+    approvals = ApprovalRecords(database, clock)
+    asked = {"action": "order.refund", "subject": ORDERS["failed"], "why": "the customer does not want to wait"}
+    await approvals.ask(OPERATOR, **asked, parameters={})
+    decided = await approvals.ask(
+        SECOND, action="order.cancel", subject=ORDERS["stuck"], why="ordered twice", parameters={}
+    )
+    await approvals.decide(decided, OPERATOR, approve=False)
+    await record_action(
+        database,
+        by=OPERATOR.label,
+        why="the books after the replay",
+        action="audit",
+        subject="all",
+        outcome="the books balance",
+    )
+    return {"bulk": bulk["_id"]}
