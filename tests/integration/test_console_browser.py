@@ -269,7 +269,7 @@ async def test_a_page_that_does_not_exist_leads_on_by_keyboard(
         await expect(page.get_by_role("alert")).to_have_text("The page /no/such/page does not exist", timeout=PATIENCE)
         for _ in range(40):
             await page.keyboard.press("Tab")
-            if await page.evaluate("document.activeElement.name") == "id":
+            if await page.evaluate("document.activeElement.name") == "q":
                 break
         await page.keyboard.type("o1")
         await page.keyboard.press("Enter")
