@@ -91,9 +91,10 @@ class DeadLetterCache:
                 attempt(rank_groups(self._service, self._impacts, _OPEN_GROUPS, limit=GROUPS), "MongoDB", SECONDS),
                 attempt(self._service.counts(), "MongoDB"),
             )
+            took = self._monotonic() - began
             failed = any(isinstance(part, Unavailable) for part in self._last)
-            took = 0.0 if failed else self._monotonic() - began
-            self._next_at = began + max(FRESH_SECONDS / 2, PAUSE_FACTOR * took)
+            # A failure is tried again sooner, but one that took long leaves the database some time.
+            self._next_at = began + max(FRESH_SECONDS / 2, 2 * took if failed else PAUSE_FACTOR * took)
         return self._last
 
 

@@ -155,6 +155,8 @@ class GroupRecords:
         With `in_period`, only those that failed between `since` and `until`.
         """
         time_bins = await self._time_bins(since, until, bins)
+        if in_period and until is not None and time_bins.since >= until:
+            return GroupPage([], 0)
         conditions: list[Document] = [{"$match": {"open": {"$gt": 0}}}] if open_only else []
         if in_period:
             conditions.append({"$match": {"bins": {"$elemMatch": {"b": {"$gte": 0, "$lt": time_bins.bins}}}}})

@@ -23,7 +23,7 @@ from shared.services import CONSOLE, INVENTORY, ORDER
 MOST_OF_ONE = 10_000
 """Open letters of one group whose orders are looked at for its page."""
 
-MOST_OF_ALL = 50_000
+MOST_OF_ALL = 20_000
 """Open letters of all groups together whose orders are looked at for a list."""
 
 MOST_WAITING = 5_000

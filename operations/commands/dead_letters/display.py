@@ -92,7 +92,7 @@ def _show_impact(impact: Impact, console: Console) -> None:
     parts = [orders_in_words(impact), money_in_words(impact)]
     parts += [f"next deadline {format_time(impact.deadline)}"] if impact.deadline else []
     text = f"  {printable('; '.join(part for part in parts if part))}"
-    console.print(text, style="magenta", highlight=False, markup=False, soft_wrap=True)
+    console.print(text, style="magenta", highlight=False, markup=False)
 
 
 def show_letter(letter: Document, impact: Impact, console: Console) -> None:
