@@ -35,6 +35,7 @@ from operations.dead_letters.service import DeadLetterService
 from operations.impact.impact import Impact
 from operations.impact.reading import ImpactReader
 from operations.schema import SCHEMA as OPERATIONS_SCHEMA
+from order_service.participants import PARTICIPANTS, PENDING
 from order_service.schema import SCHEMA as ORDER_SCHEMA
 from payment_service.schema import SCHEMA as PAYMENT_SCHEMA
 from provisioning_service.schema import SCHEMA as PROVISIONING_SCHEMA
@@ -84,8 +85,7 @@ def an_order(number: int) -> Document:
         "payment": {"method": "card", "token": "tok_ok"},
         "delivery": {},
         "status": "PENDING" if unsettled else ("COMPLETED", "CANCELLED", "CONFIRMED")[number % 3],
-        "stockStatus": "PENDING" if unsettled else "RESERVED",
-        "paymentStatus": "PENDING" if unsettled else "PROCESSED",
+        **{row.stored_field: PENDING if unsettled else row.succeeded for row in PARTICIPANTS},
         "settled": not unsettled,
         "createdAt": at,
         "updatedAt": at,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from operations.order_actions.search import OrderTotals, totals_of
+from order_service.participants import PENDING, STOCK
 from shared.clock import to_rfc3339
 from shared.database import Document
 from shared.money import to_json_number
@@ -86,9 +87,9 @@ def deadline_of(order: Document, hold_ends: Mapping[str, datetime]) -> datetime 
     """
     if order.get("settled") is not False:
         return None
-    if order.get("status") == "PENDING":
+    if order.get("status") == PENDING:
         ends = [order.get("deadline")]
-        if order.get("stockStatus") == "PENDING":
+        if order.get(STOCK.stored_field) == PENDING:
             ends.append(hold_ends.get(str(order.get("holdId"))))
         return min((at for at in ends if isinstance(at, datetime)), default=None)
     if order.get("status") == "FAILED" and not order.get("compensating") and not order.get("unpublished"):

@@ -16,6 +16,7 @@ from operations.dead_letters.schema import LETTERS, ORDERS_OF_GROUP
 from operations.dead_letters.status import OPEN
 from operations.impact.impact import Impact, impact_of, share_out
 from operations.impact.waiting import services_awaited
+from order_service.participants import STOCK
 from order_service.particulars import UNREAD
 from shared.database import Collection, Database, Document
 from shared.services import CONSOLE, INVENTORY, ORDER
@@ -37,7 +38,7 @@ AT_ONCE = 8
 
 _FIELDS = (
     *("userId", "totalAmount", "currency", "status", "settled", "compensating", "unpublished"),
-    *("stockStatus", "holdId", "deadline", "dueAt"),
+    *(STOCK.stored_field, "holdId", "deadline", "dueAt"),
 )
 
 
