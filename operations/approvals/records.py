@@ -73,9 +73,13 @@ class ApprovalRecords:
         """Return the record of an act on this subject that was asked for with these parameters."""
         return await self._approvals.find_one({"subject": subject, "parameters": parameters})
 
-    async def newest(self, limit: int) -> list[Document]:
-        """Return the newest records, with the status `expired` where the time is over."""
-        found = await self._approvals.find(sort=[("at", -1)], limit=limit).to_list(None)
+    async def count(self) -> int:
+        """Count all records."""
+        return await self._approvals.count_documents({})
+
+    async def newest(self, limit: int, skip: int = 0) -> list[Document]:
+        """Return the newest records, without the first `skip`, with the status `expired` where the time is over."""
+        found = await self._approvals.find(sort=[("at", -1)], skip=skip, limit=limit).to_list(None)
         now = self._clock()
         return [r | {"status": EXPIRED} if r["status"] == PENDING and r["expiresAt"] <= now else r for r in found]
 

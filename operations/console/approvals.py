@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from operations.accounts.correction import Keep
 from operations.accounts.repair import repair
@@ -14,6 +15,7 @@ from operations.approvals.policy import DISCARD, NEEDED, REFUND_PART, REPAIR, RE
 from operations.approvals.records import DONE, NOT_DONE, UNKNOWN, ApprovalRecords, NotDecidableError
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import redirect, signed_in
+from operations.console.lists import page_links
 from operations.console.operator_actions import OperatorAction, execute
 from operations.console.pages import Pages
 from operations.console.upstream import acting_for, path
@@ -58,12 +60,19 @@ def create_approvals(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
 
     @router.get(APPROVALS)
     @requires(Permission.ORDERS_READ)
-    async def approvals(request: Request) -> Response:
-        found = await records.newest(PAGE)
+    async def approvals(request: Request, page: Annotated[int, Query(ge=1, le=10_000)] = 1) -> Response:
+        found = await records.newest(PAGE, (page - 1) * PAGE)
+        links = page_links(APPROVALS, {}, page=page, size=PAGE, shown=len(found), total=await records.count())
         caller = caller_of(request.scope)
         decidable = {r["_id"] for r in found if r["status"] == "pending" and _may_decide(request, r)}
         return pages.show(
-            request, "approvals.html", found=found, label=_label, decidable=decidable, own=caller and caller.id
+            request,
+            "approvals.html",
+            found=found,
+            links=links,
+            label=_label,
+            decidable=decidable,
+            own=caller and caller.id,
         )
 
     @router.post("/approvals/{approval_id}/approve")

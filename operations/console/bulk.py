@@ -1,5 +1,6 @@
 """The pages of actions on many orders: the confirmation with orders, customers and amounts, and the result of each."""
 
+import asyncio
 from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from operations.console.bulk_executor import DEFAULT_RATE
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Why, actor, redirect, signed_in
+from operations.console.lists import page_links
 from operations.console.pages import Pages
 from operations.console.upstream import path
 from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderAction
@@ -29,6 +31,10 @@ from shared.access.principal import Principal
 from shared.database import Document
 from shared.http import conflict, not_found
 
+LIST = "/bulk-actions"
+PAGE = 50
+"""Actions on a page of the list."""
+
 SHOWN = 20
 """Orders that a confirmation names."""
 SHOWN_RESULTS = 500
@@ -36,6 +42,8 @@ SHOWN_RESULTS = 500
 
 Ids = Annotated[tuple[str, ...], Query(alias="order", max_length=100)]
 Selected = Annotated[str, Form(max_length=20_000)]
+After = Annotated[int, Query(ge=-1, le=10**9)]
+"""The position of the last order of the page before."""
 Token = Annotated[str, Form(pattern="^[0-9a-f]{16}$")]
 
 
@@ -44,6 +52,7 @@ def create_bulk(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     router = pages.router()
     for action in BULK_ACTIONS:
         _add_action(router, dependencies, pages, action)
+    _add_list(router, dependencies, pages)
     _add_results(router, dependencies, pages)
     return router
 
@@ -136,8 +145,24 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         return redirect(path("bulk-actions", "results", bulk_id))
 
 
+def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
+    @router.get(LIST)
+    @requires(Permission.ORDERS_READ)
+    async def past(request: Request, page: Annotated[int, Query(ge=1, le=10_000)] = 1) -> Response:
+        """List the actions on many orders, the newest first, with what became of their orders."""
+        records = BulkActions(dependencies.operations)
+        actions, total = await asyncio.gather(records.newest(PAGE, (page - 1) * PAGE), records.count())
+        outcomes = await records.outcomes_of([bulk["_id"] for bulk in actions])
+        return pages.show(
+            request,
+            "bulk_actions.html",
+            actions=[(bulk, outcomes[bulk["_id"]]) for bulk in actions],
+            links=page_links(LIST, {}, page=page, size=PAGE, shown=len(actions), total=total),
+        )
+
+
 def _add_results(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
-    async def show(request: Request, bulk_id: str, template: str) -> Response:
+    async def show(request: Request, bulk_id: str, template: str, after: int) -> Response:
         records = BulkActions(dependencies.operations)
         bulk = await records.find(bulk_id)
         if bulk is None:
@@ -149,18 +174,19 @@ def _add_results(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
             action=ORDER_ACTIONS[bulk["action"]],
             running=bulk["status"] in (STARTING, RUNNING),
             outcomes=await records.outcomes(bulk_id),
-            results=await records.results(bulk_id, limit=SHOWN_RESULTS),
+            results=await records.results(bulk_id, after=after, limit=SHOWN_RESULTS),
+            after=after,
         )
 
     @router.get("/bulk-actions/results/{bulk_id}")
     @requires(Permission.ORDERS_READ)
-    async def results(request: Request, bulk_id: str) -> Response:
-        return await show(request, bulk_id, "bulk_results.html")
+    async def results(request: Request, bulk_id: str, after: After = -1) -> Response:
+        return await show(request, bulk_id, "bulk_results.html", after)
 
     @router.get("/bulk-actions/results/{bulk_id}/progress")
     @requires(Permission.ORDERS_READ)
-    async def progress(request: Request, bulk_id: str) -> Response:
-        return await show(request, bulk_id, "bulk_results_live.html")
+    async def progress(request: Request, bulk_id: str, after: After = -1) -> Response:
+        return await show(request, bulk_id, "bulk_results_live.html", after)
 
 
 _FIELDS = {"userId": True, "totalAmount": True, "currency": True, "status": True, "failureReason": True}

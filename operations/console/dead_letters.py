@@ -13,35 +13,37 @@ from operations.console.approvals import ask_for_approval
 from operations.console.bodies import MOST_SHOWN, view, view_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
+from operations.console.letter_groups import create_groups, newest_replays
+from operations.console.lists import SPANS, address, page_links, read_period
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.careful import why_stopped
 from operations.dead_letters.editing import InvalidBodyError, check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
-from operations.dead_letters.letter import why_foreign, why_not_replayable
+from operations.dead_letters.letter import service_of, why_foreign, why_not_replayable
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.preview import Preview
 from operations.dead_letters.previewing import ReplayPreviews
+from operations.dead_letters.records import LetterOrder
 from operations.dead_letters.replays import GOING_ON, UNFINISHED, NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import DEAD, GROUP_STATUSES, OUTCOMES, PENDING, STATUSES
+from operations.impact.reading import ImpactReader
+from operations.order_actions.search import MOST_COUNTED
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.database import Document
 from shared.http import ProblemError, conflict, invalid, not_found
+from shared.topology import INBOXES
 
 PAGE = 50
-GROUPS = 100
 PREVIEWS_LISTED = 100
 RATE = 100.0
 
 CLOSELY_WATCHED = timedelta(minutes=10)
 """The time for which the page of an ended replay refreshes often: all retry levels take three minutes."""
-
-SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
-"""The periods to choose from."""
 
 Short = Annotated[str, Query(max_length=300)]
 Rate = Annotated[float, Form(gt=0, le=10_000)]
@@ -51,7 +53,8 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
     """Return the routes about dead letters."""
     router, service = pages.router(), DeadLetterService(dependencies.operations)
     previews = ReplayPreviews(dependencies.client, dependencies.prefix)
-    _add_groups(router, dependencies, pages, service)
+    router.include_router(create_groups(dependencies, pages))
+    _add_group(router, dependencies, pages, service)
     _add_previews(router, pages, service, previews)
     _add_group_actions(router, dependencies, service)
     _add_list(router, dependencies, pages, service)
@@ -65,38 +68,14 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
 # --- Groups. ---
 
 
-def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService) -> None:
-    @router.get("/dead-letters")
-    @requires(Permission.LETTERS_READ)
-    async def groups(
-        request: Request, status: Short = "", span: Short = "", page: Annotated[int, Query(ge=1, le=10_000)] = 1
-    ) -> Response:
-        since, skip = since_of(span, dependencies.clock()), (page - 1) * GROUPS
-        found, counts, replays = await asyncio.gather(
-            attempt(service.group_page(status=status or None, since=since, limit=GROUPS, skip=skip), "MongoDB"),
-            attempt(service.counts(), "MongoDB"),
-            attempt(_replays(service, 5), "MongoDB"),
-        )
-        more = not isinstance(found, Unavailable) and found.total > page * GROUPS
-        return pages.show(
-            request,
-            "groups.html",
-            found=found,
-            first=skip + 1,
-            newer=_group_page(status, span, page - 1) if page > 1 else None,
-            older=_group_page(status, span, page + 1) if more else None,
-            counts=counts,
-            replays=replays,
-            status=status,
-            span=span,
-            spans=SPANS,
-            statuses=GROUP_STATUSES,
-        )
+def _add_group(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService) -> None:
+    impacts = ImpactReader(dependencies.client, dependencies.prefix)
 
     @router.get("/dead-letters/groups/{fingerprint}")
     @requires(Permission.LETTERS_READ)
     async def group(request: Request, fingerprint: str, cursor: str | None = None) -> Response:
         found = await _group(service, fingerprint)
+        impact = await attempt(impacts.of_group(fingerprint, found.open), "MongoDB")
         page = await _page(service, Filters(group=fingerprint, status=STATUSES), cursor)
         newest = await service.letter_for_page(page.items[0]["_id"]) if page.items else None
         newest = _visible(request, newest) if newest else None
@@ -106,6 +85,8 @@ def _add_groups(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             request,
             "group.html",
             group=found,
+            impact=impact,
+            group_letters=await service.count(Filters(group=fingerprint, status=STATUSES), MOST_COUNTED),
             foreign=foreign,
             newest=newest,
             body=view_of(newest) if newest else None,
@@ -196,7 +177,13 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
         status: Short = "",
         order: Short = "",
         text: Short = "",
+        group: Short = "",
+        inbox: Short = "",
+        product: Short = "",
         span: Short = "",
+        since: Short = "",
+        until: Short = "",
+        sort: LetterOrder = LetterOrder.NEWEST,
         replay: Short = "",
         outcome: Short = "",
         cursor: str | None = None,
@@ -208,7 +195,13 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             "status": status.strip(),
             "order": order.strip(),
             "text": text.strip(),
+            "group": group.strip(),
+            "inbox": inbox.strip(),
+            "product": product.strip(),
             "span": span,
+            "since": since.strip(),
+            "until": until.strip(),
+            "sort": "" if sort is LetterOrder.NEWEST else str(sort),
             "replay": replay.strip(),
             "outcome": outcome if replay else "",
         }
@@ -216,21 +209,28 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             raise invalid(("outcome", f"is {outcome!r}, must be one of {', '.join(OUTCOMES)}"))
         if status and status not in STATUSES:
             raise invalid(("status", f"is {status!r}, must be one of {', '.join(STATUSES)}"))
-        found = await attempt(_page(service, filters_of(asked, dependencies.clock()), cursor), "MongoDB")
-        chosen = {name: value for name, value in asked.items() if value}
+        filters = filters_of(asked, dependencies.clock())
+        found, total = await asyncio.gather(
+            attempt(_page(service, filters, cursor, sort), "MongoDB"),
+            attempt(service.count(filters, MOST_COUNTED), "MongoDB"),
+        )
         more = None
         if not isinstance(found, Unavailable) and found.next_cursor:
-            more = "/dead-letters/list?" + urlencode({**chosen, "cursor": found.next_cursor})
+            more = address(request.url.path, asked, cursor=found.next_cursor)
         return pages.show(
             request,
             "letters.html",
             asked=asked,
             found=found,
+            total=total,
             more=more,
-            cursor=cursor,
+            first=address(request.url.path, asked) if cursor else None,
             statuses=STATUSES,
             outcomes=OUTCOMES,
             spans=SPANS,
+            sortings=list(LetterOrder),
+            services=sorted({service_of(inbox) for inbox in INBOXES}),
+            inboxes=list(INBOXES),
         )
 
 
@@ -377,9 +377,15 @@ def _add_replays(
 
     @router.get("/dead-letters/replays")
     @requires(Permission.LETTERS_READ)
-    async def replays(request: Request) -> Response:
-        found = await attempt(_replays(service, PAGE), "MongoDB")
-        return pages.show(request, "replays.html", replays=found)
+    async def replays(request: Request, page: Annotated[int, Query(ge=1, le=10_000)] = 1) -> Response:
+        found, total = await asyncio.gather(
+            attempt(newest_replays(service, PAGE, (page - 1) * PAGE), "MongoDB"),
+            attempt(service.count_replays(), "MongoDB"),
+        )
+        links = None
+        if not isinstance(found, Unavailable) and not isinstance(total, Unavailable):
+            links = page_links(request.url.path, {}, page=page, size=PAGE, shown=len(found), total=total)
+        return pages.show(request, "replays.html", replays=found, links=links)
 
     @router.get("/dead-letters/replays/{replay_id}")
     @requires(Permission.LETTERS_READ)
@@ -403,12 +409,6 @@ def _add_replays(
 # --- Helpers. ---
 
 
-def _group_page(status: str, span: str, page: int) -> str:
-    """Return the URL of a page of groups."""
-    asked = {"status": status, "span": span, "page": str(page)}
-    return "/dead-letters?" + urlencode({name: value for name, value in asked.items() if value})
-
-
 def refresh_seconds(replay: Document, outcome: ReplayOutcome, now: datetime) -> int | None:
     """Return how often the page of a replay refreshes itself; None once all of its outcome is known."""
     if replay["status"] in UNFINISHED:
@@ -418,33 +418,23 @@ def refresh_seconds(replay: Document, outcome: ReplayOutcome, now: datetime) -> 
     return 2 if now - replay["doneAt"] < CLOSELY_WATCHED else 30
 
 
-def since_of(span: str, now: datetime) -> datetime | None:
-    """Return the start of a period, None for all time. Raises the 422 problem for an unknown period."""
-    if span and span not in SPANS:
-        raise invalid(("span", f"is {span!r}, must be one of {', '.join(SPANS)}"))
-    return now - SPANS[span] if span else None
-
-
 def filters_of(asked: dict[str, str], now: datetime) -> Filters:
-    """Return the filters of the search form; empty fields match everything."""
+    """Return the filters of the search form; empty fields match everything. Raises the 422 problem for a wrong time."""
+    period = read_period(asked["span"], asked["since"], asked["until"], now)
     return Filters(
         service=asked["service"] or None,
+        queue=asked["inbox"] or None,
+        group=asked["group"] or None,
         error=asked["error"] or None,
         type=asked["type"] or None,
         status=(asked["status"],) if asked["status"] else (),
-        since=since_of(asked["span"], now),
+        since=period.since,
+        until=period.until,
         order_id=asked["order"] or None,
-        text=asked["text"] or None,
+        text=f"{asked['text']} {asked['product']}".strip() or None,
         replay=asked["replay"] or None,
         outcome=asked["outcome"] or None,
     )
-
-
-async def _replays(service: DeadLetterService, limit: int) -> list[tuple[Document, ReplayOutcome]]:
-    """Return the newest replays with what became of their letters."""
-    found = await service.replays(limit=limit)
-    outcomes = await service.outcomes(replay["_id"] for replay in found)
-    return [(replay, outcomes[replay["_id"]]) for replay in found]
 
 
 def is_replayable(letter: Document) -> bool:
@@ -457,9 +447,11 @@ def _as_written(text: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-async def _page(service: DeadLetterService, filters: Filters, cursor: str | None) -> Any:
+async def _page(
+    service: DeadLetterService, filters: Filters, cursor: str | None, order: LetterOrder = LetterOrder.NEWEST
+) -> Any:
     try:
-        return await service.page(filters, limit=PAGE, cursor=cursor)
+        return await service.page(filters, limit=PAGE, cursor=cursor, order=order)
     except ValueError:
         raise invalid(("cursor", "is not a nextCursor of this list")) from None
 

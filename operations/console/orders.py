@@ -1,9 +1,11 @@
 """The pages about orders: the search, one order with its timeline, and the actions on it."""
 
+import asyncio
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Annotated, NamedTuple
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from operations.actions import list_actions
@@ -11,6 +13,7 @@ from operations.console.approvals import ask_for_approval
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import STATUSES
 from operations.console.forms import Why, actor, redirect
+from operations.console.lists import SPANS, address, read_period
 from operations.console.operator_actions import ActionFailed, OperatorAction, execute
 from operations.console.order_messages import add_release_form, send_nudge
 from operations.console.pages import Pages
@@ -18,7 +21,7 @@ from operations.console.refunds import add_refund_form, is_refundable
 from operations.console.timeline import draw
 from operations.console.upstream import Unavailable, attempt, path
 from operations.order_actions.actions import BULK_ACTIONS, NUDGE, ORDER_ACTIONS, OrderAction, possible_actions
-from operations.order_actions.search import OrderSearch, find_orders, visible_to
+from operations.order_actions.search import count_orders, find_orders, search_of, visible_to
 from operations.recovery.nudging import NotNudgeableError, pending_envelopes
 from operations.timeline.mentions import read_mentions
 from operations.timeline.records import read_records
@@ -33,6 +36,31 @@ from shared.database import Document
 from shared.http import conflict, not_found
 
 Text = Annotated[str, Query(max_length=300)]
+
+
+class OrderSorting(StrEnum):
+    """What a list of orders is sorted by."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCriteria:
+    """The criteria of a search, by the names of the console's query parameters."""
+
+    id: Annotated[str, Query(max_length=200)] = ""
+    number: Annotated[str, Query(max_length=40)] = ""
+    customer: Text = ""
+    user: Text = ""
+    status: Text = ""
+    reason: Text = ""
+    code: Text = ""
+    owner: Text = ""
+    product: Text = ""
+    since: Text = ""
+    until: Text = ""
+    open: Annotated[str, Query(max_length=1)] = ""
 
 
 class Owed(NamedTuple):
@@ -59,43 +87,41 @@ def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
     @requires(Permission.ORDERS_READ)
     async def search(
         request: Request,
-        order_id: Annotated[str, Query(alias="id", max_length=200)] = "",
-        number: Annotated[str, Query(max_length=40)] = "",
-        customer: Text = "",
-        user: Text = "",
-        status: Text = "",
-        reason: Text = "",
-        unsettled: Annotated[str, Query(alias="open", max_length=1)] = "",
+        span: Text = "",
+        sort: OrderSorting = OrderSorting.NEWEST,
         cursor: Annotated[str | None, Query(max_length=1000)] = None,
         *,
+        criteria: Annotated[OrderCriteria, Depends()],
         caller: Caller,
     ) -> Response:
-        asked = OrderSearch(
-            order_id.strip(),
-            number.strip(),
-            customer.strip(),
-            user.strip(),
-            status.strip(),
-            reason.strip(),
-            bool(unsettled),
-        )
+        period = read_period(span, criteria.since, criteria.until, dependencies.clock())
+        asked = search_of(asdict(criteria))._replace(since=period.since, until=period.until)
         visible_to(asked, caller)
-        found = await attempt(find_orders(dependencies.orders, asked, cursor), "MongoDB")
+        oldest_first = sort is OrderSorting.OLDEST
+        found, total = await asyncio.gather(
+            attempt(find_orders(dependencies.orders, asked, cursor, oldest_first=oldest_first), "MongoDB"),
+            attempt(count_orders(dependencies.orders, asked), "MongoDB"),
+        )
         if asked.number and not isinstance(found, Unavailable) and len(found.items) == 1:
             return RedirectResponse(path("orders", found.items[0]["_id"]), 303)
         if not isinstance(found, Unavailable) and asked.order_id in [order["_id"] for order in found.items]:
             return RedirectResponse(path("orders", asked.order_id), 303)
+        parameters = asked.parameters | ({"sort": str(sort)} if oldest_first else {})
         more = None
         if not isinstance(found, Unavailable) and found.next_cursor:
-            more = "/orders?" + urlencode({**asked.parameters, "cursor": found.next_cursor})
-        newest = "/orders?" + urlencode(asked.parameters) if cursor else None
+            more = address("/orders", parameters, cursor=found.next_cursor)
         return pages.show(
             request,
             "orders.html",
             search=asked,
+            asked={"span": span, "since": criteria.since, "until": criteria.until},
             found=found,
+            total=total,
             more=more,
-            newest=newest,
+            first=address("/orders", parameters) if cursor else None,
+            sort=sort,
+            sortings=list(OrderSorting),
+            spans=SPANS,
             statuses=STATUSES,
             bulk_actions=BULK_ACTIONS,
         )

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.upstream import Health, Unavailable, attempt
+from operations.impact.impact import Impact
+from operations.impact.reading import ImpactReader
+from operations.impact.waiting import RABBITMQ
 from operations.reading.broker import count_messages
 from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING
 
@@ -18,7 +21,7 @@ USABLE_SECONDS = 60.0
 FRESH_SECONDS = 4.0
 """The age up to which all pages share a result; the banner is renewed every 5 s."""
 
-MONGODB, RABBITMQ = "MongoDB", "RabbitMQ"
+MONGODB = "MongoDB"
 
 MEANING: Mapping[str, str] = {
     MONGODB: "No order can be placed or read. What was accepted is not lost and goes on when MongoDB is back.",
@@ -37,14 +40,30 @@ _DEPENDENT = {MONGODB: {"mongodb"}, RABBITMQ: {"rabbitmq", "consumer", "dead let
 _PACKAGED, _IN_REPOSITORY = Path(__file__).parent / "runbooks", Path(__file__).parents[2] / "docs" / "runbooks"
 
 
+WAITED_FOR = (RABBITMQ, ORDER.name, INVENTORY.name, PAYMENT.name, PROVISIONING.name)
+"""What orders wait for while it is away. Without MongoDB they cannot be read, and for the others none waits."""
+
+PAUSE_FACTOR = 20
+"""The pause between two counts of the orders that wait, as a multiple of the time that a count takes."""
+
+
 class Outage(NamedTuple):
-    """A server or service that cannot be used, since when, why, what that means, and the name of the runbook."""
+    """A server or service that cannot be used, since when, why, what that means, and the name of the runbook.
+
+    `waiting` is about the orders that wait for it; None if that is not known, or none can.
+    """
 
     name: str
     since: datetime
     why: str
     meaning: str
     runbook: str
+    waiting: Impact | None = None
+
+    @property
+    def title(self) -> str:
+        """How people call it."""
+        return self.name if self.name in (MONGODB, RABBITMQ) else f"the {self.name} service"
 
 
 class OutageWatch:
@@ -55,6 +74,9 @@ class OutageWatch:
         self._outages: Sequence[Outage] = ()
         self._checked_at = float("-inf")
         self._checking = asyncio.Lock()
+        self._impact = ImpactReader(dependencies.client, dependencies.prefix)
+        self._waiting: Mapping[str, Impact] = {}
+        self._count_next_at = float("-inf")
         self._renewal: asyncio.Task[None] | None = None
 
     @property
@@ -78,10 +100,26 @@ class OutageWatch:
             if self._age() > FRESH_SECONDS:
                 found = await self._check()
                 since = {outage.name: outage.since for outage in self._outages}
+                waiting = await self._count_waiting({outage.name for outage in found})
                 self._outages = [
-                    each._replace(since=min(each.since, since.get(each.name, each.since))) for each in found
+                    each._replace(
+                        since=min(each.since, since.get(each.name, each.since)), waiting=waiting.get(each.name)
+                    )
+                    for each in found
                 ]
                 self._checked_at = time.monotonic()
+
+    async def _count_waiting(self, away: set[str]) -> Mapping[str, Impact]:
+        """Return which orders wait for what is away; the longer it takes to count them, the less often it is done."""
+        names = [name for name in WAITED_FOR if name in away]
+        if not names or MONGODB in away:
+            self._waiting = {}
+        elif time.monotonic() >= self._count_next_at or any(name not in self._waiting for name in names):
+            began = time.monotonic()
+            found = await attempt(self._impact.of_outages(names, self._dependencies.clock()), MONGODB)
+            self._waiting = {} if isinstance(found, Unavailable) else found
+            self._count_next_at = began + PAUSE_FACTOR * (time.monotonic() - began)
+        return self._waiting
 
     async def _check(self) -> list[Outage]:
         dependencies, services = self._dependencies, self._dependencies.services

@@ -11,8 +11,10 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import OpenOrders, RecentOrders, read_open_orders, read_recent_orders
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt
-from operations.dead_letters.groups import GroupPage
+from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.service import DeadLetterService
+from operations.impact.ranking import Impacts, RankedPage, rank_groups
+from operations.impact.reading import ImpactReader
 from operations.reading.broker import count_messages
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
@@ -26,7 +28,13 @@ PAUSE_FACTOR = 20
 """The pause between two counts of the dead letters, as a multiple of the time that a count takes."""
 
 GROUPS = 8
-"""The number of groups shown, those with the newest failures."""
+"""The number of groups shown, those that do the most harm."""
+
+SECONDS = 10.0
+"""The time limit for the groups: the first time, everything that they are about is read."""
+
+
+_OPEN_GROUPS = GroupFilters(open_only=True)
 
 
 class ServiceHealth(NamedTuple):
@@ -43,7 +51,7 @@ class OverviewSnapshot(NamedTuple):
     open: OpenOrders | Unavailable
     queues: dict[str, int | None] | Unavailable
     low: list[Document] | Unavailable
-    groups: GroupPage | Unavailable
+    groups: RankedPage | Unavailable
     letters: dict[str, int] | Unavailable
     health: Sequence[ServiceHealth]
 
@@ -66,23 +74,27 @@ class DeadLetterCache:
     Counting 100,000 letters takes half a second, too much for the database to do every two seconds.
     """
 
-    def __init__(self, service: DeadLetterService, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, service: DeadLetterService, impacts: Impacts, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._service = service
+        self._impacts = impacts
         self._monotonic = monotonic
-        self._last: tuple[GroupPage | Unavailable, dict[str, int] | Unavailable] | None = None
+        self._last: tuple[RankedPage | Unavailable, dict[str, int] | Unavailable] | None = None
         self._next_at = 0.0
 
-    async def read(self) -> tuple[GroupPage | Unavailable, dict[str, int] | Unavailable]:
+    async def read(self) -> tuple[RankedPage | Unavailable, dict[str, int] | Unavailable]:
         """Return the open groups and the counts by status, from the cache or the database."""
         if self._last is None or self._monotonic() >= self._next_at:
             began = self._monotonic()
             self._last = await asyncio.gather(
-                attempt(self._service.group_page(open_only=True, limit=GROUPS), "MongoDB"),
+                attempt(rank_groups(self._service, self._impacts, _OPEN_GROUPS, limit=GROUPS), "MongoDB", SECONDS),
                 attempt(self._service.counts(), "MongoDB"),
             )
+            took = self._monotonic() - began
             failed = any(isinstance(part, Unavailable) for part in self._last)
-            took = 0.0 if failed else self._monotonic() - began
-            self._next_at = began + max(FRESH_SECONDS / 2, PAUSE_FACTOR * took)
+            # A failure is tried again sooner, but one that took long leaves the database some time.
+            self._next_at = began + max(FRESH_SECONDS / 2, 2 * took if failed else PAUSE_FACTOR * took)
         return self._last
 
 
@@ -91,7 +103,8 @@ class SnapshotCache:
 
     def __init__(self, dependencies: ConsoleDependencies) -> None:
         self._dependencies = dependencies
-        self._dead_letters = DeadLetterCache(DeadLetterService(dependencies.operations))
+        impacts = ImpactReader(dependencies.client, dependencies.prefix)
+        self._dead_letters = DeadLetterCache(DeadLetterService(dependencies.operations), impacts)
         self._taking = asyncio.Lock()
         self._last: OverviewSnapshot | None = None
         self._taken_at = 0.0

@@ -15,6 +15,7 @@ from operations.console.outages import read_runbook
 from operations.console.overview import create_overview
 from operations.console.packages import create_packages
 from operations.console.pages import STATIC, Pages
+from operations.console.search import create_search
 from operations.console.sign_in import create_sign_in
 from operations.console.slots import create_slots
 from operations.console.stock import create_stock
@@ -44,6 +45,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         create_dead_letters,
         create_log,
         create_approvals,
+        create_search,
     ):
         router.include_router(create(dependencies, pages))
     router.include_router(create_sign_in(dependencies, pages, sessions))

@@ -11,7 +11,7 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Why, actor, redirect
 from operations.console.operator_actions import OperatorAction, execute
 from operations.console.pages import Pages
-from operations.console.upstream import Unavailable, path
+from operations.console.upstream import ServiceResponse, Unavailable, path
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.http import not_found
@@ -60,10 +60,13 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
 
     @router.get("/inventory")
     @requires(Permission.CATALOGUE_READ)
-    async def inventory(request: Request, cursor: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
-        parameters: dict[str, str | int] = {"limit": PRODUCTS} | ({"cursor": cursor} if cursor else {})
+    async def inventory(
+        request: Request,
+        product: Annotated[str, Query(max_length=128)] = "",
+        cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    ) -> Response:
         stock, slots = await asyncio.gather(
-            dependencies.services.get("inventory", "/inventory", **parameters),
+            _read_stock(dependencies, product, cursor),
             dependencies.services.get("inventory", "/slots", limit=SLOTS),
         )
         more = None if isinstance(stock, Unavailable) else stock.body.get("nextCursor")
@@ -72,7 +75,7 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
             "inventory.html",
             stock=stock if isinstance(stock, Unavailable) else stock_rows(stock.body.get("items", ())),
             more=more,
-            cursor=cursor,
+            cursor=cursor or product,
             # An inventory service of an older release has no slots.
             slots=slots if isinstance(slots, Unavailable) else _slot_rows(slots.status, slots.body),
         )
@@ -105,6 +108,19 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         )
 
     return router
+
+
+async def _read_stock(
+    dependencies: ConsoleDependencies, product: str, cursor: str | None
+) -> ServiceResponse | Unavailable:
+    """Read a page of the stock, or that of one product, which may not exist."""
+    if not product:
+        parameters: dict[str, str | int] = {"limit": PRODUCTS} | ({"cursor": cursor} if cursor else {})
+        return await dependencies.services.get("inventory", "/inventory", **parameters)
+    found = await dependencies.services.get("inventory", path("inventory", product))
+    if isinstance(found, Unavailable):
+        return found
+    return found._replace(body={"items": [found.body] if found.ok else []})
 
 
 def stock_rows(items: Sequence[Mapping[str, Any]]) -> list[StockRow]:

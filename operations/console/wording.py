@@ -7,6 +7,8 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
+from operations.console.tracebacks import fold
+from operations.impact.wording import amounts_in_words, money_in_words, orders_in_words
 from order_service.order_number import order_number
 from shared.money import to_json_number
 
@@ -93,6 +95,11 @@ def size(count: int) -> str:
     return f"{count / 1024:.1f} KiB" if count < 1024**2 else f"{count / 1024**2:.1f} MiB"
 
 
+def sentence(text: str) -> str:
+    """Return a text that begins a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def slug(text: object) -> str:
     """Convert a word to a class name of the style sheet."""
     return "".join(c if c.isalnum() else "-" for c in str(text).lower())
@@ -104,7 +111,7 @@ def validation_text(error: RequestValidationError) -> str:
     return "; ".join(f"{'.'.join(str(part) for part in p['loc'][1:])}: {p['msg']}" for p in problems)
 
 
-FILTERS: Mapping[str, Callable[..., str]] = {
+FILTERS: Mapping[str, Callable[..., Any]] = {
     "duration": duration,
     "clock": clock,
     "iso": iso,
@@ -114,5 +121,10 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "money": money,
     "size": size,
     "in_project": in_project,
+    "sentence": sentence,
     "slug": slug,
+    "fold": fold,
+    "impact_orders": orders_in_words,
+    "impact_money": money_in_words,
+    "amounts": amounts_in_words,
 }

@@ -16,10 +16,11 @@ MOST_WORDS_ASKED = 8
 class Filters:
     """A selection of letters: those that match every filter that is set.
 
-    `error` is the type of the last error, `type` the routing key, `status` one or more statuses (by default the open
-    ones), `since` and `until` bound the last failure (`until` is exclusive), `text` is a full-text search in body,
-    error and ids (all words must match, a trailing * matches a prefix), `group` is a fingerprint, `replay` is the id of
-    a replay that has claimed them, and `outcome` what became of them in it, one of OUTCOMES.
+    `queue` is the inbox in which they failed, `error` is the type of the last error, `type` the routing key, `status`
+    one or more statuses (by default the open ones), `since` and `until` bound the last failure (`until` is exclusive),
+    `text` is a full-text search in body, error and ids (all words must match, a trailing * matches a prefix), `group`
+    is a fingerprint, `replay` is the id of a replay that has claimed them, and `outcome` what became of them in it, one
+    of OUTCOMES.
     """
 
     ids: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class Filters:
     group: str | None = None
     replay: str | None = None
     outcome: str | None = None
+    queue: str | None = None
 
     def __post_init__(self) -> None:
         if self.outcome is not None and self.outcome not in OUTCOMES:
@@ -47,7 +49,7 @@ class Filters:
         """Return the filters as a record stores them."""
         fields = asdict(self)
         # Release 0.1.0 reads these records too, and does not know the filters that were added since.
-        added = {name: value for name in ("replay", "outcome") if (value := fields.pop(name)) is not None}
+        added = {name: value for name in ("replay", "outcome", "queue") if (value := fields.pop(name)) is not None}
         stored = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
         return stored | added
 
@@ -84,6 +86,7 @@ def query(filters: Filters, statuses: tuple[str, ...] | None = None) -> Document
         "routingKey": filters.type,
         "orderId": filters.order_id,
         "fingerprint": filters.group,
+        "queue": filters.queue,
     }
     asked |= {field: value for field, value in equal.items() if value is not None}
     # Set even when it names every status: most indexes are sorted within a status.
@@ -113,7 +116,8 @@ def replayable(filters: Filters) -> Document:
 
     Foreign letters are left out unless they are named by their ids: an operator has to look at each of them.
     """
-    asked = query(filters, decidable(filters)) | {"queue": {"$in": list(INBOXES)}}
+    inboxes = [inbox for inbox in INBOXES if filters.queue in (None, inbox)]
+    asked = query(filters, decidable(filters)) | {"queue": {"$in": inboxes}}
     return asked if filters.ids else asked | {"foreign": {"$ne": True}}
 
 

@@ -6,10 +6,13 @@ Only this module writes the collection of groups; methods let the driver's error
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from pymongo import UpdateMany, UpdateOne
 
+from operations.dead_letters.filters import Filters, query
+from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.letter import Failure
 from operations.dead_letters.masking import mask_text
 from operations.dead_letters.outcome import GroupReplay, ReplayOutcome, outcomes_by_group
@@ -19,9 +22,11 @@ from operations.dead_letters.status import (
     NEW,
     OPEN,
     RESOLVED,
+    STATUSES,
     group_status,
     stored_group_statuses,
 )
+from operations.dead_letters.title import title_of
 from shared.clock import utc_now
 from shared.database import Collection, Database, Document, aggregate
 
@@ -29,6 +34,22 @@ MOST_BINS = 200
 
 MOST_NOTES = 100
 """The most notes per group: its record and its page hold all of them."""
+
+
+class GroupOrder(StrEnum):
+    """The order of a list of groups."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    LETTERS = "letters"
+
+    @property
+    def sort(self) -> Document:
+        """The MongoDB sort of counted groups."""
+        return {_SORTED_BY[self][0]: _SORTED_BY[self][1], "_id": 1}
+
+
+_SORTED_BY = {GroupOrder.NEWEST: ("last", -1), GroupOrder.OLDEST: ("first", 1), GroupOrder.LETTERS: ("open", -1)}
 
 
 class HistogramBin(NamedTuple):
@@ -63,6 +84,11 @@ class Group:
     replayed: GroupReplay | None = None
     """The last replay of its letters."""
 
+    @property
+    def title(self) -> str:
+        """What went wrong, in the words of the error."""
+        return title_of(self.error_type, self.message)
+
     def as_json(self) -> dict[str, Any]:
         """Return the group as a JSON document shows it, with times as datetimes."""
         return {
@@ -71,6 +97,7 @@ class Group:
             "service": self.service,
             "queue": self.queue,
             "routingKey": self.routing_key,
+            "title": self.title,
             "errorType": self.error_type,
             "message": self.message,
             "open": self.open,
@@ -120,10 +147,21 @@ class GroupRecords:
         bins: int,
         limit: int,
         skip: int = 0,
+        order: GroupOrder = GroupOrder.NEWEST,
+        in_period: bool = False,
     ) -> GroupPage:
-        """Return the named groups, or all, newest failure first, without the first `skip`."""
+        """Return the named groups, or all, in this order, without the first `skip`.
+
+        With `in_period`, only those that failed between `since` and `until`.
+        """
         time_bins = await self._time_bins(since, until, bins)
-        found = await anext(self._counted(time_bins, fingerprints, open_only, limit, skip))
+        if in_period and until is not None and time_bins.since >= until:
+            return GroupPage([], 0)
+        conditions: list[Document] = [{"$match": {"open": {"$gt": 0}}}] if open_only else []
+        if in_period:
+            conditions.append({"$match": {"bins": {"$elemMatch": {"b": {"$gte": 0, "$lt": time_bins.bins}}}}})
+        page: list[Document] = [{"$sort": order.sort}, {"$skip": skip}, {"$limit": limit}]
+        found = await anext(self._counted(time_bins, fingerprints, conditions, page))
         counted = found["items"]
         among = {"_id": {"$in": [group["_id"] for group in counted]}}
         known = {group["_id"]: group async for group in self._groups.find(among)}
@@ -141,7 +179,11 @@ class GroupRecords:
         }
 
     def _counted(
-        self, time_bins: "_TimeBins", fingerprints: Sequence[str] | None, open_only: bool, limit: int, skip: int
+        self,
+        time_bins: "_TimeBins",
+        fingerprints: Sequence[str] | None,
+        conditions: Sequence[Document],
+        page: Sequence[Document],
     ) -> AsyncIterator[Document]:
         """Count in one pass over an index that covers all fields, so only letters that failed again are read."""
         asked: Document = {"$gt": ""} if fingerprints is None else {"$in": list(fingerprints)}
@@ -159,13 +201,8 @@ class GroupRecords:
                     "bins": {"$push": {"b": "$_id.b", "n": "$n"}},
                 }
             },
-            *([{"$match": {"open": {"$gt": 0}}}] if open_only else []),
-            {
-                "$facet": {
-                    "items": [{"$sort": {"last": -1, "_id": 1}}, {"$skip": skip}, {"$limit": limit}],
-                    "total": [{"$count": "number"}],
-                }
-            },
+            *conditions,
+            {"$facet": {"items": page, "total": [{"$count": "number"}]}},
         ]
         return aggregate(self._letters, pipeline, hint=BY_GROUP)
 
@@ -180,10 +217,23 @@ class GroupRecords:
         times = [last["lastFailedAt"]] if last else []
         return min(times + [failure["at"] for failure in former["failures"]] if former else times, default=None)
 
-    async def fingerprints(self, status: str) -> Sequence[str]:
-        """Return the groups of a status."""
-        stored = {"status": {"$in": stored_group_statuses(group_status(status))}}
-        return [group["_id"] async for group in self._groups.find(stored, {"_id": True})]
+    async def fingerprints(self, filters: GroupFilters) -> Sequence[str] | None:
+        """Return the groups that the filters select, apart from the time and open letters; None for all."""
+        if not filters.by_record and not filters.product:
+            return None
+        recorded = self._groups.find(filters.query(), {"errorType": True, "pattern": True})
+        selected = {group["_id"] async for group in recorded if filters.names(group)}
+        if filters.product:
+            selected &= await self._naming(filters.product)
+        return sorted(selected)
+
+    async def _naming(self, text: str) -> set[str]:
+        """Return the groups with a letter that names something, as the search for letters finds it."""
+        pipeline: list[Document] = [
+            {"$match": query(Filters(status=STATUSES, text=text))},
+            {"$group": {"_id": "$fingerprint"}},
+        ]
+        return {row["_id"] async for row in aggregate(self._letters, pipeline)}
 
     async def set_status(self, fingerprint: str, status: str, by: str) -> bool:
         """Set the status of a group; return False if there is no such group. Raises ValueError for another status."""

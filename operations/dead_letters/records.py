@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from secrets import token_hex
 from typing import NamedTuple
 
@@ -45,8 +46,20 @@ LISTED_FIELDS = {
 """Lists leave out what may be big."""
 
 
+class LetterOrder(StrEnum):
+    """The order of a list of letters, by their last failure."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+    @property
+    def sort(self) -> list[tuple[str, int]]:
+        """The MongoDB sort, which the indexes serve in both directions."""
+        return [(name, direction if self is LetterOrder.NEWEST else -direction) for name, direction in NEWEST_FIRST]
+
+
 class LetterPage(NamedTuple):
-    """A page of letters, the newest failure first, and the cursor of the next page (None on the last one)."""
+    """A page of letters, and the cursor of the next page (None on the last one)."""
 
     items: list[Document]
     next_cursor: str | None
@@ -242,15 +255,18 @@ class LetterRecords:
 
     # --- Reading. ---
 
-    async def page(self, filters: Filters, limit: int, cursor: str | None) -> LetterPage:
+    async def page(
+        self, filters: Filters, limit: int, cursor: str | None, order: LetterOrder = LetterOrder.NEWEST
+    ) -> LetterPage:
         """Return a page of letters. Raises ValueError for a cursor of another list."""
         asked = query(filters)
         if cursor is not None:
             at, last = read_cursor(cursor)
+            beyond = "$lt" if order is LetterOrder.NEWEST else "$gt"
             asked.setdefault("$and", []).append(
-                {"lastFailedAt": {"$lte": at}, "$or": [{"lastFailedAt": {"$lt": at}}, {"_id": {"$lt": last}}]}
+                {"lastFailedAt": {f"{beyond}e": at}, "$or": [{"lastFailedAt": {beyond: at}}, {"_id": {beyond: last}}]}
             )
-        found = await self._letters.find(asked, LISTED_FIELDS, sort=NEWEST_FIRST, limit=limit + 1).to_list(None)
+        found = await self._letters.find(asked, LISTED_FIELDS, sort=order.sort, limit=limit + 1).to_list(None)
         items = found[:limit]
         more = len(found) > limit
         return LetterPage(items, write_cursor(items[-1]["lastFailedAt"], items[-1]["_id"]) if more else None)
@@ -293,6 +309,10 @@ class LetterRecords:
     async def counts(self) -> dict[str, int]:
         """Count the letters by status."""
         return {status: await self._letters.count_documents({"status": status}) for status in STATUSES}
+
+    async def count(self, filters: Filters, most: int) -> int:
+        """Count the selected letters, up to `most`."""
+        return await self._letters.count_documents(query(filters), limit=most)
 
     async def count_decidable(self, filters: Filters) -> int:
         """Count the selected letters that can be discarded."""

@@ -92,9 +92,14 @@ class ReplayRecords:
         """Return a record."""
         return await self._replays.find_one({"_id": replay_id})
 
-    async def newest(self, limit: int) -> list[Document]:
-        """Return the newest records, without edited bodies."""
-        return await self._replays.find({}, {"edited": False}, sort=[("at", -1)], limit=limit).to_list(None)
+    async def newest(self, limit: int, skip: int = 0) -> list[Document]:
+        """Return the newest records, without edited bodies, and without the first `skip`."""
+        found = self._replays.find({}, {"edited": False}, sort=[("at", -1)], skip=skip, limit=limit)
+        return await found.to_list(None)
+
+    async def count(self) -> int:
+        """Count all records."""
+        return await self._replays.count_documents({})
 
     async def cancel(self, replay_id: str) -> bool:
         """Stop a replay once its claimed letters are sent; return False if it has ended already."""

@@ -22,6 +22,7 @@ REPLAYS = "replays"
 NEWEST_FIRST = [("lastFailedAt", DESCENDING), ("_id", DESCENDING)]
 
 BY_GROUP = "by-group"
+ORDERS_OF_GROUP = "orders-of-group"
 
 FAILED_AGAIN: dict[str, Any] = {"failures": {"$exists": True}}
 """Letters whose replay has failed, under a release that records what they failed with before."""
@@ -45,6 +46,10 @@ SCHEMA: dict[str, CollectionSchema] = {
             IndexModel(
                 [("fingerprint", ASCENDING), ("status", ASCENDING), *NEWEST_FIRST, ("firstFailedAt", ASCENDING)],
                 name=BY_GROUP,
+            ),
+            # Covers the orders that a group is about, for its impact.
+            IndexModel(
+                [("fingerprint", ASCENDING), ("status", ASCENDING), ("orderId", ASCENDING)], name=ORDERS_OF_GROUP
             ),
             IndexModel([("status", ASCENDING), ("firstFailedAt", ASCENDING)], name="oldest"),
             IndexModel([("status", ASCENDING), ("replays.replay", ASCENDING)], name="of-replay"),

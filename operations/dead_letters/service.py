@@ -7,12 +7,13 @@ from typing import Any
 from operations.actions import record_action
 from operations.dead_letters.editing import MOST_EDITS, check_body
 from operations.dead_letters.filters import Filters
-from operations.dead_letters.groups import MOST_NOTES, Group, GroupPage, GroupRecords
+from operations.dead_letters.group_filters import GroupFilters
+from operations.dead_letters.groups import MOST_NOTES, Group, GroupOrder, GroupPage, GroupRecords
 from operations.dead_letters.letter import why_not_replayable
 from operations.dead_letters.letter_json import letter_as_json
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome, outcome_of, outcomes_of
-from operations.dead_letters.records import LetterPage, LetterRecords
+from operations.dead_letters.records import LetterOrder, LetterPage, LetterRecords
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, ReplayRecords
 from operations.dead_letters.schema import SCHEMA
 from shared import schema
@@ -23,6 +24,8 @@ EXPORT_PAGE = 100
 
 MOST_FOREIGN = 100
 """The most foreign letters that a selection names."""
+
+ALL_GROUPS = GroupFilters()
 
 LONGEST_NOTE = 2000
 """Characters of a note or a reason."""
@@ -59,9 +62,16 @@ class DeadLetterService:
         """Return foreign letters of a selection that are open, the newest first; see `letter.is_foreign`."""
         return await self._letters.foreign(filters, most)
 
-    async def page(self, filters: Filters, *, limit: int = 50, cursor: str | None = None) -> LetterPage:
-        """Return a page of letters, newest failure first, without big fields. Raises ValueError for a wrong cursor."""
-        return await self._letters.page(filters, limit, cursor)
+    async def page(
+        self,
+        filters: Filters,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        order: LetterOrder = LetterOrder.NEWEST,
+    ) -> LetterPage:
+        """Return a page of letters without big fields. Raises ValueError for a wrong cursor."""
+        return await self._letters.page(filters, limit, cursor, order)
 
     async def letter(self, letter_id: str) -> Document | None:
         """Return a whole letter: `body` as it was received, `current` as a replay would send it."""
@@ -91,29 +101,32 @@ class DeadLetterService:
         limit: int = 50,
     ) -> list[Group]:
         """Return the groups, newest failure first; see `group_page`."""
-        page = await self.group_page(
-            status=status, open_only=open_only, since=since, until=until, bins=bins, limit=limit
-        )
-        return list(page.items)
+        filters = GroupFilters(status=status, open_only=open_only, since=since, until=until)
+        return list((await self.group_page(filters, bins=bins, limit=limit)).items)
 
     async def group_page(
         self,
+        filters: GroupFilters = ALL_GROUPS,
         *,
-        status: str | None = None,
-        open_only: bool = False,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        order: GroupOrder = GroupOrder.NEWEST,
         bins: int = 24,
         limit: int = 50,
         skip: int = 0,
     ) -> GroupPage:
-        """Return a page of groups, newest failure first, and their total number.
+        """Return a page of the selected groups, without the first `skip`, and their total number.
 
-        `since` and `until` bound the histograms only; the first `skip` groups are left out.
+        The times of the filters bound the histograms too.
         """
-        fingerprints = None if status is None else await self._groups.fingerprints(status)
         return await self._groups.list(
-            fingerprints=fingerprints, open_only=open_only, since=since, until=until, bins=bins, limit=limit, skip=skip
+            fingerprints=await self._groups.fingerprints(filters),
+            open_only=filters.open_only,
+            since=filters.since,
+            until=filters.until,
+            in_period=filters.in_period,
+            bins=bins,
+            order=order,
+            limit=limit,
+            skip=skip,
         )
 
     async def group(
@@ -129,9 +142,17 @@ class DeadLetterService:
         """Return the record of a replay: its `status`, and `published` of `total` letters."""
         return await self._replays.find(replay_id)
 
-    async def replays(self, limit: int = 20) -> list[Document]:
-        """Return the newest replays."""
-        return await self._replays.newest(limit)
+    async def replays(self, limit: int = 20, skip: int = 0) -> list[Document]:
+        """Return the newest replays, without the first `skip`."""
+        return await self._replays.newest(limit, skip)
+
+    async def count_replays(self) -> int:
+        """Count all replays."""
+        return await self._replays.count()
+
+    async def count(self, filters: Filters, most: int) -> int:
+        """Count the selected letters of every status that the filters name, up to `most`."""
+        return await self._letters.count(filters, most)
 
     async def outcome(self, replay_id: str) -> ReplayOutcome:
         """Count the outcomes of a replay's letters."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
-from pymongo import ASCENDING, ReturnDocument
+from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from operations.actions import record_action
@@ -87,6 +87,14 @@ class BulkActions:
         """Return a record."""
         return await self._bulk.find_one({"_id": bulk_id})
 
+    async def newest(self, limit: int, skip: int = 0) -> list[Document]:
+        """Return the records, the newest first, without the first `skip`."""
+        return await self._bulk.find({}, sort=[("at", DESCENDING)], skip=skip, limit=limit).to_list(None)
+
+    async def count(self) -> int:
+        """Count all records."""
+        return await self._bulk.count_documents({})
+
     async def unfinished(self, via: str) -> list[Document]:
         """Return the records of the actions that have not ended, the oldest first."""
         return await self._bulk.find({"status": RUNNING, "via": via}, sort=[("at", ASCENDING)]).to_list(None)
@@ -152,11 +160,18 @@ class BulkActions:
 
     async def outcomes(self, bulk_id: str) -> Counter[str]:
         """Count the orders by outcome; those without one are not among them."""
-        pipeline = [
-            {"$match": {"bulk": bulk_id, "outcome": {"$in": [DONE, WAITING, FAILED]}}},
-            {"$group": {"_id": "$outcome", "orders": {"$sum": 1}}},
+        return (await self.outcomes_of([bulk_id]))[bulk_id]
+
+    async def outcomes_of(self, bulk_ids: Sequence[str]) -> dict[str, Counter[str]]:
+        """Count the orders of several actions by outcome."""
+        found: dict[str, Counter[str]] = {bulk_id: Counter() for bulk_id in bulk_ids}
+        pipeline: list[Document] = [
+            {"$match": {"bulk": {"$in": list(bulk_ids)}, "outcome": {"$in": [DONE, WAITING, FAILED]}}},
+            {"$group": {"_id": {"bulk": "$bulk", "outcome": "$outcome"}, "orders": {"$sum": 1}}},
         ]
-        return Counter({row["_id"]: row["orders"] async for row in database.aggregate(self._orders, pipeline)})
+        async for row in database.aggregate(self._orders, pipeline):
+            found[row["_id"]["bulk"]][row["_id"]["outcome"]] = row["orders"]
+        return found
 
     async def results(
         self, bulk_id: str, *, outcomes: Sequence[str] = (), after: int = -1, limit: int = 0

@@ -7,14 +7,16 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from pymongo import DESCENDING
+from pymongo import ASCENDING, DESCENDING
 
+from operations.dead_letters.times import read_time
 from operations.order_actions.actions import AWAITS_ANSWER, OrderAction
 from order_service.order import Status
 from order_service.order_number import ids_of
 from order_service.particulars import PARTICULARS, PERSONAL, words_of
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
+from shared.clock import utc_now
 from shared.database import Collection, Document
 from shared.http import ProblemError, invalid
 from shared.paging import read_cursor, write_cursor
@@ -61,12 +63,17 @@ class OrderSearch(NamedTuple):
             "user": self.user,
             "status": self.status,
             "reason": self.reason,
+            "code": self.code,
+            "owner": self.owner,
+            "product": self.product,
+            "since": self.since.isoformat() if self.since else "",
+            "until": self.until.isoformat() if self.until else "",
         }
         return {name: value for name, value in found.items() if value} | ({"open": "1"} if self.open else {})
 
 
 def search_of(parameters: Mapping[str, str]) -> OrderSearch:
-    """Return the search that these query parameters of the console describe."""
+    """Return the search that query parameters of the console describe. Raises the 422 problem for a wrong time."""
     given = {name: value.strip() for name, value in parameters.items()}
     return OrderSearch(
         order_id=given.get("id", ""),
@@ -75,8 +82,20 @@ def search_of(parameters: Mapping[str, str]) -> OrderSearch:
         user=given.get("user", ""),
         status=given.get("status", ""),
         reason=given.get("reason", ""),
+        code=given.get("code", ""),
+        owner=given.get("owner", ""),
+        product=given.get("product", ""),
+        since=_time_of("since", given.get("since", "")),
+        until=_time_of("until", given.get("until", "")),
         open=bool(given.get("open")),
     )
+
+
+def _time_of(field: str, text: str) -> datetime | None:
+    try:
+        return read_time(text, utc_now()) if text else None
+    except ValueError as error:
+        raise invalid((field, str(error))) from None
 
 
 def visible_to(search: OrderSearch, caller: Principal) -> OrderSearch:
@@ -104,16 +123,23 @@ class OrderTotals(NamedTuple):
 
 
 async def find_orders(
-    orders: Collection, search: OrderSearch, cursor: str | None = None, *, limit: int = PAGE
+    orders: Collection,
+    search: OrderSearch,
+    cursor: str | None = None,
+    *,
+    limit: int = PAGE,
+    oldest_first: bool = False,
 ) -> OrderPage:
     """Return a page of orders. Raises the 422 problem for a wrong cursor or number; lets the driver's errors out."""
     query = query_of(search)
     if cursor:
         milliseconds, order_id = read_cursor(cursor, (int, str))
         at = _time(milliseconds)
-        after = {"$or": [{"createdAt": {"$lt": at}}, {"createdAt": at, "_id": {"$lt": order_id}}]}
+        beyond = "$gt" if oldest_first else "$lt"
+        after = {"$or": [{"createdAt": {beyond: at}}, {"createdAt": at, "_id": {beyond: order_id}}]}
         query["$and"] = [*query.get("$and", ()), after]
-    by_time = [("createdAt", DESCENDING), ("_id", DESCENDING)]
+    direction = ASCENDING if oldest_first else DESCENDING
+    by_time = [("createdAt", direction), ("_id", direction)]
     found = (
         await orders.find(query, {"history": False, PARTICULARS: False}).sort(by_time).limit(limit + 1).to_list(None)
     )

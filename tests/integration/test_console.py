@@ -21,9 +21,10 @@ from operations.console.audit import Auditor
 from operations.console.outages import Outage, OutageWatch
 from operations.console.overview import DeadLetterCache
 from operations.dead_letters.filters import Filters
-from operations.dead_letters.groups import GroupPage
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
+from operations.impact.ranking import RankedPage
+from operations.impact.reading import ImpactReader
 from order_service.order_number import order_number
 from order_service.orders import NewRecord, Orders
 from shared.access.permissions import Role
@@ -250,22 +251,23 @@ async def test_the_longer_it_takes_to_count_dead_letters_the_less_often_they_are
 ) -> None:
     """By a clock of the test's own, on which a count takes half a second."""
     clock = [1000.0]
-    cache = DeadLetterCache(DeadLetterService(dependencies.operations), lambda: clock[0])
+    impacts = ImpactReader(dependencies.client, dependencies.prefix)
+    cache = DeadLetterCache(DeadLetterService(dependencies.operations), impacts, lambda: clock[0])
     groups = cache._service.group_page
 
-    async def slowly(**asked: Any) -> Any:
+    async def slowly(*asked: Any, **options: Any) -> Any:
         clock[0] += 0.5
-        return await groups(**asked)
+        return await groups(*asked, **options)
 
     monkeypatch.setattr(cache._service, "group_page", slowly)
-    assert (await cache.read())[0] == GroupPage([], 0)
+    assert (await cache.read())[0] == RankedPage([], 0)
     await record_letters(dependencies, a_letter("o1"))
     clock[0] = 1009.9
-    assert (await cache.read())[0] == GroupPage([], 0)
+    assert (await cache.read())[0] == RankedPage([], 0)
     clock[0] = 1010.0
     found, _ = await cache.read()
-    assert isinstance(found, GroupPage)
-    assert [group.total for group in found.items] == [1]
+    assert isinstance(found, RankedPage)
+    assert [group.total for group, _ in found.items] == [1]
 
 
 # --- Hostile input. ---
@@ -770,23 +772,23 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
 async def test_groups_are_paged_and_counted(
     dependencies: ConsoleDependencies, pages: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("operations.console.dead_letters.GROUPS", 4)
+    monkeypatch.setattr("operations.console.letter_groups.GROUPS", 4)
     names = [f"{letter}-kind-of-error" for letter in "abcdefghij"]
     await record_letters(dependencies, *(a_letter(f"o{n}", name) for n, name in enumerate(names)))
     overview = await text_of(pages, "/")
-    assert "Show all 10 groups</a>" in overview
+    assert "8 of 10 groups, sorted by harm." in overview
     seen: list[str] = []
     address = "/dead-letters?status=new"
     for shown in ("1 to 4", "5 to 8", "9 to 10"):
         text = await text_of(pages, address)
         assert f"Groups {shown} of 10" in text
-        seen += re.findall(r">(\w-kind-of-error)<", text)
+        seen += re.findall(r">Poison: (\w-kind-of-error)<", text)
         older = re.search(r'href="([^"]+)" rel="next"', text)
         address = older[1].replace("&amp;", "&") if older else ""
     assert address == ""
     assert sorted(seen) == names
     assert "No matching groups" in await text_of(pages, "/dead-letters?status=resolved")
-    assert "10 groups" not in await text_of(pages, "/dead-letters?page=9")
+    assert "only 10 groups" in await text_of(pages, "/dead-letters?page=9")
     await text_of(pages, "/dead-letters?page=0", 422)
 
 

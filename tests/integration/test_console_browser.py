@@ -93,6 +93,8 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
         f"/dead-letters/groups/{letter['fingerprint']}/preview",
         f"/dead-letters/letters/{letter['_id']}",
         f"/dead-letters/letters/{letter['_id']}/edit",
+        "/bulk-actions",
+        f"/search?q={LONG[:200]}",
     ]
 
 
@@ -158,6 +160,33 @@ async def test_at_double_size_tables_scroll_and_no_column_is_hidden(
         await page.goto("/dead-letters/list")
         scrolls = "element => element.scrollWidth > element.clientWidth"
         assert await page.locator(".scroll").first.evaluate(scrolls)
+        await page.close()
+
+
+async def test_at_double_size_a_group_shows_its_impact_and_pages_and_the_search_lead_on(
+    dependencies: ConsoleDependencies, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operations.console.letter_groups.GROUPS", 1)
+    await fill(dependencies)
+    async with served(dependencies) as url:
+        page = await open_page(browser, url, [], 640)  # 1280 at 200 %
+        await page.goto("/dead-letters")
+        await expect(page.get_by_text("Groups 1 to 1 of 2, sorted by harm")).to_be_visible(timeout=PATIENCE)
+        impact = page.locator(".impact")
+        await expect(impact).to_contain_text("1 order of 1 customer: 1 CANCELLED", timeout=PATIENCE)
+        box = await impact.get_by_text("10.00 USD at stake").bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= 640
+        await page.get_by_role("link", name="Next page").click()
+        await expect(page.get_by_text("Groups 2 to 2 of 2")).to_be_visible(timeout=PATIENCE)
+        await expect(page.locator(".impact")).to_contain_text("leads to no known order", timeout=PATIENCE)
+        await page.get_by_role("link", name="Previous page").click()
+        await page.get_by_label("Find any id").fill("o1")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/orders/o1", timeout=PATIENCE)
+        await page.get_by_label("Find any id").fill("nowhere")
+        await page.get_by_role("button", name="Find").click()
+        await expect(page.get_by_text("Nothing has this id.")).to_be_visible(timeout=PATIENCE)
         await page.close()
 
 
@@ -270,7 +299,7 @@ async def test_a_page_that_does_not_exist_leads_on_by_keyboard(
         await expect(page.get_by_role("alert")).to_have_text("The page /no/such/page does not exist", timeout=PATIENCE)
         for _ in range(40):
             await page.keyboard.press("Tab")
-            if await page.evaluate("document.activeElement.name") == "id":
+            if await page.evaluate("document.activeElement.name") == "q":
                 break
         await page.keyboard.type("o1")
         await page.keyboard.press("Enter")

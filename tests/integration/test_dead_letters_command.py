@@ -128,6 +128,53 @@ async def test_it_records_waiting_letters_and_lists_them_in_eighty_columns(world
     await world.run("edit", items[0]["id"], "--body", "/nonexistent/file", status=2)
 
 
+async def test_groups_say_what_they_mean_for_customers(world: World) -> None:
+    await world.send(
+        *(dead(b'{"orderId": "o%d"}' % n, message_id=f"m{n}", queue="order.inbox", error="no price") for n in range(2)),
+        dead(b'{"orderId": "o9"}', message_id="m9", error="no card"),
+    )
+    orders = world.database.client[f"{world.stack.database_prefix}_orders"]
+    order = {"status": "PENDING", "settled": False, "deadline": datetime(2030, 1, 31, 9, 30, tzinfo=UTC)}
+    amounts = {"o0": 250, "o1": 1000, "o9": 90_000}
+    try:
+        await orders["orders"].insert_many(
+            [
+                {"_id": key, "userId": f"u{key}", "totalAmount": amount, "currency": "EUR"} | order
+                for key, amount in amounts.items()
+            ]
+        )
+        found = await world.document("groups")
+        assert [(item["title"], item["impact"]["amountsAtStake"]) for item in found["items"]] == [
+            ("no card", {"EUR": 900}),
+            ("no price", {"EUR": 12.5}),
+        ]
+        assert (found["total"], found["allRanked"]) == (2, True)
+        assert found["items"][1]["impact"] | {"amountsAtStake": None} == {
+            "orders": 2,
+            "ordersByStatus": {"PENDING": 2},
+            "unsettledOrders": 2,
+            "customers": 2,
+            "amounts": {"EUR": 12.5},
+            "amountsAtStake": None,
+            "nextDeadline": "2030-01-31T09:30:00.000Z",
+            "withoutOrder": 0,
+            "complete": True,
+        }
+        text = await world.run("groups", "--inbox", "order.inbox")
+        assert "2 orders of 2 customers: 2 PENDING; 12.50 EUR at stake; next deadline 2030-01-31 09:30:00" in text
+        assert "groups 2 to 2 of 2" in await world.run("groups", "--skip", "1", "--limit", "1")
+        assert [item["title"] for item in (await world.document("groups", "--cause", "PRICE"))["items"]] == ["no price"]
+        assert "No dead letters." in await world.run("groups", "--until", "2020-01-01")
+        (letter,) = (await world.document("list", "--order", "o9"))["items"]
+        assert (await world.document("show", letter["id"]))["groupImpact"]["amountsAtStake"] == {"EUR": 900}
+        assert "900.00 EUR at stake" in await world.run("show", letter["id"])
+        assert (await world.document("list", "--limit", "1"))["total"] == 3
+        for wrong in (("--sort", "worst"), ("--since", "noon"), ("--skip", "-1")):
+            await world.run("groups", *wrong, status=2)
+    finally:
+        await orders.client.drop_database(orders.name)
+
+
 async def test_what_is_recorded_is_shown_without_the_broker_and_nothing_is_sent(world: World) -> None:
     await world.send(dead(error="no price"))
     (letter,) = (await world.document("list"))["items"]

@@ -26,8 +26,10 @@ from operations.commands.audit_display import show as show_audit
 from operations.commands.dead_letters.display import show_groups, show_letter, show_page
 from operations.commands.order_display import show as show_trace
 from operations.commands.terminal import as_ascii_json, counted, foreign, open_console
-from operations.dead_letters.groups import Group, GroupPage, HistogramBin
+from operations.dead_letters.groups import Group, HistogramBin
 from operations.dead_letters.records import LetterPage
+from operations.impact.impact import Impact, impact_of
+from operations.impact.ranking import RankedGroup, RankedPage
 from operations.reading.balances import Balance
 from operations.timeline.timeline import TimelineRecords, TimelineStep
 from shared.printable import printable
@@ -126,6 +128,11 @@ def a_group(text: str) -> Group:
     return Group("f" * 16, "new", [], "inventory", text, text, text, text, 1, 2, NOW, NOW, [HistogramBin(NOW, 1)])
 
 
+def an_impact(text: str) -> Impact:
+    order = {"_id": text, "userId": text, "status": text, "settled": False, "totalAmount": 100, "currency": text}
+    return impact_of([order])
+
+
 def every_display(text: str) -> list[Callable[[Console], None]]:
     letter = a_letter(text)
     as_json = letter | {"error": {"type": text, "message": text, "traceback": ""}}
@@ -142,10 +149,10 @@ def every_display(text: str) -> list[Callable[[Console], None]]:
     statement = Statement(text, text, 0, 1, [movement], earlier=True)
     balance = Balance(text, {"_id": text, "status": text, "balance": 1, text: text}, 1, 2, text)
     return [
-        lambda console: show_letter(letter, console),
-        lambda console: show_letter(as_json, console),
-        lambda console: show_page(LetterPage([letter], "next"), console),
-        lambda console: show_groups(GroupPage([a_group(text)], 2), console),
+        lambda console: show_letter(letter, an_impact(text), console),
+        lambda console: show_letter(as_json, an_impact(text), console),
+        lambda console: show_page(LetterPage([letter], "next"), 2, console),
+        lambda console: show_groups(RankedPage([RankedGroup(a_group(text), an_impact(text))], 2), console),
         lambda console: show_audit(Report(checked, [violation], known), console),
         lambda console: show_trace(records, [step], console, NOW),
         lambda console: show_statement(statement, console),
@@ -178,7 +185,7 @@ def test_a_field_of_one_line_cannot_forge_another_line() -> None:
 
 def test_output_for_a_program_is_neither_truncated_nor_wrapped() -> None:
     long = "identifier-" * 40
-    output = printed(lambda console: show_page(LetterPage([a_letter(long)], None), console))
+    output = printed(lambda console: show_page(LetterPage([a_letter(long)], None), 1, console))
     assert output.splitlines()[0].startswith("a" * 32)
     assert long in output.splitlines()[0]
     for show in every_display(long):
@@ -199,15 +206,15 @@ def test_a_terminal_shows_the_beginning_of_a_long_letter_and_says_so_and_a_progr
     lines = a_letter("x") | {"body": b"line\n" * 300, "headers": {"h": "y" * 600}}
     terminal: dict[str, Any] = {"force_terminal": True, "color_system": None, "width": 80}
     assert "… 36 more bytes: `export` writes all" in " ".join(
-        printed(lambda console: show_letter(binary, console), **terminal).split()
+        printed(lambda console: show_letter(binary, an_impact("x"), console), **terminal).split()
     )
-    shown = printed(lambda console: show_letter(lines, console), **terminal)
+    shown = printed(lambda console: show_letter(lines, an_impact("x"), console), **terminal)
     assert "… 100 more lines: `export` writes all" in shown
     assert "y …" in shown
-    whole = printed(lambda console: show_letter(lines, console))
+    whole = printed(lambda console: show_letter(lines, an_impact("x"), console))
     assert whole.count("  line\n") == 300
     assert "y" * 600 in whole
-    assert " ".join(["ff"] * 100) in printed(lambda console: show_letter(binary, console))
+    assert " ".join(["ff"] * 100) in printed(lambda console: show_letter(binary, an_impact("x"), console))
 
 
 def test_json_is_printable_ascii_and_says_the_same() -> None:

@@ -11,10 +11,14 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from operations.commands.terminal import foreign
-from operations.dead_letters.groups import GroupPage, HistogramBin
+from operations.dead_letters.groups import HistogramBin
 from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.records import LetterPage
 from operations.dead_letters.status import DEAD, HANDLED
+from operations.impact.impact import Impact
+from operations.impact.ranking import MOST_RANKED, RankedPage
+from operations.impact.wording import money_in_words, orders_in_words
+from operations.order_actions.search import MOST_COUNTED
 from shared.database import Document
 from shared.printable import printable
 
@@ -31,8 +35,8 @@ _JSON = Syntax("", "json", background_color="default")
 _COLOURS = {DEAD: "red", HANDLED: "green"}
 
 
-def show_page(page: LetterPage, console: Console) -> None:
-    """Print two lines for each letter: its fields and its error."""
+def show_page(page: LetterPage, total: int, console: Console) -> None:
+    """Print two lines for each letter: its fields and its error; then how many there are on all pages."""
     if not page.items:
         console.print("No dead letters.")
     for letter in page.items:
@@ -48,14 +52,16 @@ def show_page(page: LetterPage, console: Console) -> None:
         _print_line(line, console)
         _print_line(_error_line(letter["error"]["type"], letter["error"]["message"]), console)
     if page.next_cursor:
-        console.print(f"next page: --cursor {page.next_cursor}", style="dim", highlight=False, soft_wrap=True)
+        more = f"{total:,}{' or more' if total >= MOST_COUNTED else ''} letters in all"
+        text = f"{more}; next page: --cursor {page.next_cursor}"
+        console.print(text, style="dim", highlight=False, soft_wrap=True)
 
 
-def show_groups(page: GroupPage, console: Console) -> None:
-    """Print for each group its counts and status, its error, its last replay, and the distribution over time."""
+def show_groups(page: RankedPage, console: Console, *, skip: int = 0) -> None:
+    """Print for each group its counts, its error, what it means for customers, its last replay, and a chart."""
     if not page.items:
-        console.print("No dead letters.")
-    for group in page.items:
+        console.print("No dead letters." if not page.total else f"There are only {page.total:,} groups.")
+    for group, impact in page.items:
         line = Text()
         line.append(group.fingerprint, style="bold")
         line.append(f"  {group.open:,} open", style="red" if group.open else "green")
@@ -63,6 +69,7 @@ def show_groups(page: GroupPage, console: Console) -> None:
         line.append(group.status, style="yellow")
         _print_line(line, console)
         _print_line(_error_line(group.error_type, group.message), console)
+        _show_impact(impact, console)
         if last := group.replayed:
             text = f"  replayed by {printable(last.by)} {format_time(last.at)}: {last.outcome.in_brief()}"
             console.print(text, style="red" if last.outcome.failed else "", highlight=False, markup=False)
@@ -71,12 +78,24 @@ def show_groups(page: GroupPage, console: Console) -> None:
             f"[dim]{format_time(group.last_failed_at)}[/]",
             highlight=False,
         )
-    if page.total > len(page.items):
-        more = f"{len(page.items):,} of {page.total:,} groups: --limit shows more"
+    shown = skip + len(page.items)
+    if page.items and page.total > len(page.items):
+        more = f"groups {skip + 1:,} to {shown:,} of {page.total:,}"
+        more += f"; next page: --skip {shown}" if shown < page.total else ""
         console.print(more, style="dim", highlight=False, soft_wrap=True)
+    if not page.all_ranked:
+        text = f"The harm of the {MOST_RANKED:,} groups with the newest failures was compared; the others follow them."
+        console.print(text, style="dim", highlight=False, soft_wrap=True)
 
 
-def show_letter(letter: Document, console: Console) -> None:
+def _show_impact(impact: Impact, console: Console) -> None:
+    parts = [orders_in_words(impact), money_in_words(impact)]
+    parts += [f"next deadline {format_time(impact.deadline)}"] if impact.deadline else []
+    text = f"  {printable('; '.join(part for part in parts if part))}"
+    console.print(text, style="magenta", highlight=False, markup=False)
+
+
+def show_letter(letter: Document, impact: Impact, console: Console) -> None:
     """Print a letter: its error, its fields, its replays, its traceback, its body and its headers."""
     error = letter["error"]
     console.print(f"[bold red]{foreign(error['type'])}[/]: {foreign(error['message'])}", highlight=False)
@@ -96,6 +115,8 @@ def show_letter(letter: Document, console: Console) -> None:
     for name, value in facts.items():
         if value:
             console.print(f"  [dim]{name:<9}[/]{foreign(str(value))}", highlight=False, soft_wrap=True)
+    console.print("its group affects", style="bold")
+    _show_impact(impact, console)
     _show_decisions(letter, console)
     if error["traceback"]:
         console.print("traceback", style="bold")

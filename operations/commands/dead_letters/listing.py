@@ -25,9 +25,17 @@ from operations.commands.dead_letters.options import (
 )
 from operations.commands.dead_letters.session import resolve_ids, run, visible
 from operations.commands.terminal import open_console, print_json
+from operations.commands.times import time_or_age_option
 from operations.dead_letters.connection import DeadLetterConnection
+from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.letter_json import as_json, letter_as_json
 from operations.dead_letters.status import GROUP_STATUSES, STATUSES
+from operations.impact.impact import Impact
+from operations.impact.ranking import Sorting, rank_groups
+from operations.impact.reading import ImpactReader
+from operations.order_actions.search import MOST_COUNTED
+from shared.clock import utc_now
+from shared.database import Document
 
 
 def list_letters(
@@ -74,10 +82,18 @@ def list_letters(
         except ValueError as invalid:
             raise typer.BadParameter(str(invalid), param_hint="--cursor") from invalid
         page = page._replace(items=await visible(connection, page.items, unmasked))
+        total = await connection.service.count(selection, MOST_COUNTED)
         if as_json_document:
-            print_json({"items": [letter_as_json(letter) for letter in page.items], "nextCursor": page.next_cursor})
+            print_json(
+                {
+                    "items": [letter_as_json(letter) for letter in page.items],
+                    "nextCursor": page.next_cursor,
+                    "total": total,
+                    "totalIsExact": total < MOST_COUNTED,
+                }
+            )
         else:
-            show_page(page, open_console())
+            show_page(page, total, open_console())
 
     run(read, only_reads=True)
 
@@ -88,20 +104,52 @@ def groups(
         typer.Option("--status", help=f"Status of the groups: {', '.join(GROUP_STATUSES)}.", show_default="any"),
     ] = None,
     all_groups: Annotated[bool, typer.Option("--all", help="Include groups without open letters.")] = False,
+    service: Service = None,
+    inbox: Annotated[
+        str | None, typer.Option("--inbox", help="Inbox in which the letters failed.", show_default="any")
+    ] = None,
+    cause: Annotated[
+        str | None, typer.Option("--cause", help="Part of the error's type or message.", show_default="any")
+    ] = None,
+    product: Annotated[
+        str | None, typer.Option("--product", help="Id of a product that a letter names.", show_default="any")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    sort: Annotated[Sorting, typer.Option("--sort", help="What comes first: harm, newest, oldest, letters.")] = (
+        Sorting.HARM
+    ),
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of groups.")] = 20,
+    skip: Annotated[int, typer.Option("--skip", min=0, help="Groups to leave out, for the next page.")] = 0,
     as_json_document: AsJson = False,
 ) -> None:
-    """List groups of letters that failed in the same way, with their number and their distribution over time.
+    """List groups of letters that failed in the same way, with what they mean for customers, the most harmful first.
 
     Exit status 0, also if the list is empty, 2 for wrong usage, 3 if MongoDB cannot be reached.
     """
 
     async def read(connection: DeadLetterConnection) -> None:
-        page = await connection.service.group_page(status=status, open_only=not all_groups, limit=limit)
+        filters = GroupFilters(
+            status=status,
+            service=service,
+            queue=inbox,
+            cause=cause,
+            product=product,
+            since=time_or_age_option(since, "--since", now := utc_now()),
+            until=time_or_age_option(until, "--until", now),
+            open_only=not all_groups,
+        )
+        page = await rank_groups(connection.service, impacts_of(connection), filters, by=sort, limit=limit, skip=skip)
         if as_json_document:
-            print_json({"items": [as_json(group.as_json()) for group in page.items], "total": page.total})
+            print_json(
+                {
+                    "items": [as_json(group.as_json()) | {"impact": impact.as_json()} for group, impact in page.items],
+                    "total": page.total,
+                    "allRanked": page.all_ranked,
+                }
+            )
         else:
-            show_groups(page, open_console())
+            show_groups(page, open_console(), skip=skip)
 
     run(read, only_reads=True)
 
@@ -116,9 +164,21 @@ def show(letter_id: LetterId, unmasked: Unmasked = False, as_json_document: AsJs
         letter = await connection.service.letter(await connection.service.resolve(letter_id))
         assert letter is not None  # noqa: S101 - letters are never deleted
         [letter] = await visible(connection, [letter], unmasked)
+        impact = await _impact_of(connection, letter)
         if as_json_document:
-            print_json(letter_as_json(letter))
+            print_json(letter_as_json(letter) | {"groupImpact": impact.as_json()})
         else:
-            show_letter(letter, open_console())
+            show_letter(letter, impact, open_console())
 
     run(read, only_reads=True)
+
+
+def impacts_of(connection: DeadLetterConnection) -> ImpactReader:
+    """Return the reader of what letters mean for customers."""
+    return ImpactReader(connection.database.client, connection.stack.database_prefix)
+
+
+async def _impact_of(connection: DeadLetterConnection, letter: Document) -> Impact:
+    """Return the impact of the letter's group."""
+    group = await connection.service.group(letter["fingerprint"], bins=1)
+    return await impacts_of(connection).of_group(letter["fingerprint"], group.open if group else 0)
