@@ -312,10 +312,6 @@ class LetterRecords:
         """Count the selected letters that can be discarded."""
         return await self._letters.count_documents(discardable(filters))
 
-    async def count_restorable(self, filters: Filters) -> int:
-        """Count the selected letters that are discarded."""
-        return await self._letters.count_documents(restorable(filters))
-
     async def count_replayable(self, filters: Filters) -> int:
         """Count the selected letters that can be replayed."""
         return await self._letters.count_documents(replayable(filters))

@@ -52,10 +52,6 @@ class DeadLetterService:
         """Count the selected letters that can be discarded."""
         return await self._letters.count_decidable(filters)
 
-    async def count_restorable(self, filters: Filters) -> int:
-        """Count the selected letters that are discarded."""
-        return await self._letters.count_restorable(filters)
-
     async def count_replayable(self, filters: Filters) -> int:
         """Count the selected letters that can be replayed."""
         return await self._letters.count_replayable(filters)

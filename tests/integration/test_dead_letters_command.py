@@ -312,7 +312,7 @@ async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, se
     declined = await world.run("edit", first, "--body", str(body), given="n\n", status=1)
     assert '/orderId: 7 → "o1"' in declined, "what changes is shown before it is sent"
     assert "replayed 1 of 1" in await world.run("edit", first, "--body", str(body), "--why", "a number", given="y\n")
-    other = await world.run("edit", second, "--body", "-", given='{"orderId": "o2"}', status=1)
+    other = await world.run("edit", second, "--body", "-", "--yes", given='{"orderId": "o2"}', status=1)
     assert "orderId: is 'o2' and must stay 'o1'" in other
     await world.run("edit", second, "--body", "-", "--yes", given='{"orderId": "o1", "reason": "x"}')
     await world.run("edit", third, "--yes", status=1, EDITOR="true", **editing)
@@ -476,6 +476,7 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, ser
         ["edit", "a", "--patch", '[{"op": "remove", "path": "/x"}]', "--body", "-"],
         ["edit", "a", "--patch", '[{"op": "remove", "path": "/x"}]', "--yes"],
         ["edit", "a", "--body", "-", "--json"],
+        ["edit", "a", "--body", "-"],
         ["edit", "a", "--unlock", "userId"],
         ["restore", "--why", "x"],
         ["list", "--status", "lost"],

@@ -114,6 +114,8 @@ def edit_letters(
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(LOCKABLE)}", param_hint="--unlock")
     if not dry_run:
         require_yes_with_json(yes, as_json_document)
+        if "-" in (body, patch) and not yes:
+            raise typer.BadParameter("stdin has the new body or the patch, and cannot be asked: add --yes or --dry-run")
     options = EditOptions(dry_run, samples, rate, careful, why, within if wait else None, yes, as_json_document)
     if patch is None:
         if all_letters or len(filters.ids) != 1 or filters != Filters(ids=filters.ids):
