@@ -43,6 +43,8 @@
     │   ├── SoldOutError                       the simulated provider has no address left
     │   ├── NotPossibleError                   dead letters are in another state than the action needs
     │   ├── InvalidBodyError                   an edited dead letter would not be a valid message
+    │   │   └── ChangedIdentityError               it would be about something else
+    │   ├── InvalidPatchError                  a patch for dead letters cannot be read, or touches what is locked
     │   ├── NotDecidableError                  an act that needs a second person cannot be decided by this one, or now
     │   ├── NotReleasableError                 what an order holds must not be released by hand
     │   ├── NotNudgeableError                  an order is owed nothing that could be sent again

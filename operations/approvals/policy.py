@@ -12,6 +12,8 @@ REFUND_PART = "order.refund-part"
 REPLAY: ApprovalAction = "dead-letters.replay"
 DISCARD: ApprovalAction = "dead-letters.discard"
 """Of more letters than those that are named by their ids."""
+EDIT = "dead-letters.edit"
+"""Of more letters than those that are named by their ids, where a replay of them needs a second person."""
 REPAIR: ApprovalAction = "accounts.repair"
 
 NEEDED: Mapping[str, Permission] = {
@@ -22,6 +24,7 @@ NEEDED: Mapping[str, Permission] = {
     REFUND_PART: Permission.ORDERS_FULFIL,
     REPLAY: Permission.LETTERS_DECIDE,
     DISCARD: Permission.LETTERS_DECIDE,
+    EDIT: Permission.LETTERS_EDIT,
     REPAIR: Permission.FUNDS_WRITE,
 }
 """The permission that both persons need, by act."""

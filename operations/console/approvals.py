@@ -11,7 +11,7 @@ from operations.accounts.correction import Keep
 from operations.accounts.repair import repair
 from operations.accounts.statements import AccountStatements
 from operations.actions import ORDER_RELEASE
-from operations.approvals.policy import DISCARD, NEEDED, REFUND_PART, REPAIR, REPLAY
+from operations.approvals.policy import DISCARD, EDIT, NEEDED, REFUND_PART, REPAIR, REPLAY
 from operations.approvals.records import DONE, NOT_DONE, UNKNOWN, ApprovalRecords, NotDecidableError
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import redirect, signed_in
@@ -20,6 +20,7 @@ from operations.console.operator_actions import OperatorAction, execute
 from operations.console.pages import Pages
 from operations.console.upstream import acting_for, path
 from operations.dead_letters.filters import Filters
+from operations.dead_letters.patching import Patch
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.errors import UnreachableError
@@ -151,6 +152,7 @@ class Executor:
         perform: Callable[[Document, str], Awaitable[tuple[str, str]]] = {
             REPLAY: self._replay,
             DISCARD: self._discard,
+            EDIT: self._edit,
             REPAIR: self._repair,
             REFUND_PART: self._refund_part,
             ORDER_RELEASE: self._release,
@@ -200,6 +202,14 @@ class Executor:
     async def _discard(self, record: Document, by: str) -> tuple[str, str]:
         filters = Filters.from_document(record["parameters"]["filters"])
         return DONE, f"{await self._letters.discard(filters, by=by, why=record['why'])} discarded"
+
+    async def _edit(self, record: Document, by: str) -> tuple[str, str]:
+        asked = record["parameters"]
+        filters, patch = Filters.from_document(asked["filters"]), Patch(**asked["patch"])
+        replay = await self._letters.start_edit(
+            filters, patch, by=by, why=record["why"], rate=asked["rate"], careful=asked["careful"]
+        )
+        return DONE, f"replay {replay} has begun"
 
     async def _repair(self, record: Document, by: str) -> tuple[str, str]:
         client, prefix = self._dependencies.client, self._dependencies.prefix

@@ -1,7 +1,6 @@
 """The pages about dead letters: groups, letters, replays, and the actions on them."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -13,18 +12,20 @@ from operations.console.approvals import ask_for_approval
 from operations.console.bodies import MOST_SHOWN, view, view_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
+from operations.console.letter_edit import create_letter_edit
 from operations.console.letter_groups import create_groups, newest_replays
+from operations.console.letters_edit import create_letters_edit
+from operations.console.letters_many import create_letters_many
+from operations.console.letters_selection import offered
 from operations.console.lists import SPANS, address, page_links, read_period
 from operations.console.pages import SECURITY, Pages
 from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.careful import why_stopped
-from operations.dead_letters.editing import InvalidBodyError, check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.groups import Group
 from operations.dead_letters.letter import service_of, why_foreign, why_not_replayable
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome
-from operations.dead_letters.preview import Preview
 from operations.dead_letters.previewing import ReplayPreviews
 from operations.dead_letters.records import LetterOrder
 from operations.dead_letters.replays import GOING_ON, UNFINISHED, NotPossibleError
@@ -60,7 +61,9 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
     _add_list(router, dependencies, pages, service)
     _add_letter(router, pages, service, previews)
     _add_letter_actions(router, service)
-    _add_edit(router, pages, service, previews)
+    router.include_router(create_letter_edit(dependencies, pages))
+    router.include_router(create_letters_many(dependencies, pages, filters_of))
+    router.include_router(create_letters_edit(dependencies, pages, filters_of))
     _add_replays(router, dependencies, pages, service)
     return router
 
@@ -93,6 +96,7 @@ def _add_group(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
             items=[_visible(request, letter) for letter in page.items],
             more=more,
             cursor=cursor,
+            letters_acts=offered(Filters(group=fingerprint)),
             statuses=GROUP_STATUSES,
             rate=RATE,
             approvals=dependencies.approval_policy,
@@ -225,6 +229,7 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             total=total,
             more=more,
             first=address(request.url.path, asked) if cursor else None,
+            letters_acts=offered(filters),
             statuses=STATUSES,
             outcomes=OUTCOMES,
             spans=SPANS,
@@ -279,65 +284,6 @@ def _add_letter_actions(router: APIRouter, service: DeadLetterService) -> None:
         operator = actor(request)
         await _discard(service, Filters(ids=(letter_id,)), operator, why)
         return redirect(path("dead-letters", "letters", letter_id))
-
-
-def _add_edit(router: APIRouter, pages: Pages, service: DeadLetterService, previews: ReplayPreviews) -> None:
-    def form(
-        request: Request,
-        letter: Document,
-        text: str,
-        why: str,
-        errors: Sequence[tuple[str, str]] = (),
-        status: int = 200,
-        preview: Preview | None = None,
-    ) -> Response:
-        return pages.show(
-            request, "edit.html", status, letter=letter, text=text, why=why, errors=errors, preview=preview
-        )
-
-    @router.get("/dead-letters/letters/{letter_id}/edit")
-    @requires(Permission.LETTERS_EDIT)
-    async def ask(request: Request, letter_id: str) -> Response:
-        letter = await _letter(service, letter_id)
-        body = view(letter["edits"][-1]["body"]) if letter["edits"] else view_of(letter)
-        if not body.editable or body.cut:
-            raise conflict(
-                "The body is too large for a form, or not text: use `ordersaga dead-letters edit --body FILE`"
-            )
-        return form(request, letter, body.text, "")
-
-    @router.post("/dead-letters/letters/{letter_id}/edit")
-    @requires(Permission.LETTERS_EDIT)
-    async def edit(
-        request: Request,
-        letter_id: str,
-        body: Annotated[str, Form()],
-        why: Annotated[Why, Form()],
-    ) -> Response:
-        """Replay the letter with another body, or show the form again with the errors of the body."""
-        operator, text = actor(request), _as_written(body)
-        try:
-            replay_id = await service.edit_and_replay(letter_id, text.encode(), by=operator, why=why)
-        except InvalidBodyError as error:
-            return form(request, await _letter(service, letter_id), text, why, error.errors, 422)
-        except NotPossibleError as error:
-            return form(request, await _letter(service, letter_id), text, why, [("letter", str(error))], 409)
-        return redirect(path("dead-letters", "replays", replay_id))
-
-    @router.post("/dead-letters/letters/{letter_id}/edit/preview")
-    @requires(Permission.LETTERS_EDIT)
-    async def preview_edit(
-        request: Request, letter_id: str, body: Annotated[str, Form()], why: Annotated[str, Form(max_length=500)] = ""
-    ) -> Response:
-        """Show the form again, with what a replay with this body would do, or with the errors of the body."""
-        text, letter = _as_written(body), await service.letter(letter_id)
-        if letter is None:
-            raise _no_letter(letter_id)
-        try:
-            check_body(letter, text.encode())
-        except InvalidBodyError as error:
-            return form(request, letter, text, why, error.errors, 422)
-        return form(request, letter, text, why, preview=await previews.of_letter(letter, text.encode()))
 
 
 # --- Previews. ---
@@ -440,11 +386,6 @@ def filters_of(asked: dict[str, str], now: datetime) -> Filters:
 def is_replayable(letter: Document) -> bool:
     """Return whether the page of a letter offers to replay it."""
     return letter["status"] in (DEAD, PENDING) and why_not_replayable(letter) is None
-
-
-def _as_written(text: str) -> str:
-    """Return a text as its writer sees it: browsers end the lines of a text field with CR LF."""
-    return text.replace("\r\n", "\n")
 
 
 async def _page(

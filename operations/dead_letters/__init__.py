@@ -2,6 +2,6 @@
 
 `service` is what the command line and the console use. `ingest` takes letters from the broker, `replaying` sends them
 back, `notices` hears which replays were handled. `records`, `groups` and `replays` are the collections, which `schema`
-names; `updates` has the changes of a letter. `letter`, `fingerprint`, `filters`, `editing`, `careful`, `status` and
-`times` decide without I/O.
+names; `updates` has the changes of a letter. `letter`, `fingerprint`, `filters`, `editing`, `patching`, `difference`,
+`pages`, `careful`, `status` and `times` decide without I/O.
 """

@@ -1,13 +1,14 @@
 """Checks a body that an operator has written to replace the one that failed. Pure."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Container, Iterator, Mapping
+from typing import Annotated, Any
 
 import orjson
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
-from operations.dead_letters.letter import type_of
+from operations.dead_letters.letter import current_body, type_of
 from shared.bus.reading import MAX_BODY_BYTES
 from shared.contracts import BY_ROUTING_KEY, Message
 from shared.database import Document
@@ -35,10 +36,14 @@ class InvalidBodyError(RefusalError):
         self.errors = errors
 
 
-def check_body(letter: Document, body: bytes) -> None:
+class ChangedIdentityError(InvalidBodyError):
+    """The body would change what the message is about, and that is locked."""
+
+
+def check_body(letter: Document, body: bytes, unlocked: Container[str] = ()) -> None:
     """Raise InvalidBodyError unless the body is valid JSON for the letter's type and keeps every identity.
 
-    `letter` must be the whole letter.
+    `letter` must be the whole letter. The identities that are `unlocked`, by their names in messages, may change.
     """
     type_ = type_of(letter)
     contract = BY_ROUTING_KEY.get(type_)
@@ -59,13 +64,76 @@ def check_body(letter: Document, body: bytes) -> None:
         message = contract.model_validate_json(body)
     except ValidationError as error:
         raise InvalidBodyError([_explained(dict(problem)) for problem in error.errors(include_url=False)]) from None
-    if changed := list(_changed_identities(letter, message)):
-        raise InvalidBodyError(changed)
+    changed = [
+        (name, f"is {new!r} and must stay {old!r}: an edit cannot change the subject of a message")
+        for name, old, new in _changed_identities(letter, message)
+        if name not in unlocked
+    ]
+    if changed:
+        raise ChangedIdentityError(changed)
 
 
-def _changed_identities(letter: Document, message: Message) -> Iterator[tuple[str, str]]:
-    """Yield each identity that the message would change, with the value that it must keep."""
-    sent = [_object(body) for body in (letter["body"], *(edit["body"] for edit in letter["edits"]))]
+def changed_identities(letter: Document, body: bytes) -> dict[str, list[Any]]:
+    """Return the identities that a valid body changes: by their names in messages, the value before and after."""
+    message = BY_ROUTING_KEY[type_of(letter)].model_validate_json(body)
+    return {name: [old, new] for name, old, new in _changed_identities(letter, message)}
+
+
+def locked_identities(letter: Document) -> dict[str, Any]:
+    """Return the identities in the body that a replay of the letter would send, by their names in it.
+
+    One that has no valid value is not among them: an edit has to give it one.
+    """
+    contract, body = BY_ROUTING_KEY.get(type_of(letter)), _object(current_body(letter))
+    if contract is None or body is None:
+        return {}
+    fields = {to_camel(field): contract.model_fields[field] for field in IDENTITIES if field in contract.model_fields}
+    return {name: body[name] for name, field in fields.items() if name in body and _is_valid(field, body[name])}
+
+
+def without_identities(letter: Document) -> bytes:
+    """Return the body that a replay of the letter would send, without what `locked_identities` returns."""
+    body = current_body(letter)
+    locked = locked_identities(letter)
+    return (
+        orjson.dumps({name: value for name, value in orjson.loads(body).items() if name not in locked})
+        if locked
+        else body
+    )
+
+
+def with_identities(text: str, locked: Mapping[str, Any], changes: Mapping[str, str]) -> bytes:
+    """Return a body that was written without its locked identities, with them, and with those that are to change.
+
+    A text that is not a JSON object stays as it is.
+    """
+    written = _object(text.encode("utf-8", "surrogatepass"))
+    if written is None or (not changes and all(name in written for name in locked)):
+        return text.encode("utf-8", "surrogatepass")
+    typed = {name: _like(locked.get(name), value) for name, value in changes.items()}
+    return orjson.dumps({**locked, **written, **typed}, option=orjson.OPT_INDENT_2)
+
+
+def _like(old: Any, typed: str) -> Any:
+    """Return a value as it was typed: a number in place of a number, else a text."""
+    return int(typed) if isinstance(old, int) and typed.isdecimal() else typed
+
+
+def _is_valid(field: FieldInfo, value: Any) -> bool:
+    declared: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    try:
+        TypeAdapter(declared).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _changed_identities(letter: Document, message: Message) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each identity that the message would change, with the value that it has and the new one."""
+    # An edit that was allowed to change an identity decides for those after it.
+    allowed = [number for number, edit in enumerate(letter["edits"], 1) if edit.get("identities")]
+    bodies = [letter["body"], *(edit["body"] for edit in letter["edits"])][max(allowed, default=0) :]
+    sent = [_object(body) for body in bodies if body is not None]
     for field in IDENTITIES:
         if field not in type(message).model_fields:
             continue
@@ -74,7 +142,7 @@ def _changed_identities(letter: Document, message: Message) -> Iterator[tuple[st
         if old is _UNKNOWN and field in SUBJECTS:
             old = _identity(message, field, {to_camel(field): letter["correlationId"]})
         if old is not _UNKNOWN and new != old:
-            yield to_camel(field), f"is {new!r} and must stay {old!r}: an edit cannot change the subject of a message"
+            yield to_camel(field), old, new
 
 
 def _identity(message: Message, field: str, body: Mapping[str, Any] | None) -> object:

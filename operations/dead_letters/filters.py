@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from operations.dead_letters.letter import LONGEST_WORD, words
-from operations.dead_letters.status import DEAD, OPEN, OUTCOMES, PENDING, STATUSES
+from operations.dead_letters.status import DEAD, DISCARDED, OPEN, OUTCOMES, PENDING, STATUSES
 from shared.database import Document
 from shared.topology import INBOXES
 
@@ -109,6 +109,16 @@ def decidable(filters: Filters) -> tuple[str, ...]:
     stuck if the outcome of its last replay were never reported.
     """
     return (DEAD, PENDING) if filters.ids else (DEAD,)
+
+
+def discardable(filters: Filters) -> Document:
+    """Return the query for the selected letters that can be discarded."""
+    return query(filters, decidable(filters))
+
+
+def restorable(filters: Filters) -> Document:
+    """Return the query for the selected letters that are discarded."""
+    return query(filters, (DISCARDED,))
 
 
 def replayable(filters: Filters) -> Document:

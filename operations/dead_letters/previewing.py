@@ -45,8 +45,7 @@ class SelectionPreview:
     @property
     def counts(self) -> list[tuple[str, Effect, int]]:
         """Count the letters by what a replay would do with them: in words, its kind, and the number, the most first."""
-        counted = Counter((preview.in_words(), preview.effect) for _, preview in self.letters)
-        return [(words, effect, number) for (words, effect), number in counted.most_common()]
+        return count_effects(preview for _, preview in self.letters)
 
     def as_json(self) -> dict[str, Any]:
         """Return the preview as a JSON document shows it."""
@@ -56,6 +55,12 @@ class SelectionPreview:
             "counts": [{"effect": effect, "text": words, "letters": number} for words, effect, number in self.counts],
             "items": [{"id": key, "effect": each.effect, "text": each.in_words()} for key, each in self.letters],
         }
+
+
+def count_effects(found: Iterable[Preview]) -> list[tuple[str, Effect, int]]:
+    """Count letters by what a replay would do with them: in words, its kind, and the number, the most first."""
+    counted = Counter((preview.in_words(), preview.effect) for preview in found)
+    return [(words, effect, number) for (words, effect), number in counted.most_common()]
 
 
 class ReplayPreviews:
@@ -69,7 +74,11 @@ class ReplayPreviews:
     async def of_letter(self, letter: Document, body: bytes | None = None) -> Preview:
         """Return what a replay of this letter would do, with another body if one is given."""
         message = message_of(letter, body_to_send(letter) if body is None else body)
-        return next(previews([message], await self._orders_of([message]), utc_now()))
+        return (await self.of_messages([message]))[0]
+
+    async def of_messages(self, messages: Sequence[Message | Preview]) -> list[Preview]:
+        """Return what each of these messages would do, one after the other."""
+        return list(previews(messages, await self._orders_of(messages), utc_now()))
 
     async def of_selection(self, filters: Filters, most: int = MOST_PREVIEWED) -> SelectionPreview:
         """Return what a replay of the selected letters would do, for the first ones that it would send."""
@@ -78,7 +87,7 @@ class ReplayPreviews:
         for start in range(0, len(ids), PAGE):
             letters = await self._letters.without_big_bodies(ids[start : start + PAGE])
             messages += [message_of(letter, body_to_send(letter)) for letter in letters]
-        found = previews(messages, await self._orders_of(messages), utc_now())
+        found = await self.of_messages(messages)
         return SelectionPreview(list(zip(ids, found, strict=True)), await self._letters.count_replayable(filters))
 
     async def _orders_of(self, messages: Iterable[Message | Preview]) -> Orders:

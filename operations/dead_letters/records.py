@@ -11,7 +11,7 @@ from pymongo import ReplaceOne, UpdateOne
 
 from operations.dead_letters import updates
 from operations.dead_letters.erasure import without_person
-from operations.dead_letters.filters import Filters, decidable, query, replayable
+from operations.dead_letters.filters import Filters, decidable, discardable, query, replayable, restorable
 from operations.dead_letters.groups import GroupRecords
 from operations.dead_letters.letter import (
     LARGEST_INLINE,
@@ -22,8 +22,9 @@ from operations.dead_letters.letter import (
     record_of,
     words_of,
 )
+from operations.dead_letters.patching import Edit
 from operations.dead_letters.schema import BODIES, LETTERS, NEWEST_FIRST
-from operations.dead_letters.status import DEAD, DISCARDED, HANDLED, PENDING, REPLAYING, STATUSES
+from operations.dead_letters.status import DEAD, HANDLED, PENDING, REPLAYING, STATUSES
 from operations.reading.cursors import read_cursor, write_cursor
 from shared.bus import Delivery
 from shared.clock import utc_now
@@ -217,11 +218,19 @@ class LetterRecords:
 
     # --- Replaying. ---
 
-    async def claim(self, letters: Sequence[Document], replay: Document) -> None:
-        """Claim those of the letters that the replay may still send, and note the replay with their groups."""
+    async def claim(
+        self, letters: Sequence[Document], replay: Document, edits: Mapping[str, Edit] | None = None
+    ) -> bool:
+        """Claim those of the letters that the replay may still send, and note the replay with their groups.
+
+        `edits` are the bodies that the replay's patch makes, by letter id. Return whether all are claimed.
+        """
+        if not letters:
+            return True
         now = utc_now()
         await self._groups.note_replay({letter["fingerprint"] for letter in letters}, replay)
-        await self._letters.bulk_write([updates.claimed(letter, replay, now) for letter in letters], ordered=False)
+        writes = [updates.claimed(letter, replay, now, (edits or {}).get(letter["_id"])) for letter in letters]
+        return (await self._letters.bulk_write(writes, ordered=False)).matched_count == len(letters)
 
     async def record_sent(self, letters: Iterable[Document], unsendable: Mapping[str, Exception]) -> None:
         """Note that claimed letters were sent, apart from those that cannot be, by id with the reason."""
@@ -282,6 +291,11 @@ class LetterRecords:
         found = self._letters.find(replayable(filters), {"_id": True}, sort=oldest_first, limit=most)
         return [letter["_id"] async for letter in found]
 
+    async def first(self, letters: Document, most: int) -> list[Document]:
+        """Return the first letters of a query, the oldest failure first, without big fields."""
+        oldest_first = [("lastFailedAt", 1), ("_id", 1)]
+        return await self._letters.find(letters, LISTED_FIELDS, sort=oldest_first, limit=most).to_list(None)
+
     async def without_big_bodies(self, ids: Sequence[str]) -> list[Document]:
         """Return these letters, which must exist, in this order; see `without_big_body`."""
         among = self._letters.find({"_id": {"$in": list(ids)}}, UNSHOWN_FIELDS)
@@ -316,7 +330,7 @@ class LetterRecords:
 
     async def count_decidable(self, filters: Filters) -> int:
         """Count the selected letters that can be discarded."""
-        return await self._letters.count_documents(query(filters, decidable(filters)))
+        return await self._letters.count_documents(discardable(filters))
 
     async def count_replayable(self, filters: Filters) -> int:
         """Count the selected letters that can be replayed."""
@@ -327,14 +341,16 @@ class LetterRecords:
         asked = query(filters, decidable(filters)) | {"foreign": True}
         return await self._letters.find(asked, LISTED_FIELDS, sort=NEWEST_FIRST, limit=most).to_list(None)
 
-    # --- Discarding. ---
+    # --- Discarding and restoring. ---
 
     async def discard(self, filters: Filters, discarded: Document) -> int:
         """Archive the selected letters that can be discarded; return how many."""
-        result = await self._letters.update_many(
-            query(filters, decidable(filters)),
-            {"$set": {"status": DISCARDED, "discarded": discarded}, "$inc": {"changes": 1}},
-        )
+        result = await self._letters.update_many(discardable(filters), updates.discarded(discarded))
+        return int(result.modified_count)
+
+    async def restore(self, filters: Filters, restored: Document) -> int:
+        """Take the selected discarded letters back; return how many."""
+        result = await self._letters.update_many(restorable(filters), updates.restored(restored))
         return int(result.modified_count)
 
 

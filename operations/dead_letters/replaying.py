@@ -11,6 +11,10 @@ A process that takes over begins with step 2: claimed letters are sent with thei
 past the recorded position. So no letter is left out. At most the letters of one page, published but not noted, are sent
 twice, with the same message ids.
 
+A replay with a patch edits each letter as it claims it. What the patch makes of a letter follows from these two alone,
+and a letter is only claimed as it was read. Letters that the patch leaves as they are stay dead, and are counted by
+reason when the position moves past them, so that none is counted twice.
+
 A careful replay goes in steps (see `careful`): at the end of each it waits until all that it has sent is handled, and
 it stops by itself if a letter fails again. Where it is in its steps follows from the number of letters sent, so a
 process that takes over goes on with the same step.
@@ -30,16 +34,19 @@ from pymongo.errors import PyMongoError
 from operations.dead_letters.careful import end_of_step, is_end_of_step, reason_to_stop, why_stopped
 from operations.dead_letters.filters import Filters, claimable, replayable
 from operations.dead_letters.letter import current_body, replay_envelope
+from operations.dead_letters.pages import Page, patched_page
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replays import (
     CANCELLED,
     CANCELLING,
-    CAREFUL,
     DONE,
     GOING_ON,
     STOPPED,
     ReplayLeaseLostError,
     ReplayRecords,
+    goes_in_steps,
+    number_left_out,
+    patch_of,
 )
 from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.status import REPLAYING, STATUSES
@@ -107,20 +114,22 @@ class Replayer:
         while True:
             replay = await self._replays.advance(replay["_id"], token, {"published": sent_before + sent})
             on_progress(replay)
-            page = [] if replay["status"] == CANCELLING else await self._next(replay)
-            if replay["status"] == CAREFUL:
-                wait = not page or is_end_of_step(replay["published"], replay["rate"])
+            page = Page() if replay["status"] == CANCELLING else await self._next(replay)
+            if goes_in_steps(replay):
+                wait = page.is_empty or is_end_of_step(replay["published"], replay["rate"])
                 replay = await self._check_step(replay, token, on_progress, wait=wait)
                 # What waiting took is not made up for by going faster.
                 started = max(started, time.monotonic() - sent / replay["rate"])
-            if not page or replay["status"] not in GOING_ON:
+            if page.is_empty or replay["status"] not in GOING_ON:
                 return await self._finish(replay, token)
-            await self._records.claim(page, replay)
+            claimed_all = await self._records.claim(page.letters, replay, page.edits)
             self._failpoint(REPLAY_CLAIMED)
             sent += await self._publish_claimed(replay, token)
             self._failpoint(REPLAY_RECORDED)
-            replay["behind"] = [page[-1]["lastFailedAt"], page[-1]["_id"]]
-            progress = {"behind": replay["behind"], "published": sent_before + sent}
+            progress = {"published": sent_before + sent}
+            # A letter that has changed since its patch was applied is looked at again.
+            if claimed_all or page.edits is None:
+                progress |= page.progress(replay)
             on_progress(await self._replays.advance(replay["_id"], token, progress))
             await self._keep_rate(replay, token, started, sent)
 
@@ -132,7 +141,7 @@ class Replayer:
         asked = {"status": {"$in": list(STATUSES)}, "replays": {"$elemMatch": own}, "$nor": [claimed]}
         return await self._letters.count_documents(asked)
 
-    async def _next(self, replay: Document) -> list[Document]:
+    async def _next(self, replay: Document) -> "Page":
         """Return the next page of letters, the oldest failure first."""
         asked = replayable(Filters.from_document(replay["filters"])) | {"replays.replay": {"$ne": replay["_id"]}}
         asked["lastFailedAt"] = asked.get("lastFailedAt", {}) | {"$lte": replay["through"]}
@@ -144,11 +153,16 @@ class Replayer:
             )
         asked["$and"] = conditions
         most = min(MOST_AT_ONCE, max(1, int(replay["rate"] / 2)))
-        if replay["status"] == CAREFUL:
+        if goes_in_steps(replay):
             most = min(most, end_of_step(replay["published"], replay["rate"]) - replay["published"])
+        patch = patch_of(replay)
         fields = {"lastFailedAt": True, "size": True, "fingerprint": True}
-        cursor = self._letters.find(asked, fields, sort=[("lastFailedAt", 1), ("_id", 1)], limit=most)
-        return _bounded(await cursor.to_list(None))
+        limit = most if patch is None else MOST_AT_ONCE
+        cursor = self._letters.find(asked, fields, sort=[("lastFailedAt", 1), ("_id", 1)], limit=limit)
+        found = _bounded(await cursor.to_list(None))
+        if patch is None:
+            return Page(found, found)
+        return patched_page(await self._records.without_big_bodies([each["_id"] for each in found]), patch, most)
 
     async def _check_step(self, replay: Document, token: str, on_progress: Progress, *, wait: bool) -> Document:
         """Stop a careful replay if a letter of it failed again; return its record.
@@ -156,7 +170,7 @@ class Replayer:
         With `wait`, wait until all that it has sent is handled; without an outcome for too long, it is stopped too.
         """
         replay_id, since = replay["_id"], time.monotonic()
-        while replay["status"] == CAREFUL:
+        while goes_in_steps(replay):
             # In this order: a letter that fails between the two reads must not pass for handled.
             awaited = await self._records.awaited_in(replay_id) if wait else None
             failed = await self._records.failed_in(replay_id)
@@ -238,7 +252,8 @@ class Replayer:
             return replay
         status = CANCELLED if replay["status"] == CANCELLING else DONE
         done = await self._replays.advance(replay["_id"], token, {"status": status, "doneAt": utc_now()})
-        log.info("replay ended", replay=done["_id"], status=status, letters=done["published"])
+        left_out = number_left_out(done)
+        log.info("replay ended", replay=done["_id"], status=status, letters=done["published"], left_out=left_out)
         return done
 
 

@@ -6,8 +6,11 @@ Only this module writes the collection; methods let the driver's errors out.
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+from pymongo.errors import DuplicateKeyError
+
 from operations.dead_letters.filters import Filters, decidable, query, replayable
 from operations.dead_letters.letter import why_not_replayable
+from operations.dead_letters.patching import Edit, Patch
 from operations.dead_letters.schema import LETTERS, REPLAYS
 from operations.dead_letters.status import PENDING, REPLAYING
 from shared.clock import utc_now
@@ -24,10 +27,12 @@ CANCELLING = "cancelling"
 """Claimed letters are still sent, then the replay ends."""
 CAREFUL = "careful"
 """Runs in steps; see `careful`. Release 0.1.0 does not know this status, so it leaves such a replay to this one."""
+EDITING = "editing"
+"""Each letter is edited by a patch; see `patching`. Release 0.1.0 would send the letters as they are."""
 STOPPED = "stopped"
 """A careful replay has stopped by itself."""
 
-GOING_ON = (RUNNING, CAREFUL)
+GOING_ON = (RUNNING, CAREFUL, EDITING)
 UNFINISHED = (*GOING_ON, CANCELLING)
 CUT_SHORT = (CANCELLED, STOPPED)
 """The statuses of replays that ended before they had sent every letter."""
@@ -55,37 +60,57 @@ class ReplayRecords:
         self._letters: Collection = database[LETTERS]
 
     async def start(
-        self, filters: Filters, *, by: str, why: str, rate: float, careful: bool = False, edited: bytes | None = None
+        self,
+        filters: Filters,
+        *,
+        by: str,
+        why: str,
+        rate: float,
+        careful: bool = False,
+        edit: Edit | None = None,
+        patch: Patch | None = None,
+        replay_id: str | None = None,
     ) -> Document:
         """Record a replay of the selected letters that exist now; return its record. One of a single letter just runs.
 
-        Raises NotPossibleError with the reason if none of them can be replayed.
+        `edit` replaces the body of a single letter, `patch` edits each. With an id that a replay has already, return
+        that one. Raises NotPossibleError with the reason if no letter can be replayed.
         """
+        if replay_id is not None and (known := await self.find(replay_id)) is not None:
+            return known
         asked = replayable(filters)
         newest = await self._letters.find_one(asked, {"lastFailedAt": True}, sort=[("lastFailedAt", -1), ("_id", -1)])
         if newest is None:
             raise NotPossibleError(await self._why_none(filters))
         asked["lastFailedAt"] = asked.get("lastFailedAt", {}) | {"$lte": newest["lastFailedAt"]}
         total = await self._letters.count_documents(asked)
+        careful = careful and total > 1
         replay: Document = {
-            "_id": uuid4().hex[:16],
+            "_id": replay_id or new_id(),
             "at": utc_now(),
             "by": by,
             "why": why,
             "rate": rate,
             "filters": filters.as_document(),
-            "edited": edited,
+            "edited": None if edit is None else edit.body,
             "through": newest["lastFailedAt"],
             "pending": await self._pending(asked) if filters.ids else [],
             "behind": None,
             "total": total,
             "published": 0,
-            "careful": careful and total > 1,
-            "status": CAREFUL if careful and total > 1 else RUNNING,
+            "careful": careful,
+            "status": CAREFUL if careful else RUNNING,
             "doneAt": None,
             "lease": {"token": None, "until": _LONG_AGO},
         }
-        await self._replays.insert_one(replay)
+        if edit is not None and edit.identities:
+            replay["identities"] = edit.identities
+        if patch is not None:
+            replay |= {"status": EDITING, "patch": patch._asdict(), "left": [], "leftLetters": []}
+        try:
+            await self._replays.insert_one(replay)
+        except DuplicateKeyError:
+            return await self.find(replay["_id"]) or replay
         return replay
 
     async def find(self, replay_id: str) -> Document | None:
@@ -93,9 +118,9 @@ class ReplayRecords:
         return await self._replays.find_one({"_id": replay_id})
 
     async def newest(self, limit: int, skip: int = 0) -> list[Document]:
-        """Return the newest records, without edited bodies, and without the first `skip`."""
-        found = self._replays.find({}, {"edited": False}, sort=[("at", -1)], skip=skip, limit=limit)
-        return await found.to_list(None)
+        """Return the newest records, without what was edited, and without the first `skip`."""
+        unshown = {"edited": False, "patch": False, "leftLetters": False}
+        return await self._replays.find({}, unshown, sort=[("at", -1)], skip=skip, limit=limit).to_list(None)
 
     async def count(self) -> int:
         """Count all records."""
@@ -135,8 +160,11 @@ class ReplayRecords:
         claimed = await self._letters.distinct("claimedBy", {"status": REPLAYING, "claimedBy": {"$exists": True}})
         if not claimed:
             return
-        for ended, reopened in ((DONE, RUNNING), (CANCELLED, CANCELLING), (STOPPED, CANCELLING)):
+        again = ((DONE, False, RUNNING), (DONE, True, EDITING), *((cut, None, CANCELLING) for cut in CUT_SHORT))
+        for ended, patched, reopened in again:
             over: Document = {"_id": {"$in": claimed}, "status": ended} | _EXPIRED
+            if patched is not None:
+                over["patch"] = {"$exists": patched}
             await self._replays.update_many(over, {"$set": {"status": reopened, "doneAt": None}})
 
     async def abandoned(self) -> list[str]:
@@ -159,6 +187,27 @@ class ReplayRecords:
         if not filters.ids and await self._letters.find_one(query(filters, decidable(filters)) | {"foreign": True}):
             return "all matching dead letters are foreign: look at each of them, and replay it by its id"
         return "there is no matching dead letter that could be replayed"
+
+
+def new_id() -> str:
+    """Return an id for a replay."""
+    return uuid4().hex[:16]
+
+
+def goes_in_steps(replay: Document) -> bool:
+    """Return whether a replay goes on, and does so carefully."""
+    return replay["status"] in GOING_ON and bool(replay.get("careful"))
+
+
+def patch_of(replay: Document) -> Patch | None:
+    """Return the patch with which a replay edits its letters, None if it sends them as they are."""
+    stored = replay.get("patch")
+    return None if stored is None else Patch(stored["text"], tuple(stored["unlocked"]))
+
+
+def number_left_out(replay: Document) -> int:
+    """Return how many letters a replay has left as they are, because its patch makes nothing of them."""
+    return sum(left["letters"] for left in replay.get("left") or ())
 
 
 def _lease(token: str) -> Document:

@@ -1,11 +1,11 @@
 """Dead letters as operators see and act on them: the one entry point for the command line and the console."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from operations.actions import record_action
-from operations.dead_letters.editing import MOST_EDITS, check_body
+from operations.actions import STARTED, record_action
+from operations.dead_letters.editing import MOST_EDITS, changed_identities, check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.groups import MOST_NOTES, Group, GroupOrder, GroupPage, GroupRecords
@@ -13,8 +13,9 @@ from operations.dead_letters.letter import why_not_replayable
 from operations.dead_letters.letter_json import letter_as_json
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.outcome import ReplayOutcome, outcome_of, outcomes_of
+from operations.dead_letters.patching import Edit, Patch
 from operations.dead_letters.records import LetterOrder, LetterPage, LetterRecords
-from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, ReplayRecords
+from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, ReplayRecords, new_id
 from operations.dead_letters.schema import SCHEMA
 from shared import schema
 from shared.clock import utc_now
@@ -198,25 +199,37 @@ class DeadLetterService:
         await self._log(by, "", "dead-letters.note", fingerprint, "noted")
 
     async def start_replay(
-        self, filters: Filters, *, by: str, why: str, rate: float = DEFAULT_RATE, careful: bool = False
+        self,
+        filters: Filters,
+        *,
+        by: str,
+        why: str,
+        rate: float = DEFAULT_RATE,
+        careful: bool = False,
+        replay_id: str | None = None,
     ) -> str:
         """Start a replay of the selected letters, at most `rate` per second; return its id.
 
         A careful one goes in steps, and stops by itself at the first letter that fails again. The operations process
-        runs it, or any other process with a Replayer. Raises NotPossibleError if none of the letters can be replayed,
-        ValueError for a rate that is not positive.
+        runs it, or any other process with a Replayer. With an id that a replay has already, start none. Raises
+        NotPossibleError if none of the letters can be replayed, ValueError for a rate that is not positive.
         """
         if not rate > 0:
             raise ValueError(f"the rate is {rate}, and must be more than 0")
-        replay = await self._replays.start(filters, by=by, why=why, rate=rate, careful=careful)
+        if replay_id is not None and await self._replays.find(replay_id) is not None:
+            return replay_id
+        replay = await self._replays.start(filters, by=by, why=why, rate=rate, careful=careful, replay_id=replay_id)
         outcome = f"{replay['total']} to replay{', carefully' if replay['careful'] else ''}"
         await self._log(by, why, "dead-letters.replay", _subject(filters, replay["_id"]), outcome)
         return str(replay["_id"])
 
-    async def edit_and_replay(self, letter_id: str, body: bytes, *, by: str, why: str) -> str:
+    async def edit_and_replay(
+        self, letter_id: str, body: bytes, *, by: str, why: str, unlocked: Collection[str] = ()
+    ) -> str:
         """Start a replay of one letter with another body, and keep the original; return the replay's id.
 
-        Raises InvalidBodyError with the fields that are wrong, NotPossibleError if the letter cannot be replayed.
+        The identities that are `unlocked`, by name, may change. Raises InvalidBodyError with the fields that are wrong,
+        NotPossibleError if the letter cannot be replayed.
         """
         letter = await self._letters.letter(letter_id)
         if letter is None:
@@ -225,10 +238,43 @@ class DeadLetterService:
             raise NotPossibleError(f"{letter_id} cannot be replayed: {reason}")
         if len(letter["edits"]) >= MOST_EDITS:
             raise NotPossibleError(f"{letter_id} has already been edited {MOST_EDITS} times, the maximum")
-        check_body(letter, body)
-        replay = await self._replays.start(Filters(ids=(letter_id,)), by=by, why=why, rate=DEFAULT_RATE, edited=body)
-        await self._log(by, why, "dead-letters.edit", letter_id, f"replayed with {len(body)} bytes")
+        check_body(letter, body, unlocked)
+        edit = Edit(body, changed_identities(letter, body))
+        replay = await self._replays.start(Filters(ids=(letter_id,)), by=by, why=why, rate=DEFAULT_RATE, edit=edit)
+        moved = "".join(f", {name} {old} → {new}" for name, (old, new) in edit.identities.items())
+        await self._log(by, why, "dead-letters.edit", letter_id, f"replayed with {len(body)} bytes{moved}")
         return str(replay["_id"])
+
+    async def start_edit(
+        self,
+        filters: Filters,
+        patch: Patch,
+        *,
+        by: str,
+        why: str,
+        rate: float = DEFAULT_RATE,
+        careful: bool = True,
+        replay_id: str | None = None,
+    ) -> str:
+        """Start a replay that edits each of the selected letters with a patch; return its id.
+
+        Letters that the patch leaves as they are stay dead. With an id that a replay has already, start none. Raises
+        what `start_replay` raises.
+        """
+        if not rate > 0:
+            raise ValueError(f"the rate is {rate}, and must be more than 0")
+        reason, replay_id = _checked(why, "reason"), replay_id or new_id()
+        if await self._replays.find(replay_id) is not None:
+            return replay_id
+        logged = by, reason, "dead-letters.edit", _subject(filters, replay_id)
+        if await self.count_replayable(filters):
+            await self._log(*logged, STARTED)
+        replay = await self._replays.start(
+            filters, by=by, why=reason, rate=rate, careful=careful, patch=patch, replay_id=replay_id
+        )
+        unlocked = f", {' and '.join(patch.unlocked)} unlocked" if patch.unlocked else ""
+        await self._log(*logged, f"replay {replay_id}: up to {replay['total']} to edit and replay{unlocked}")
+        return replay_id
 
     async def cancel_replay(self, replay_id: str, *, by: str) -> bool:
         """Stop a replay early; return False if it has ended already. Published letters stay published."""
@@ -238,10 +284,34 @@ class DeadLetterService:
         return cancelled
 
     async def discard(self, filters: Filters, *, by: str, why: str) -> int:
-        """Archive letters for good, with the status discarded; return how many. Raises ValueError without a reason."""
-        discarded = {"at": utc_now(), "by": by, "why": _checked(why, "reason")}
-        number = await self._letters.discard(filters, discarded)
-        await self._log(by, why, "dead-letters.discard", _subject(filters, ""), f"{number} discarded")
+        """Set letters aside, with the status discarded; return how many. Raises ValueError without a reason.
+
+        Interrupted, it has done it for some letters; once more, it goes on with the others.
+        """
+        return await self._decide("discard", "discarded", self._letters.discard, filters, by, why)
+
+    async def restore(self, filters: Filters, *, by: str, why: str) -> int:
+        """Take discarded letters back, so that they wait for a decision again; return how many.
+
+        Raises ValueError without a reason. Interrupted, it has done it for some letters, like `discard`.
+        """
+        return await self._decide("restore", "restored", self._letters.restore, filters, by, why)
+
+    async def _decide(
+        self,
+        action: str,
+        participle: str,
+        decide: Callable[[Filters, Document], Awaitable[int]],
+        filters: Filters,
+        by: str,
+        why: str,
+    ) -> int:
+        """Change the status of letters, and log it before and after: an interrupted act is logged too."""
+        reason = _checked(why, "reason")
+        logged = by, reason, f"dead-letters.{action}", _subject(filters, "")
+        await self._log(*logged, STARTED)
+        number = await decide(filters, {"at": utc_now(), "by": by, "why": reason})
+        await self._log(*logged, f"{number} {participle}")
         return number
 
     async def _log(self, by: str, why: str, action: str, subject: str, outcome: str) -> None:

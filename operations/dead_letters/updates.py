@@ -11,7 +11,8 @@ from pymongo import UpdateOne
 from operations.dead_letters.filters import claimable
 from operations.dead_letters.letter import Failure, clean, failed_fields, replay_message_id, words
 from operations.dead_letters.masking import mask_text
-from operations.dead_letters.status import DEAD, HANDLED, OPEN, PENDING, REPLAYING
+from operations.dead_letters.patching import Edit
+from operations.dead_letters.status import DEAD, DISCARDED, HANDLED, OPEN, PENDING, REPLAYING
 from shared.contracts import DeadLetterHandled
 from shared.database import Document
 
@@ -64,8 +65,13 @@ def handled(notice: DeadLetterHandled, now: datetime) -> list[UpdateOne]:
     ]
 
 
-def claimed(letter: Document, replay: Document, now: datetime) -> UpdateOne:
-    """Claim a letter for a replay, unless the replay has claimed it before or the letter has changed since."""
+def claimed(letter: Document, replay: Document, now: datetime, edit: Edit | None = None) -> UpdateOne:
+    """Claim a letter for a replay, unless the replay has claimed it before or the letter has changed since.
+
+    `edit` is what the replay's patch makes of the letter, as it was read.
+    """
+    if edit is None and replay["edited"] is not None:
+        edit = Edit(bytes(replay["edited"]), replay.get("identities", {}))
     letter_id = letter["_id"]
     own_id = replay_message_id(replay["_id"], letter_id)
     entry: Document = {
@@ -74,22 +80,39 @@ def claimed(letter: Document, replay: Document, now: datetime) -> UpdateOne:
         "at": now,
         "by": replay["by"],
         "why": replay["why"],
-        "edited": replay["edited"] is not None,
+        "edited": edit is not None,
         "messageId": own_id,
         "outcome": PENDING,
         "outcomeAt": None,
     }
     pushed: Document = {"replays": {"$each": [entry], "$slice": -MOST_REPLAYS_KEPT}}
-    if replay["edited"] is not None:
-        pushed["edits"] = {"at": now, "by": replay["by"], "why": replay["why"], "body": replay["edited"]}
+    found_by: list[str] = []
+    changed: Document = {"status": REPLAYING, "claimedBy": replay["_id"], "lastReplay": own_id}
+    claimable_now = {"_id": letter_id} | claimable(replay) | {"replays.replay": {"$ne": replay["_id"]}}
+    if edit is not None:
+        written: Document = {"at": now, "by": replay["by"], "why": replay["why"], "body": edit.body}
+        if edit.identities:
+            written["identities"] = edit.identities
+            changed |= (subject := _subject(edit))
+            found_by = words(" ".join(subject.values()))
+        pushed["edits"] = written
+    if "patch" in replay:
+        claimable_now["changes"] = letter["changes"]
     return UpdateOne(
-        {"_id": letter_id} | claimable(replay) | {"replays.replay": {"$ne": replay["_id"]}},
+        claimable_now,
         {
-            "$set": {"status": REPLAYING, "claimedBy": replay["_id"], "lastReplay": own_id},
+            "$set": changed,
             "$push": pushed,
+            "$addToSet": {"words": {"$each": found_by}},
             "$inc": {"changes": 1},
         },
     )
+
+
+def _subject(edit: Edit) -> Document:
+    """Return the fields of a letter that name the order which its message is about after an edit."""
+    order = edit.identities.get("orderId")
+    return {} if order is None else {"orderId": order[1], "correlationId": order[1]}
 
 
 def sent(letter: Document) -> UpdateOne:
@@ -109,6 +132,33 @@ def unsendable(letter: Document, error: Exception, now: datetime) -> UpdateOne:
         _claimed_as(letter) | {"replays": {"$elemMatch": {"messageId": letter["lastReplay"]}}},
         {"$set": outcome | {"status": DEAD}, "$unset": {"claimedBy": True}, "$inc": {"changes": 1}},
     )
+
+
+def discarded(entry: Document) -> Document:
+    """Return the update that sets letters aside; the entry says who does it, when and why."""
+    return {"$set": {"status": DISCARDED, "discarded": entry}, "$inc": {"changes": 1}}
+
+
+def restored(entry: Document) -> list[Document]:
+    """Return the update that takes discarded letters back; the entry says who does it, when and why.
+
+    A letter that was discarded while the outcome of its last replay was not known gets the status that goes with it:
+    one that was handled in the meantime must not wait for a replay.
+    """
+    last = {"$filter": {"input": "$replays", "cond": {"$eq": ["$$this.messageId", "$lastReplay"]}}}
+    outcome = {"$arrayElemAt": [{"$map": {"input": last, "in": "$$this.outcome"}}, -1]}
+    history = {"$slice": [{"$ifNull": ["$restored", []]}, -(MOST_REPLAYS_KEPT - 1)]}
+    with_discard = {"$mergeObjects": [{"$literal": entry}, {"discarded": "$discarded"}]}
+    return [
+        {
+            "$set": {
+                "status": {"$ifNull": [outcome, DEAD]},
+                "discarded": None,
+                "restored": {"$concatArrays": [history, [with_discard]]},
+                "changes": {"$add": ["$changes", 1]},
+            }
+        }
+    ]
 
 
 def _claimed_as(letter: Document) -> Document:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 from pymongo import AsyncMongoClient
@@ -16,6 +17,7 @@ from pymongo import AsyncMongoClient
 from operations.dead_letters.connection import record_waiting
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.notices import handlers
+from operations.dead_letters.patching import read_patch
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from shared import failpoints as at
@@ -32,6 +34,7 @@ from tests.support.processes import Process, Stack, run_stack
 LETTERS = 10_000
 REPLAYED = 300
 CAREFULLY = 60
+EDITED = 160
 AT_ONCE = 50
 """Letters that a replay claims together: half of what it may send per second."""
 INBOX = topology.PAYMENT_INBOX
@@ -161,6 +164,40 @@ async def test_a_careful_replay_continues_after_a_kill_at_any_step(
     assert {len(letter["replays"]) async for letter in database["dead_letters"].find()} == {1}
     assert set(received) == {f"o{number}" for number in range(CAREFULLY)}
     assert max(received.values()) <= 2
+
+
+async def test_a_bulk_edit_continues_after_a_kill_at_any_step(
+    harness: RabbitHarness, mongodb_url: str, database: Database
+) -> None:
+    """Each letter is edited once and sent, or left out and counted once, whichever step its process dies at."""
+    service = DeadLetterService(database)
+    await service.prepare()
+    bus = await harness.bus()
+    bodies = [b'{"orderId": "o%d", "reason": %s}' % (n, b"7" if n % 4 else b'"right"') for n in range(EDITED)]
+    await bus.publish([replace(dead(n), body=body) for n, body in enumerate(bodies)])
+    await record_waiting(harness.url, LetterRecords(database))
+    patch = read_patch(
+        '[{"op": "test", "path": "/reason", "value": 7}, {"op": "replace", "path": "/reason", "value": "late"}]'
+    )
+    replay_id = await service.start_edit(Filters(), patch, by="ann", why="a number", rate=40, careful=False)
+    for point in (at.REPLAY_CLAIMED, at.REPLAY_PUBLISHED, at.REPLAY_RECORDED):
+        assert await work(replay_id, harness, mongodb_url, database, f"{point}#2") == -signal.SIGKILL
+        await expire_lease(database)
+    assert await work(replay_id, harness, mongodb_url, database) == 0
+    wrong, right = EDITED * 3 // 4, EDITED // 4
+    replay = await service.replay(replay_id)
+    assert replay is not None
+    assert (replay["status"], replay["published"], replay["total"]) == ("done", wrong, EDITED)
+    assert replay["left"] == [{"reason": "the test of /reason failed", "letters": right}]
+    assert len({each["letter"] for each in replay["leftLetters"]}) == right
+    assert await service.counts() == {"dead": right, "pending": wrong, "replaying": 0, "handled": 0, "discarded": 0}
+    edits = [(letter["status"], len(letter["edits"])) async for letter in database["dead_letters"].find()]
+    assert Counter(edits) == {("pending", 1): wrong, ("dead", 0): right}
+    sent = await harness.take_from(INBOX, wrong + 20, within=60)
+    assert {message.body for message in sent} == {
+        b'{"orderId":"o%d","reason":"late"}' % n for n in range(EDITED) if n % 4
+    }
+    assert Counter(Counter(message.message_id for message in sent).values()) == {1: wrong - 20, 2: 20}
 
 
 async def work(

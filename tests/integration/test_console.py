@@ -38,6 +38,7 @@ from tests.support.consoles import (
     a_letter,
     an_app,
     console_dependencies,
+    hidden,
     pages_of,
     record_letters,
     serve,
@@ -897,7 +898,7 @@ async def test_what_a_replay_would_do_is_shown_before_it_is_done(
     assert f"A replay now: {cancelled}" in await text_of(pages, address)
     edited = await pages.post(f"{address}/edit/preview", data={"body": '{"orderId":"d1","reason":"other"}'})
     assert f"A replay with this body: {cancelled}" in edited.text
-    assert "&#34;other&#34;" in edited.text
+    assert "<ins>&#34;other&#34;</ins>" in edited.text
     wrong = await pages.post(f"{address}/edit/preview", data={"body": '{"orderId":"d2","reason":"other"}'})
     assert wrong.status_code == 422
     assert "must stay &#39;d1&#39;" in wrong.text
@@ -968,7 +969,10 @@ async def test_an_edit_is_checked_and_then_replayed(
     letters = DeadLetterService(dependencies.operations)
     letter = (await letters.page(Filters())).items[0]["_id"]
     address = f"/dead-letters/letters/{letter}/edit"
-    assert "&#34;userId&#34;: &#34;u1&#34;" in await text_of(pages, address)
+    form = await text_of(pages, address)
+    assert "&#34;userId&#34;: &#34;u1&#34;" in form
+    assert '<label>orderId (locked) <input value="d1" readonly></label>' in form
+    assert "&#34;orderId&#34;" not in form
     wrong = orjson.dumps(GOOD | {"items": [{"productId": "<p>", "quantity": 0, "price": 10}]}).decode()
     refused = await pages.post(address, data=REASON | {"body": wrong})
     assert refused.status_code == 422
@@ -982,12 +986,43 @@ async def test_an_edit_is_checked_and_then_replayed(
     assert "<code>orderId</code> is &#39;d2&#39; and must stay &#39;d1&#39;" in other.text
     assert (await letters.replays()) == []
     sent = orjson.dumps(GOOD, option=orjson.OPT_INDENT_2).replace(b"\n", b"\r\n").decode()
-    accepted = await pages.post(address, data=REASON | {"body": sent})
+    shown = await pages.post(address, data=REASON | {"body": sent})
+    assert shown.status_code == 200, "what changes is shown before it is sent"
+    assert '<code>/totalAmount</code></td><td class="break">—</td><td class="break"><ins>10</ins>' in shown.text
+    assert (await letters.replays()) == []
+    seen = {"seen": hidden(shown.text)["seen"]}
+    changed = await pages.post(address, data=REASON | seen | {"body": sent.replace('"u1"', '"u2"')})
+    assert (changed.status_code, "<ins>&#34;u2&#34;</ins>" in changed.text) == (200, True)
+    accepted = await pages.post(address, data=REASON | seen | {"body": sent})
     assert accepted.status_code == 303
     (listed,) = await letters.replays()
     replay = await letters.replay(listed["_id"])
     assert replay is not None
     assert replay["edited"] == orjson.dumps(GOOD, option=orjson.OPT_INDENT_2)
+
+
+async def test_what_a_letter_is_about_is_locked_until_its_new_value_is_typed(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    await record_letters(dependencies, a_letter("d1"))
+    letters = DeadLetterService(dependencies.operations)
+    letter = (await letters.page(Filters())).items[0]["_id"]
+    address = f"/dead-letters/letters/{letter}/edit"
+    without = orjson.dumps({name: value for name, value in GOOD.items() if name != "orderId"}).decode()
+    kept = await pages.post(f"{address}/preview", data={"body": without})
+    assert kept.status_code == 200
+    assert "<code>/orderId</code>" not in kept.text
+    untyped = await pages.post(f"{address}/preview", data={"body": without, "identity": "orderId", "value": " "})
+    assert (untyped.status_code, "type its new value to unlock it" in untyped.text) == (422, True)
+    unknown = await pages.post(f"{address}/preview", data={"body": without, "identity": "userId", "value": "u"})
+    assert unknown.status_code == 422
+    unlocked = REASON | {"body": without, "identity": "orderId", "value": "d2"}
+    shown = await pages.post(address, data=unlocked)
+    assert '<del>&#34;d1&#34;</del></td><td class="break"><ins>&#34;d2&#34;</ins>' in shown.text
+    sent = await pages.post(address, data=unlocked | {"seen": hidden(shown.text)["seen"]})
+    assert sent.status_code == 303
+    (entry,) = (await list_actions(dependencies.operations)).items
+    assert "orderId d1 → d2" in entry["outcome"]
 
 
 async def test_a_lone_surrogate_is_not_an_error(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:

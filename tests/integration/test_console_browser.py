@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
@@ -95,6 +96,7 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
         f"/dead-letters/letters/{letter['_id']}/edit",
         "/bulk-actions",
         f"/search?q={LONG[:200]}",
+        *(f"/dead-letters/many/{act}?matching=1" for act in ("replay", "edit", "discard")),
     ]
 
 
@@ -350,3 +352,41 @@ async def test_an_id_is_copied(dependencies: ConsoleDependencies, browser: Brows
         await expect(page.get_by_role("status").filter(has_text="Copied o1")).to_be_visible(timeout=PATIENCE)
         assert await page.evaluate("navigator.clipboard.readText()") == "o1"
         await page.close()
+
+
+async def test_eighty_bodies_with_one_mistake_take_three_clicks_and_two_texts(
+    dependencies: ConsoleDependencies, browser: Browser
+) -> None:
+    refund: dict[str, Any] = {"queue": "payment.inbox", "routing_key": "payment.refund"}
+    bodies = [b'{"orderId": "o%d", "reason": %s}' % (n, b"7" if n < 80 else b'"late"') for n in range(82)]
+    await record_letters(dependencies, *[a_letter(f"o{n}", body=body, **refund) for n, body in enumerate(bodies)])
+    letters = DeadLetterService(dependencies.operations)
+    (group,) = await letters.groups()
+    errors: list[str] = []
+    acts: list[str] = []
+    async with served(dependencies) as url:
+        page = await open_page(browser, url, errors)
+
+        async def click(role: Literal["link", "button"], name: str) -> None:
+            acts.append("click")
+            await page.get_by_role(role, name=name).click()
+
+        async def write(label: str, text: str) -> None:
+            acts.append("text")
+            await page.get_by_label(label, exact=True).fill(text)
+
+        await page.goto(f"/dead-letters/groups/{group.fingerprint}")
+        await click("link", "Edit all…")
+        test, fix = '{"op":"test","path":"/reason","value":7}', '{"op":"replace","path":"/reason","value":"late"}'
+        await write("JSON patch (RFC 6902)", f"[{test},{fix}]")
+        await click("button", "Preview")
+        await expect(page.get_by_role("heading", name="80 letters changed, 2 left as they are")).to_be_visible()
+        await expect(page.locator("ins").first).to_have_text('"late"')
+        await write("Reason", "the shop sent a number")
+        await click("button", "Edit and replay 80 letters")
+        await page.wait_for_url("**/dead-letters/replays/*")
+        await page.close()
+    assert errors == []
+    assert (acts.count("click"), acts.count("text")) == (3, 2)
+    (replay,) = await letters.replays()
+    assert (replay["total"], replay["why"], replay["careful"]) == (82, "the shop sent a number", True)

@@ -80,9 +80,10 @@ class DeadLetterHarness:
         bus = await self.harness.bus()
         return await Replayer(self.database, Publisher(bus), **options).run(replay, "test")
 
-    async def replay_carefully(self, handle: Any) -> Document:
+    async def replay_carefully(self, handle: Any, start: Any = None) -> Document:
         """Replay all letters carefully while `handle` receives them, and operations learns of the outcomes."""
-        replay_id = await self.service.start_replay(Filters(), by="ann", why="fixed", rate=5000.0, careful=True)
+        begin = self.service.start_replay if start is None else start
+        replay_id = await begin(Filters(), by="ann", why="fixed", rate=5000.0, careful=True)
         letters = Ingest(await self.harness.bus(topology.DEAD_LETTERS), self.records)
         recording = asyncio.create_task(letters.run())
         try:

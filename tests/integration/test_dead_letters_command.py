@@ -354,18 +354,93 @@ async def test_it_edits_from_a_file_from_stdin_or_in_the_editor(world: World, se
     refused = await world.run("edit", first, "--body", str(body), status=1)
     assert "orderId: must be a string (got 8)" in refused
     body.write_text('{"orderId": "o1"}')
-    assert "replayed 1 of 1" in await world.run("edit", first, "--body", str(body), "--why", "a number")
-    other = await world.run("edit", second, "--body", "-", given='{"orderId": "o2"}', status=1)
+    tried = await world.document("edit", first, "--body", str(body), "--dry-run")
+    assert tried == {"id": first, "changes": [{"path": "/orderId", "before": "7", "after": '"o1"'}]}
+    declined = await world.run("edit", first, "--body", str(body), given="n\n", status=1)
+    assert '/orderId: 7 → "o1"' in declined, "what changes is shown before it is sent"
+    assert "replayed 1 of 1" in await world.run("edit", first, "--body", str(body), "--why", "a number", given="y\n")
+    other = await world.run("edit", second, "--body", "-", "--yes", given='{"orderId": "o2"}', status=1)
     assert "orderId: is 'o2' and must stay 'o1'" in other
-    await world.run("edit", second, "--body", "-", given='{"orderId": "o1", "reason": "x"}')
-    await world.run("edit", third, status=1, EDITOR="true", **editing)
+    await world.run("edit", second, "--body", "-", "--yes", given='{"orderId": "o1", "reason": "x"}')
+    await world.run("edit", third, "--yes", status=1, EDITOR="true", **editing)
     as_operator = editing | {"ORDERSAGA_API_KEY": KEYS[Role.OPERATOR]}
     assert "the editor needs the permission letters:edit" in await world.run("edit", third, status=1, **as_operator)
-    await world.run("edit", third, EDITOR="sed -i s/7/'\"o1\"'/", **editing)
+    await world.run("edit", third, "--yes", EDITOR="sed -i s/7/'\"o1\"'/", **editing)
     sent = [json.loads(message.body)["orderId"] for message in await world.harness.take_from(INBOX, 3)]
     assert sent == ["o1", "o1", "o1"]
     shown = await world.document("show", first)
     assert (json.loads(shown["body"]), json.loads(shown["edits"][0]["body"])) == ({"orderId": 7}, {"orderId": "o1"})
+
+
+async def test_an_edit_changes_what_a_letter_is_about_only_if_it_is_unlocked_and_typed(
+    world: World, tmp_path: Path
+) -> None:
+    await world.send(dead(body=b'{"orderId": "o1"}'))
+    (letter,) = (await world.document("list"))["items"]
+    body = tmp_path / "body.json"
+    body.write_text('{"orderId": "o2"}')
+    edit = ("edit", letter["id"], "--body", str(body))
+    assert "must stay 'o1'" in await world.run(*edit, "--yes", status=1)
+    await world.run(*edit, "--unlock", "userId", status=2)
+    asked = await world.run(*edit, "--unlock", "orderId", given="y\no3\n", status=1)
+    assert "orderId would no longer be o1. Type the new orderId" in asked
+    assert "the new orderId is not confirmed, so nothing is sent" in asked
+    await world.run(*edit, "--unlock", "orderId", given="y\no2\n")
+    shown = await world.document("show", letter["id"])
+    assert (shown["orderId"], shown["edits"][0]["identities"]) == ("o2", {"orderId": ["o1", "o2"]})
+    await world.harness.take_from(INBOX, 1)
+
+
+async def test_one_patch_edits_all_letters_with_one_mistake(world: World, tmp_path: Path) -> None:
+    wrong = [dead(message_id=f"m{n}", body=b'{"orderId": "o1", "reason": 7, "token": "tok_secret"}') for n in range(4)]
+    await world.send(*wrong, dead(message_id="right"))
+    fix = '[{"op": "test", "path": "/reason", "value": 7}, {"op": "replace", "path": "/reason", "value": "late"}]'
+    file = tmp_path / "patch.json"
+    file.write_text(fix)
+    tried = await world.document("edit", "--all", "--patch", str(file), "--dry-run")
+    assert (tried["total"], tried["changed"]) == (5, 4)
+    assert tried["leftOut"] == [{"reason": "the test of /reason failed", "letters": 1}]
+    assert tried["samples"][0]["changes"] == [{"path": "/reason", "before": "7", "after": '"late"'}]
+    assert [row["letters"] for row in tried["replays"]] == [4]
+    shown = await world.run("edit", "--all", "--patch", fix, "--dry-run")
+    assert "4 letters changed, 1 left as they are" in shown
+    assert "1  left: the test of /reason failed" in shown
+    assert '/reason: 7 → "late"' in shown
+    assert (await world.document("list"))["items"][0]["edits"] == []
+    asked = await world.run("edit", "--all", "--patch", fix, given="n\n", status=1)
+    assert "Edit and replay 4 dead letters (selected: 0 orders of 0 customers, 1 order that cannot be found)?" in asked
+    done = await world.document(
+        "edit", "--type", "payment.refund", "--patch", fix, "--why", "a number", "--at-once", "--yes"
+    )
+    assert (done["total"], done["published"], done["leftOut"]) == (5, 4, tried["leftOut"])
+    bodies = {json.loads(message.body)["reason"] for message in await world.harness.take_from(INBOX, 4)}
+    assert bodies == {"late"}
+    again = await world.run("edit", "--all", "--patch", fix, "--why", "again", "--yes", status=1)
+    assert "there is no matching dead letter that the patch changes" in again
+
+
+async def test_a_patch_that_touches_what_letters_are_about_needs_its_name(world: World) -> None:
+    await world.send(dead(), dead(message_id="m2"))
+    move = '[{"op": "replace", "path": "/orderId", "value": "o2"}]'
+    assert "touches orderId" in await world.run("edit", "--all", "--patch", move, "--dry-run", status=2)
+    asked = await world.run("edit", "--all", "--patch", move, "--unlock", "orderId", given="y\nno\n", status=1)
+    assert "orderId is not confirmed, so nothing is sent" in asked
+    await world.run("edit", "--all", "--patch", move, "--unlock", "orderId", "--at-once", given="y\norderId\nmoved\n")
+    assert {json.loads(message.body)["orderId"] for message in await world.harness.take_from(INBOX, 2)} == {"o2"}
+
+
+async def test_discarded_letters_are_restored_for_a_reason(world: World) -> None:
+    await world.send(dead(), dead(message_id="m2"))
+    assert await world.document("discard", "--all", "--yes", "--why", "a mistake") == {"discarded": 2}
+    one, other = [item["id"] for item in (await world.document("list", "--status", "discarded"))["items"]]
+    await world.run("restore", "--all", "--yes", status=2)
+    asked = await world.run("restore", one, given="n\n", status=1)
+    assert "Restore 1 dead letter (0 orders of 0 customers, 1 order that cannot be found)?" in asked
+    assert "restored 1" in await world.run("restore", one, "--why", "it was right", given="y\n")
+    assert "restored " in await world.run("show", one)
+    assert await world.document("restore", "--type", "payment.refund", "--yes", "--why", "all") == {"restored": 1}
+    assert "no matching dead letter to restore" in await world.run("restore", other, "--yes", "--why", "x", status=1)
+    assert {item["status"] for item in (await world.document("list"))["items"]} == {"dead"}
 
 
 async def test_tokens_and_personal_fields_are_hidden_unless_the_key_may_edit_letters(
@@ -440,6 +515,17 @@ async def test_it_discards_for_a_reason_and_exports_everything(world: World, ser
         ["replay", "--all", "--service", "order"],
         ["discard", "--why", "x"],
         ["replay", "--all", "--json"],
+        ["edit"],
+        ["edit", "a", "b"],
+        ["edit", "--all"],
+        ["edit", "--patch", "[]", "a"],
+        ["edit", "--patch", "/nonexistent", "a"],
+        ["edit", "a", "--patch", '[{"op": "remove", "path": "/x"}]', "--body", "-"],
+        ["edit", "a", "--patch", '[{"op": "remove", "path": "/x"}]', "--yes"],
+        ["edit", "a", "--body", "-", "--json"],
+        ["edit", "a", "--body", "-"],
+        ["edit", "a", "--unlock", "userId"],
+        ["restore", "--why", "x"],
         ["list", "--status", "lost"],
         ["list", "--since", "yesterday"],
         ["export"],

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -33,7 +32,7 @@ from shared.failpoints import BULK_ACTED, BULK_CLAIMED, BULK_NOTED, BULK_RECORDE
 from tests.support.access import ADMIN_KEY, KEYS, bearer
 from tests.support.builders import an_order
 from tests.support.buses import RabbitHarness
-from tests.support.consoles import BY_ADMIN, NO_SERVICES, Clock, console_dependencies, pages_of
+from tests.support.consoles import BY_ADMIN, NO_SERVICES, Clock, console_dependencies, hidden, pages_of
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import Servers, delete_topology, drop_databases
 
@@ -438,11 +437,6 @@ async def test_ticked_orders_are_retried_in_the_console_with_one_text(shop: Shop
     for order_id in failed:
         by, why, action, outcome = (await shop.log(order_id))[-1]
         assert (by, why, action, outcome) == (BY_ADMIN, "the provider is back", "order.retry", "accepted")
-
-
-def hidden(page: str) -> dict[str, str]:
-    """Return the hidden fields of a form."""
-    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
 
 
 async def test_what_a_form_of_the_console_does_not_show_is_not_done(shop: Shop) -> None:

@@ -1,6 +1,8 @@
 """The console over real servers, for tests: its pages over HTTP, and dead letters as the broker would deliver them."""
 
 import asyncio
+import html
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -113,6 +115,12 @@ async def record_letters(dependencies: ConsoleDependencies, *deliveries: Deliver
     """Record dead letters, as the ingest does."""
     await DeadLetterService(dependencies.operations).prepare()
     await LetterRecords(dependencies.operations).record(deliveries, now or utc_now())
+
+
+def hidden(page: str) -> dict[str, str]:
+    """The hidden fields of the forms on a page."""
+    found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
+    return {name: html.unescape(value) for name, value in found}
 
 
 def a_letter(

@@ -103,6 +103,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("dead-letters", "replay"): ["--all", "--yes"],
     ("dead-letters", "outcome"): ["abc"],
     ("dead-letters", "discard"): ["--all", "--yes", "--why", "x"],
+    ("dead-letters", "restore"): ["--all", "--yes", "--why", "x"],
     ("dead-letters", "export"): ["--all"],
     ("events", "export"): ["--out", "events.jsonl"],
     ("database", "prepare"): ["--secrets", "secrets"],
@@ -134,7 +135,7 @@ def test_every_command_that_acts_names_what_it_acts_on_first(
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
-        ("dead-letters re", ["replay"]),
+        ("dead-letters re", ["replay", "restore"]),
         ("do", ["down", "doctor"]),
         ("logs --f", ["--follow"]),
         ("logs pay", ["payment"]),

@@ -1,7 +1,7 @@
 """Shows dead letters in 80 columns."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import orjson
@@ -11,8 +11,10 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from operations.commands.terminal import foreign
+from operations.dead_letters.difference import Change
 from operations.dead_letters.groups import HistogramBin
 from operations.dead_letters.letter import why_foreign
+from operations.dead_letters.preview import Effect
 from operations.dead_letters.records import LetterPage
 from operations.dead_letters.status import DEAD, HANDLED
 from operations.impact.impact import Impact
@@ -30,6 +32,10 @@ MOST_BINARY_BYTES = 64
 LONGEST_HEADER = 500
 """What a terminal shows of a body or a header; output for a program has all."""
 
+MOST_CHANGES = 100
+"""Fields that an edit changes, and that are shown."""
+
+_EFFECTS = {Effect.CHANGES: "green", Effect.FAILS: "red"}
 _BARS = " ▁▂▃▄▅▆▇█"
 _JSON = Syntax("", "json", background_color="default")
 _COLOURS = {DEAD: "red", HANDLED: "green"}
@@ -143,6 +149,9 @@ def _show_decisions(letter: Document, console: Console) -> None:
         discarded = letter["discarded"]
         line = f"  discarded {format_time(discarded['at'])} by {discarded['by']}: {discarded['why']}"
         console.print(printable(line), markup=False, highlight=False)
+    for restored in letter.get("restored", ()):
+        line = f"  restored {format_time(restored['at'])} by {restored['by']}: {restored['why']}"
+        console.print(printable(line), markup=False, highlight=False)
 
 
 def _body(body: bytes, content_type: str, *, whole: bool) -> Text:
@@ -166,6 +175,20 @@ def _cut(text: str) -> str:
     lines = text[: 200 * MOST_BODY_LINES].splitlines()
     left = len(text.splitlines()) - MOST_BODY_LINES if len(lines) > MOST_BODY_LINES else 0
     return "\n".join([*lines[:MOST_BODY_LINES], *([f"… {left} more lines: `export` writes all"] if left else [])])
+
+
+def show_changes(changes: Sequence[Change], console: Console) -> None:
+    """Print what an edit changes, a line for each field."""
+    for change in changes[:MOST_CHANGES]:
+        console.print(Text(f"  {printable(change.in_words())}"), soft_wrap=True)
+    if len(changes) > MOST_CHANGES:
+        console.print(f"  and {len(changes) - MOST_CHANGES:,} more", style="dim", highlight=False)
+
+
+def show_effects(effects: Iterable[tuple[str, Effect, int]], console: Console) -> None:
+    """Print what a replay would do: the number of letters, and the effect on them."""
+    for words, effect, number in effects:
+        console.print(Text(f"{number:>7,}  {printable(words)}", style=_EFFECTS.get(effect, "")), soft_wrap=True)
 
 
 def sparkline(histogram: Sequence[HistogramBin]) -> str:

@@ -13,44 +13,150 @@ from typing import Annotated
 import orjson
 import typer
 
-from operations.commands.dead_letters.options import WITHIN_SECONDS, AsJson, LetterId, Wait, Why, Within
+from operations.commands.dead_letters.display import show_changes
+from operations.commands.dead_letters.edit_many import EditOptions, edit_many, patch_of
+from operations.commands.dead_letters.options import (
+    WITHIN_SECONDS,
+    All,
+    AsJson,
+    Careful,
+    Error,
+    GroupId,
+    Ids,
+    Order,
+    Rate,
+    Service,
+    Since,
+    Text,
+    Type,
+    Until,
+    Wait,
+    Why,
+    Within,
+    Yes,
+    build_filters,
+    require_selection,
+    require_yes_with_json,
+)
 from operations.commands.dead_letters.replay import conclude, run_replay
 from operations.commands.dead_letters.session import require_unmasked, run
 from operations.commands.operator import current_operator
+from operations.commands.terminal import open_console, print_json
 from operations.dead_letters.connection import DeadLetterConnection
-from operations.dead_letters.replays import NotPossibleError
+from operations.dead_letters.difference import differences
+from operations.dead_letters.editing import changed_identities, check_body
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.patching import LOCKABLE
+from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError
+from shared.printable import printable
 
 
-def edit_letter(
-    letter_id: LetterId,
+def edit_letters(
+    ids: Ids = None,
+    all_letters: All = False,
+    service: Service = None,
+    error: Error = None,
+    type_: Type = None,
+    since: Since = None,
+    until: Until = None,
+    order: Order = None,
+    text: Text = None,
+    group: GroupId = None,
     body: Annotated[
         str | None,
         typer.Option(
-            "--body", metavar="FILE", help="File with the new body; - reads it from stdin.", show_default="your editor"
+            "--body",
+            metavar="FILE",
+            help="File with the new body of one letter; - reads it from stdin.",
+            show_default="your editor",
         ),
     ] = None,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            "--patch",
+            metavar="FILE|JSON",
+            help="JSON patch (RFC 6902) for each of the letters: a file, the patch itself, or - for stdin.",
+            show_default="one letter is edited",
+        ),
+    ] = None,
+    unlock: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unlock", metavar="FIELD", help="Let the edit change an identity, such as orderId.", show_default="none"
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, max=1000, help="Letters of a patch whose changes are shown.")
+    ] = 3,
+    rate: Rate = DEFAULT_RATE,
+    careful: Careful = True,
     why: Why = None,
     wait: Wait = False,
     within: Within = WITHIN_SECONDS,
+    yes: Yes = False,
     as_json_document: AsJson = False,
 ) -> None:
-    """Replay a letter with another body, from FILE or from your editor ($VISUAL, $EDITOR). The original is kept.
+    """Replay letters with other bodies, after showing what changes. The originals are kept.
 
-    The new body must be JSON, valid for the message's type, and about the same order. The editor shows tokens and
-    personal fields, so your key needs letters:edit.
+    One letter gets its new body from --body or from your editor ($VISUAL, $EDITOR). With --patch, the same change is
+    made to every selected letter; those to which it does not apply are counted by reason, and left as they are. A new
+    body must be JSON, valid for the message's type, and about the same order: --unlock orderId allows another one. The
+    editor shows tokens and personal fields, so your key needs letters:edit.
 
-    Exit status 0 when sent (with --wait: handled), 1 if the body is not valid, the letter is not dead or it failed
-    again, 2 for wrong usage, 3 if a server cannot be reached.
+    Exit status 0 when sent (carefully or with --wait: handled), 1 if the body is not valid, nothing would change, the
+    letter is not dead, one failed again, or it is not confirmed, 2 for wrong usage, 3 if a server cannot be reached.
     """
+    filters = build_filters(ids, service, error, type_, since, until, order, text, group)
+    unlocked = tuple(unlock or ())
+    if unknown := sorted(set(unlocked) - set(LOCKABLE)):
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(LOCKABLE)}", param_hint="--unlock")
+    if not dry_run:
+        require_yes_with_json(yes, as_json_document)
+        if "-" in (body, patch) and not yes:
+            raise typer.BadParameter("stdin has the new body or the patch, and cannot be asked: add --yes or --dry-run")
+    options = EditOptions(dry_run, samples, rate, careful, why, within if wait else None, yes, as_json_document)
+    if patch is None:
+        if all_letters or len(filters.ids) != 1 or filters != Filters(ids=filters.ids):
+            raise typer.BadParameter("give one id, or --patch for many letters")
+        run(lambda connection: _edit_one(connection, filters.ids[0], body, unlocked, options))
+        return
+    if body is not None:
+        raise typer.BadParameter("is for one letter, and --patch for many: give one of them", param_hint="--body")
+    if why is None and yes and not dry_run:
+        raise typer.BadParameter("required with --yes and --patch", param_hint="--why")
+    require_selection(filters, all_letters)
+    read = patch_of(patch, unlocked)
+    run(lambda connection: edit_many(connection, filters, read, options), only_reads=dry_run)
 
-    async def send(connection: DeadLetterConnection) -> None:
-        whole_id = await connection.service.resolve(letter_id)
-        new_body = read_body(body) if body is not None else await _edit_body(connection, whole_id)
-        replay_id = await connection.service.edit_and_replay(whole_id, new_body, by=current_operator(), why=why or "")
-        replay = await run_replay(connection, replay_id)
-        await conclude(connection, replay, within if wait else None, as_json_document)
 
-    run(send)
+async def _edit_one(
+    connection: DeadLetterConnection, prefix: str, body: str | None, unlocked: tuple[str, ...], options: EditOptions
+) -> None:
+    letter_id = await connection.service.resolve(prefix)
+    new_body = read_body(body) if body is not None else await _edit_body(connection, letter_id)
+    letter = await connection.service.letter(letter_id)
+    assert letter is not None  # noqa: S101 - letters are never deleted
+    check_body(letter, new_body, unlocked)
+    changes = differences(letter["current"], new_body, masked=True)
+    if options.dry_run and options.as_json_document:
+        print_json({"id": letter_id, "changes": [change.as_json() for change in changes]})
+    else:
+        show_changes(changes, open_console(stderr=not options.dry_run))
+    if options.dry_run:
+        return
+    if not options.yes:
+        if not typer.confirm("Replay the letter with this body?", err=True):
+            raise typer.Exit(1)
+        for name, (old, new) in changed_identities(letter, new_body).items():
+            question = f"{name} would no longer be {printable(str(old))}. Type the new {name}"
+            if typer.prompt(question, err=True) != str(new):
+                raise NotPossibleError(f"the new {name} is not confirmed, so nothing is sent")
+    replay_id = await connection.service.edit_and_replay(
+        letter_id, new_body, by=current_operator(), why=options.why or "", unlocked=unlocked
+    )
+    await conclude(connection, await run_replay(connection, replay_id), options.within, options.as_json_document)
 
 
 def read_body(name: str) -> bytes:

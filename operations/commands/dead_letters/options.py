@@ -62,6 +62,15 @@ Unmasked = Annotated[
     bool, typer.Option("--unmasked", help="Show tokens and personal fields; your key needs letters:edit.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Rate = Annotated[float, typer.Option("--rate", min=0.1, max=10_000, help="Letters per second.")]
+Careful = Annotated[
+    bool,
+    typer.Option(
+        "--careful/--at-once",
+        help="Send 1 letter, then 5, 25 and so on up to the rate, each time once all that was sent is handled; "
+        "stop when one fails again.",
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the outcome of every message is known.")]
 Within = Annotated[float, typer.Option("--within", min=0, metavar="SECONDS", help="Time limit of --wait.")]
 Why = Annotated[

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text as Line
 
-from operations.commands.dead_letters.display import short, wide
+from operations.commands.dead_letters.display import short, show_effects, wide
 from operations.commands.dead_letters.edit import read_body
 from operations.commands.dead_letters.options import (
     All,
@@ -31,8 +31,6 @@ from operations.dead_letters.preview import Effect
 from operations.dead_letters.previewing import ReplayPreviews, SelectionPreview
 from operations.dead_letters.replays import NotPossibleError
 from shared.printable import printable
-
-_COLOURS = {Effect.CHANGES: "green", Effect.FAILS: "red"}
 
 
 def preview_letters(
@@ -100,8 +98,7 @@ def _previews(connection: DeadLetterConnection) -> ReplayPreviews:
 
 
 def _show(found: SelectionPreview, limit: int, console: Console) -> None:
-    for words, effect, number in found.counts:
-        console.print(Line(f"{number:>7,}  {printable(words)}", style=_COLOURS.get(effect, "")), soft_wrap=True)
+    show_effects(found.counts, console)
     if len(found.letters) < found.total:
         console.print(f"the first {len(found.letters):,} of {found.total:,} letters", style="dim", highlight=False)
     if found.total == 1:

@@ -12,10 +12,12 @@ from operations.commands.dead_letters.options import (
     WITHIN_SECONDS,
     All,
     AsJson,
+    Careful,
     Error,
     GroupId,
     Ids,
     Order,
+    Rate,
     Service,
     Since,
     Text,
@@ -59,15 +61,8 @@ def replay_letters(
     order: Order = None,
     text: Text = None,
     group: GroupId = None,
-    rate: Annotated[float, typer.Option("--rate", min=0.1, max=10_000, help="Letters per second.")] = DEFAULT_RATE,
-    careful: Annotated[
-        bool,
-        typer.Option(
-            "--careful/--at-once",
-            help="Send 1 letter, then 5, 25 and so on up to the rate, each time once all that was sent is handled; "
-            "stop when one fails again.",
-        ),
-    ] = True,
+    rate: Rate = DEFAULT_RATE,
+    careful: Careful = True,
     why: Why = None,
     wait: Wait = False,
     within: Within = WITHIN_SECONDS,
@@ -169,6 +164,8 @@ async def conclude(
             for name in ("failed", "unknown")
         }
         how = {"careful": replay.get("careful", False), "stoppedBecause": why_stopped(replay)}
+        if "left" in replay:
+            how["leftOut"] = replay["left"]
         print_json(document | how | result.as_json() | named)
     else:
         await _print_outcome(connection, replay, result, within)
@@ -180,6 +177,8 @@ async def _print_outcome(
     connection: DeadLetterConnection, replay: Document, result: ReplayOutcome, within: float | None
 ) -> None:
     typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
+    for left in replay.get("left", ()):
+        typer.echo(printable(f"  {left['letters']:,} left as they are: {left['reason']}"))
     typer.echo(result.in_words())
     if why := why_stopped(replay):
         typer.echo(printable(f"stopped: {why}"))

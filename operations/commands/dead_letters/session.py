@@ -7,9 +7,10 @@ from typing import NoReturn, TypeVar
 import typer
 import uvloop
 
+from operations.commands.orders.display import totals_in_words
 from operations.commands.permission import NotPermittedError, require_permission
 from operations.commands.target import chosen_stack
-from operations.commands.terminal import print_error
+from operations.commands.terminal import counted, print_error
 from operations.dead_letters.connection import DeadLetterConnection, connect
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.filters import Filters
@@ -17,6 +18,7 @@ from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.replays import NotPossibleError
 from operations.errors import UnreachableError
+from operations.order_actions.of_letters import Concerned, concerned
 from shared.access.permissions import Permission
 from shared.database import Document
 
@@ -76,9 +78,27 @@ async def visible(connection: DeadLetterConnection, letters: Sequence[Document],
     return list(letters)
 
 
-async def confirm(connection: DeadLetterConnection, filters: Filters, action: str, yes: bool) -> None:
-    """Ask for confirmation unless `yes` is set. Raises NotPossibleError if no letter is selected."""
-    _ask(action, await connection.service.count_decidable(filters), yes)
+async def confirm(connection: DeadLetterConnection, letters: Document, action: str, yes: bool) -> None:
+    """Ask for confirmation of an act on the letters of a query unless `yes` is set.
+
+    Raises NotPossibleError if there is none.
+    """
+    found = await concerned(connection.database.client, connection.stack.database_prefix, letters)
+    _ask(action, found.letters, yes, _about(found))
+
+
+async def concerning(connection: DeadLetterConnection, letters: Document) -> str:
+    """Return what the letters of a query concern, such as "80 orders of 12 customers, 120.00 USD"."""
+    return _about(await concerned(connection.database.client, connection.stack.database_prefix, letters))
+
+
+def _about(found: Concerned) -> str:
+    words = [totals_in_words(found.totals)]
+    if found.missing:
+        words.append(f"{counted(found.missing, 'orders')} that cannot be found")
+    if found.nameless:
+        words.append(f"{counted(found.nameless, 'letters')} without an order")
+    return ", ".join(words)
 
 
 async def confirm_replay(connection: DeadLetterConnection, filters: Filters, yes: bool) -> None:
@@ -92,9 +112,9 @@ async def confirm_replay(connection: DeadLetterConnection, filters: Filters, yes
     _ask("Replay", await connection.service.count_replayable(filters), yes)
 
 
-def _ask(action: str, number: int, yes: bool) -> None:
+def _ask(action: str, number: int, yes: bool, about: str = "") -> None:
     if not number:
         raise NotPossibleError(f"there is no matching dead letter to {action.lower()}")
-    letters = "1 dead letter" if number == 1 else f"{number:,} dead letters"
+    letters = counted(number, "dead letters") + (f" ({about})" if about else "")
     if not yes and not typer.confirm(f"{action} {letters}?", err=True):
         raise typer.Exit(1)

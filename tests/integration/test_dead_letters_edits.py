@@ -1,0 +1,163 @@
+"""Edits of many letters, edits that change what a message is about, and letters that are taken back."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from operations.actions import list_actions
+from operations.dead_letters.editing import InvalidBodyError
+from operations.dead_letters.filters import Filters
+from operations.dead_letters.patching import Patch, read_patch
+from operations.dead_letters.records import LetterRecords
+from operations.dead_letters.replays import NotPossibleError
+from shared.clock import utc_now
+from shared.contracts import DeadLetterHandled
+from tests.integration.test_dead_letters import (
+    INBOX,
+    DeadLetterHarness,
+    accept,
+    database,
+    dead,
+    dead_letters,
+    patient,
+)
+
+__all__ = ["database", "dead_letters", "patient"]  # fixtures, used by name
+
+WRONG, RIGHT = b'{"orderId": "o1", "reason": 7}', b'{"orderId": "o1", "reason": "late"}'
+
+
+def a_patch(*operations: dict[str, Any], unlocked: tuple[str, ...] = ()) -> Patch:
+    return read_patch(json.dumps(operations), unlocked)
+
+
+FIX = a_patch({"op": "test", "path": "/reason", "value": 7}, {"op": "replace", "path": "/reason", "value": "late"})
+
+
+async def test_a_patch_edits_the_letters_to_which_it_applies_and_leaves_the_others(
+    dead_letters: DeadLetterHarness,
+) -> None:
+    bodies = [WRONG, RIGHT, WRONG, b"not JSON", WRONG, RIGHT]
+    await dead_letters.send_dead(*[dead(body, message_id=f"m{n}") for n, body in enumerate(bodies)])
+    await dead_letters.record_waiting()
+    service, replay_id = dead_letters.service, "0" * 16
+    for _ in range(2):  # a form may be sent twice
+        await service.start_edit(
+            Filters(), FIX, by="ann", why="a number", rate=5000.0, careful=False, replay_id=replay_id
+        )
+    started = await service.replay(replay_id)
+    assert started is not None
+    assert started["status"] == "editing", "release 0.1.0 runs those that are running, and would send them unedited"
+    done = await dead_letters.run_replay(replay_id)
+    assert (done["status"], done["published"], done["total"]) == ("done", 3, 6)
+    assert done["left"] == [
+        {"reason": "the test of /reason failed", "letters": 2},
+        {"reason": "the body is not JSON", "letters": 1},
+    ]
+    sent = await dead_letters.harness.take_from(INBOX, 3)
+    assert {message.body for message in sent} == {b'{"orderId":"o1","reason":"late"}'}
+    letters = await dead_letters.all()
+    assert Counter(letter["status"] for letter in letters) == {"pending": 3, "dead": 3}
+    for letter in letters:
+        edited = letter["status"] == "pending"
+        assert bool(letter["edits"]) == edited
+        assert not edited or (bytes(letter["body"]), letter["replays"][0]["edited"]) == (WRONG, True)
+    logged = [entry["outcome"] for entry in (await list_actions(dead_letters.database)).items]
+    assert logged == [f"replay {replay_id}: up to 6 to edit and replay", "started"]
+
+
+async def test_a_careful_edit_goes_past_what_it_leaves_as_it_is(dead_letters: DeadLetterHarness) -> None:
+    bodies = [RIGHT] * 30 + [WRONG] * 12
+    await dead_letters.send_dead(*[dead(body, message_id=f"m{n}") for n, body in enumerate(bodies)])
+    await dead_letters.record_waiting()
+
+    async def start(_: object, **how: Any) -> str:
+        return await dead_letters.service.start_edit(Filters(), FIX, **how)
+
+    done = await dead_letters.replay_carefully(accept, start)
+    assert (done["status"], done["published"], done["careful"]) == ("done", 12, True)
+    assert done["left"] == [{"reason": "the test of /reason failed", "letters": 30}]
+    assert (await dead_letters.service.outcome(done["_id"])).in_brief() == "12 handled"
+
+
+async def test_a_letter_that_changes_meanwhile_is_patched_as_it_is_then(
+    dead_letters: DeadLetterHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await dead_letters.send_dead(dead(WRONG), dead(WRONG, message_id="m2"))
+    first, _ = await dead_letters.record_waiting()
+    claim, late = LetterRecords.claim, b'{"orderId": "o1", "reason": 7, "x": 1}'
+
+    async def another_is_faster(self: LetterRecords, *given: Any) -> bool:
+        edit = {"$push": {"edits": {"body": late}}, "$inc": {"changes": 1}}
+        await dead_letters.database["dead_letters"].update_one({"_id": first["_id"], "edits": []}, edit)
+        return await claim(self, *given)
+
+    monkeypatch.setattr(LetterRecords, "claim", another_is_faster)
+    replay_id = await dead_letters.service.start_edit(Filters(), FIX, by="ann", why="w", careful=False)
+    done = await dead_letters.run_replay(replay_id)
+    assert (done["published"], done["left"]) == (2, [])
+    bodies = sorted(message.body for message in await dead_letters.harness.take_from(INBOX, 2))
+    assert bodies == [b'{"orderId":"o1","reason":"late","x":1}', b'{"orderId":"o1","reason":"late"}']
+
+
+async def test_an_edit_of_nothing_is_refused_and_not_logged(dead_letters: DeadLetterHarness) -> None:
+    with pytest.raises(NotPossibleError, match="no matching dead letter"):
+        await dead_letters.service.start_edit(Filters(), FIX, by="ann", why="w")
+    with pytest.raises(ValueError, match="reason"):
+        await dead_letters.service.start_edit(Filters(), FIX, by="ann", why=" ")
+    assert (await list_actions(dead_letters.database)).items == []
+
+
+async def test_an_unlocked_edit_moves_a_letter_to_the_order_that_was_named(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead(b'{"orderId": "typo", "reason": "late"}'))
+    (letter,) = await dead_letters.record_waiting()
+    service, body = dead_letters.service, b'{"orderId": "right-1", "reason": "late"}'
+    with pytest.raises(InvalidBodyError, match="must stay 'typo'"):
+        await service.edit_and_replay(letter["_id"], body, by="ann", why="w")
+    await dead_letters.run_replay(
+        await service.edit_and_replay(letter["_id"], body, by="ann", why="w", unlocked=["orderId"])
+    )
+    (sent,) = await dead_letters.harness.take_from(INBOX, 1)
+    assert (sent.body, sent.correlation_id) == (body, "right-1")
+    stored = await dead_letters.stored(letter["_id"])
+    assert stored["orderId"] == "right-1", "the letter is about the other order from now on"
+    assert stored["edits"][0]["identities"] == {"orderId": ["typo", "right-1"]}
+    assert bytes(stored["body"]) == b'{"orderId": "typo", "reason": "late"}', "the original is kept"
+    for found_by in (Filters(order_id="right-1"), Filters(text="right-1")):
+        assert [each["_id"] for each in (await service.page(found_by)).items] == [letter["_id"]]
+    (entry,) = (await list_actions(dead_letters.database)).items
+    assert "orderId typo → right-1" in entry["outcome"]
+    with pytest.raises(InvalidBodyError, match="must stay 'right-1'"):
+        await service.edit_and_replay(letter["_id"], b'{"orderId": "typo"}', by="ann", why="w")
+
+
+async def test_a_discarded_letter_is_taken_back_as_what_it_then_is(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(*[dead(message_id=f"m{n}") for n in range(3)])
+    dead_one, handled_one, waiting_one = [letter["_id"] for letter in await dead_letters.record_waiting()]
+    service = dead_letters.service
+    for letter_id in (handled_one, waiting_one):
+        await dead_letters.replay(Filters(ids=(letter_id,)))
+    assert await service.discard(Filters(ids=(dead_one, handled_one, waiting_one)), by="ann", why="a mistake") == 3
+    own = (await dead_letters.stored(handled_one))["replays"][0]["messageId"]
+    await dead_letters.records.record_handled([DeadLetterHandled(letter_id=handled_one, message_id=own)], utc_now())
+    with pytest.raises(ValueError, match="reason"):
+        await service.restore(Filters(), by="bob", why="")
+    assert await service.restore(Filters(type="order.created"), by="bob", why="not these") == 0
+    assert await service.restore(Filters(), by="bob", why="they were right") == 3
+    assert await service.restore(Filters(), by="bob", why="again") == 0, "each is taken back once"
+    letters = {letter["_id"]: letter for letter in await dead_letters.all()}
+    assert [letters[each]["status"] for each in (dead_one, handled_one, waiting_one)] == ["dead", "handled", "pending"]
+    (restored,) = letters[dead_one]["restored"]
+    assert (restored["by"], restored["why"]) == ("bob", "they were right")
+    assert (restored["discarded"]["by"], restored["discarded"]["why"]) == ("ann", "a mistake")
+    assert letters[dead_one]["discarded"] is None
+    logged = [
+        (entry["by"], entry["action"], entry["outcome"]) for entry in (await list_actions(dead_letters.database)).items
+    ]
+    assert ("bob", "dead-letters.restore", "3 restored") in logged
+    assert ("bob", "dead-letters.restore", "started") in logged
+    assert await service.discard(Filters(ids=(dead_one,)), by="ann", why="after all") == 1
+    await service.restore(Filters(ids=(dead_one,)), by="bob", why="no")
+    assert len((await dead_letters.stored(dead_one))["restored"]) == 2
