@@ -18,6 +18,7 @@ from shared.clock import Clock
 from shared.contracts import ConsumerPausesChanged, Message, OrderMessage
 from shared.errors import PoisonError, TransientError
 from shared.pausing.records import PauseRecords
+from shared.services import ANSWERING
 
 ATTEMPTS = 20
 """Conflicts are bounded: every lost race means that another worker made progress."""
@@ -76,8 +77,10 @@ class PauseHandlers:
         self._records = records
 
     async def note_pauses(self, changes: Sequence[ConsumerPausesChanged]) -> Sequence[Message]:
-        """Store the newest state of each."""
+        """Store the newest state of each; raises PoisonError for a service that no order waits for."""
         for change in changes:
+            if change.service not in {service.name for service in ANSWERING}:
+                raise PoisonError(f"{change.routing_key} of {change.service}, which answers no order")
             await self._records.copy(change)
         return ()
 

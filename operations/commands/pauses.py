@@ -21,6 +21,7 @@ from operations.errors import UnreachableError
 from operations.settings import Stack
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
+from shared.pausing.api import LONGEST_SECONDS
 
 _NAMES = tuple(service.name for service in PAUSABLE)
 
@@ -102,10 +103,14 @@ def _seconds(duration: str | None) -> int | None:
     if duration is None:
         return None
     try:
-        return int(read_duration(duration).total_seconds())
+        seconds = int(read_duration(duration).total_seconds())
     except ValueError as error:
         text = re.sub(r"such as 30d$", "such as 30m", str(error))
         raise typer.BadParameter(text, param_hint="--for") from None
+    if not 1 <= seconds <= LONGEST_SECONDS:
+        most = f"1s to {LONGEST_SECONDS // 86_400} days are allowed; without --for it lasts until it is resumed"
+        raise typer.BadParameter(most, param_hint="--for")
+    return seconds
 
 
 def _change(stack: Stack, service: str, what: str, why: str, seconds: int | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from shared.contracts.base import Message, Moment, WireModel
 
@@ -42,7 +42,7 @@ class ConsumerPausesChanged(Message):
 
     service: Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
     changed_at: Moment
-    pauses: Annotated[tuple[PauseTimes, ...], Field(max_length=100)]
+    pauses: Annotated[tuple[PauseTimes, ...], FailFast(), Field(max_length=100, strict=False)]
 
     @property
     def correlation_id(self) -> str:
