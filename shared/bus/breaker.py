@@ -80,9 +80,9 @@ class Breaker:
         return replace(self, cause=min(causes), tests=self.tests + 1, test_at=now + pause)
 
     def in_words(self, now: float) -> str | None:
-        """Return for people why it is open, without the text of the error, which may have data; None if it is not."""
-        if self.opened_at is None or self.cause is None:
+        """Return for people why it is open; None if it is not. Only the log names the cause, as this is public."""
+        if self.opened_at is None:
             return None
-        name = self.cause.partition(":")[0]
         tested = f"{self.tests} tests failed" if self.tests != 1 else "1 test failed"
-        return f"open for {now - self.opened_at:.0f} s: {self.batches} batches in a row failed with {name}; {tested}"
+        why = f"{self.batches} batches in a row failed for one cause, which the log names"
+        return f"open for {now - self.opened_at:.0f} s: {why}; {tested}"
