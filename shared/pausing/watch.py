@@ -72,13 +72,13 @@ class PauseWatch:
             await self._announce(record, now)
 
     async def _follow(self, pause: Pause | None) -> None:
+        await self._set_paused(pause is not None)
         before, self._pause = self._pause, pause
         CONSUMER_PAUSED.labels(self._service.inbox).set(float(pause is not None))
         if pause is None and before is not None:
             _log.warning("consumption resumed", inbox=self._service.inbox, paused_since=before.since)
         elif pause is not None:
             _log.warning("consumption paused", inbox=self._service.inbox, since=pause.since, until=pause.until)
-        await self._set_paused(pause is not None)
 
     async def _announce(self, record: PauseRecord, now: datetime) -> None:
         """Tell the order service; without the broker that waits, as do all other messages."""
