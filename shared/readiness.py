@@ -187,7 +187,7 @@ class Readiness:
             name: replace(before[name], why=why) if name in before else Outage(why, utc_now(), now)
             for name, why in wrong.items()
         }
-        self._was_ready = self._was_ready or not wrong
+        self._was_ready = self._was_ready or wrong.keys() <= set(self._tolerated)
 
 
 async def _ping(database: Database) -> None:

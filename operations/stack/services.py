@@ -90,7 +90,7 @@ def ask_readiness(url: str) -> Answer:
         return Answer(str(error))
     if status != http.client.OK:
         return Answer(_why_not_ready(body) or f"/readyz answers {status}: {_one_line(body)}")
-    return Answer(None, _degraded(body), _paused(body))
+    return Answer(None, _degraded(body), read_pause(body))
 
 
 def _reason(error: OSError | http.client.HTTPException) -> str:
@@ -118,7 +118,7 @@ def _degraded(body: bytes) -> str | None:
         return None
 
 
-def _paused(body: bytes) -> str | None:
+def read_pause(body: bytes) -> str | None:
     """Return since when, and until when, a service says that its consumption is paused."""
     try:
         pause = json.loads(body)["paused"]

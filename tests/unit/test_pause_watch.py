@@ -1,5 +1,6 @@
 """A process follows the pauses of its inbox, also without its database and without the broker."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,11 @@ from typing import Any, cast
 import pytest
 from pymongo.errors import ServerSelectionTimeoutError
 
+from operations.commands.stack_display import print_processes
+from operations.commands.terminal import open_console
+from operations.stack.services import read_pause
+from operations.stack.state import ProcessState
+from operations.stack.status import ProcessStatus
 from shared.bus.metrics import CONSUMER_PAUSED
 from shared.bus.publisher import Publisher
 from shared.contracts import ConsumerPausesChanged, Message
@@ -121,3 +127,16 @@ async def test_services_that_no_order_waits_for_tell_nobody() -> None:
     await watched.watch.look()
     assert watched.set == [True]
     assert watched.sent.messages == []
+
+
+@pytest.mark.parametrize(
+    ("until", "words"), [(None, "until it is resumed"), ("2026-01-31T10:00:00.000Z", "until 2026-01-31T10:00:00.000Z")]
+)
+def test_status_names_what_is_paused(until: str | None, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = json.dumps({"status": "ready", "paused": {"since": "2026-01-31T09:30:00.000Z", "until": until}})
+    paused = read_pause(told.encode())
+    assert paused == f"since 2026-01-31T09:30:00.000Z, {words}"
+    print_processes(open_console(), [ProcessStatus(ProcessState("payment", "http://x"), None, None, paused)])
+    assert f"the consumption of payment is paused {paused}; `ordersaga pauses` says why" in capsys.readouterr().out
+    for other in (b'{"status": "ready"}', b"not JSON", b"[]"):
+        assert read_pause(other) is None
