@@ -52,6 +52,9 @@ COMMANDS = {
     "dead-letters": Entry(
         "operations.commands.dead_letters", "dead_letters", "Inspect, replay, edit or discard failed messages."
     ),
+    "pause": Entry("operations.commands.pauses", "pause", "Pause the consumption of a service's inbox."),
+    "resume": Entry("operations.commands.pauses", "resume", "Consume the inbox of a service again."),
+    "pauses": Entry("operations.commands.pauses", "pauses", "Show which inboxes are paused, by whom and why."),
     "recover": Entry("operations.commands.recover", "recover", "Send again what RabbitMQ lost, from the records."),
     "events": Entry("operations.commands.events", "events", "Follow the events of orders, or export them."),
     "credentials": Entry("operations.commands.credentials", "credentials", "Encrypt stored secrets with a new key."),

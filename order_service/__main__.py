@@ -22,6 +22,7 @@ from order_service.waiting import BOOKED, WaitingRequests
 from shared.admission import Admission, OtherServer
 from shared.clock import utc_now
 from shared.errors import StartError
+from shared.pausing.records import PauseRecords
 from shared.service import Connections, Parts, run
 from shared.services import ORDER
 
@@ -36,6 +37,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     )
     # A decision must not rest on a write that a failover could take back.
     orders = Orders(connections.database.get_collection(COLLECTION, read_concern=ReadConcern("majority")))
+    pauses = PauseRecords(connections.database)
     # Well before the sweep would publish again, and late enough for most orders to have moved on.
     outbox = Outbox(
         orders,
@@ -60,9 +62,9 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     bookings = WaitingRequests(orders, BOOKED, limit=MAX_CALLS)
     everyone = (waiting, bookings) if settings.grpc_port else (waiting,)
     followers = Followers(orders)
-    sweeper = Sweeper(orders, outbox, timeouts, utc_now, settings.sweep_interval_seconds)
+    sweeper = Sweeper(orders, outbox, pauses, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
-        handlers=handlers(orders, timeouts, utc_now, everyone),
+        handlers=handlers(orders, pauses, timeouts, utc_now, everyone),
         router=create_router(orders, placement, actions, refunds, waiting, followers),
         collections=SCHEMA,
         background=(sweeper.run, outbox.note_published, *(requests.run for requests in everyone)),

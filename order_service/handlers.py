@@ -15,8 +15,10 @@ from order_service.waiting import WaitingRequests
 from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
-from shared.contracts import Message, OrderMessage
+from shared.contracts import ConsumerPausesChanged, Message, OrderMessage
 from shared.errors import PoisonError, TransientError
+from shared.pausing.records import PauseRecords
+from shared.services import ANSWERING
 
 ATTEMPTS = 20
 """Conflicts are bounded: every lost race means that another worker made progress."""
@@ -68,6 +70,24 @@ class AnswerHandlers:
         return changes, messages
 
 
-def handlers(orders: Orders, timeouts: Timeouts, clock: Clock, waiting: Sequence[WaitingRequests]) -> Handlers:
+class PauseHandlers:
+    """The order service's handler of the pauses of other services, which deadlines depend on."""
+
+    def __init__(self, records: PauseRecords) -> None:
+        self._records = records
+
+    async def note_pauses(self, changes: Sequence[ConsumerPausesChanged]) -> Sequence[Message]:
+        """Store the newest state of each; raises PoisonError for a service that no order waits for."""
+        for change in changes:
+            if change.service not in {service.name for service in ANSWERING}:
+                raise PoisonError(f"{change.routing_key} of {change.service}, which answers no order")
+            await self._records.copy(change)
+        return ()
+
+
+def handlers(
+    orders: Orders, pauses: PauseRecords, timeouts: Timeouts, clock: Clock, waiting: Sequence[WaitingRequests]
+) -> Handlers:
     """Return the handler of each answer: the same for all, so that the answers of a join can meet in one batch."""
-    return dict.fromkeys(SAGA.answer_types, AnswerHandlers(orders, timeouts, clock, waiting).advance_orders)
+    answers = dict.fromkeys(SAGA.answer_types, AnswerHandlers(orders, timeouts, clock, waiting).advance_orders)
+    return {**answers, ConsumerPausesChanged: PauseHandlers(pauses).note_pauses}

@@ -213,6 +213,20 @@ class Orders:
         if updates:
             await self._collection.bulk_write(updates, ordered=False)
 
+    async def extend(self, orders: Sequence[tuple[Order, datetime]]) -> None:
+        """Give PENDING orders a later deadline; those that have changed meanwhile are left alone.
+
+        The version stays the same, as in `schedule_resend`.
+        """
+        updates = [
+            UpdateOne(
+                {"_id": order.order_id, "version": order.version}, {"$set": {"deadline": deadline, "dueAt": deadline}}
+            )
+            for order, deadline in orders
+        ]
+        if updates:
+            await self._collection.bulk_write(updates, ordered=False)
+
     async def adopt(self, now: datetime) -> int:
         """Schedule the commands of orders that have no `resend_at`; return the number of orders.
 

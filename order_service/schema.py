@@ -2,5 +2,10 @@
 
 from order_service import orders
 from shared import audit_log
+from shared.pausing import records as pauses
 
-SCHEMA = {orders.COLLECTION: orders.SCHEMA, audit_log.COLLECTION: audit_log.SCHEMA}
+SCHEMA = {
+    orders.COLLECTION: orders.SCHEMA,
+    pauses.COLLECTION: pauses.SCHEMA,
+    audit_log.COLLECTION: audit_log.SCHEMA,
+}

@@ -11,10 +11,12 @@ from order_service.metrics import count_changes
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import NAMED_ORDERS, Outbox
+from order_service.pauses import deadline_with, paused_services, waits_for_paused_only
 from order_service.saga import SAGA
 from shared import tracing
 from shared.background import jitter, run_periodically
 from shared.clock import Clock
+from shared.pausing.records import PauseRecords
 
 PAGE = 500
 RESENT_AT_ONCE = 200
@@ -28,8 +30,17 @@ _log = structlog.get_logger(__name__)
 class Sweeper:
     """Acts on the orders that are due; any number of order services may do so at once."""
 
-    def __init__(self, orders: Orders, outbox: Outbox, timeouts: Timeouts, clock: Clock, interval: float) -> None:
+    def __init__(
+        self,
+        orders: Orders,
+        outbox: Outbox,
+        pauses: PauseRecords,
+        timeouts: Timeouts,
+        clock: Clock,
+        interval: float,
+    ) -> None:
         self._orders = orders
+        self._pauses = pauses
         self._outbox = outbox
         self._timeouts = timeouts
         self._clock = clock
@@ -59,7 +70,7 @@ class Sweeper:
         orders = await self._orders.due(now, PAGE)
         over = [order for order in orders if is_over(order, now)]
         unpublished = [order for order in orders if not is_over(order, now)]
-        await self._end(over, now)
+        await self._end(await self._without_paused(over, now), now)
         await self._publish_again(unpublished)
         return len(orders)
 
@@ -67,14 +78,16 @@ class Sweeper:
         """Send the pending commands of some of the orders that have waited too long for an answer.
 
         Returns how many orders there were. They are postponed only once they are sent: a process without a broker
-        leaves them to the others, and its loop waits longer after each failure.
+        leaves them to the others, and its loop waits longer after each failure. Those that only wait for paused
+        services are postponed.
         """
         now = self._clock()
         orders = await self._orders.to_resend(now, RESENT_AT_ONCE)
-        if orders:
-            await self._outbox.send_commands(orders)
-            named = [order.order_id for order in orders[:NAMED_ORDERS]]
-            _log.info("sent unanswered commands again", orders=len(orders), order_ids=named)
+        paused = paused_services(await self._pauses.all(), now) if orders else ()
+        if sent := [order for order in orders if not waits_for_paused_only(order, paused)]:
+            await self._outbox.send_commands(sent)
+            named = [order.order_id for order in sent[:NAMED_ORDERS]]
+            _log.info("sent unanswered commands again", orders=len(sent), order_ids=named)
         await self._orders.schedule_resend([(order, resend_at(order, now, self._timeouts)) for order in orders])
         return len(orders)
 
@@ -84,6 +97,21 @@ class Sweeper:
         if now >= self._adopt_at:
             await self._orders.adopt(now)
             self._adopt_at = now + ADOPT_EVERY * self._timeouts.resend_after
+
+    async def _without_paused(self, over: list[Order], now: datetime) -> list[Order]:
+        """Give the orders that wait for what is or was paused their time again; return the others."""
+        if not over:
+            return over
+        pauses, timeout = await self._pauses.all(), self._timeouts.saga_timeout
+        later = {
+            order.order_id: deadline
+            for order in over
+            if order.status is Status.PENDING and (deadline := deadline_with(order, pauses, timeout, now)) > now
+        }
+        await self._orders.extend([(order, later[order.order_id]) for order in over if order.order_id in later])
+        if later:
+            _log.info("deadlines extended by a pause", orders=len(later), order_ids=[*later][:NAMED_ORDERS])
+        return [order for order in over if order.order_id not in later]
 
     async def _end(self, orders: list[Order], now: datetime) -> None:
         changes = [self._deadline_passed(order, now) for order in orders]

@@ -6,6 +6,7 @@ from payment_service.funds import payments as fund_payments
 from payment_service.gateways import factory, simulated
 from payment_service.ledger import ledger, orphaned_sessions
 from shared import audit_log
+from shared.pausing import records as pauses
 from shared.schema import CollectionSchema
 
 SCHEMA = {
@@ -18,5 +19,6 @@ SCHEMA = {
     orphaned_sessions.COLLECTION: CollectionSchema(),
     simulated.COLLECTION: CollectionSchema(),
     factory.STRIPE_INTENTS: CollectionSchema(),
+    pauses.COLLECTION: pauses.SCHEMA,
     audit_log.COLLECTION: audit_log.SCHEMA,
 }

@@ -2,6 +2,7 @@
 
 from provisioning_service import jobs, locks, ownership, packages
 from shared import audit_log
+from shared.pausing import records as pauses
 from shared.schema import CollectionSchema
 
 SCHEMA = {
@@ -9,5 +10,6 @@ SCHEMA = {
     locks.COLLECTION: CollectionSchema(),
     ownership.COLLECTION: ownership.SCHEMA,
     packages.COLLECTION: packages.SCHEMA,
+    pauses.COLLECTION: pauses.SCHEMA,
     audit_log.COLLECTION: audit_log.SCHEMA,
 }

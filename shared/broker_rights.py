@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shared import services
-from shared.contracts import ALL_MESSAGES, DeadLetterHandled, Message
+from shared.contracts import ALL_MESSAGES, ConsumerPausesChanged, DeadLetterHandled, Message
 from shared.services import SERVICES, Service
 from shared.topology import (
     DEAD_LETTERS,
@@ -74,7 +74,8 @@ class Rights:
 def sent_by(service: Service) -> tuple[type[Message], ...]:
     """Return the messages that a service sends to the exchange `ordersaga`."""
     own = (message for message in ALL_MESSAGES if _MODULES.get(_module(message)) is service)
-    return (*own, DeadLetterHandled)  # which every consumer sends, about a replay that it has handled
+    pauses = (ConsumerPausesChanged,) if service in services.ANSWERING else ()
+    return (*own, *pauses, DeadLetterHandled)  # which every consumer sends, about a replay that it has handled
 
 
 def _module(message: type[Message]) -> str:

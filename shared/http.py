@@ -51,6 +51,7 @@ from shared.errors import (
 from shared.guard import SAFE_METHODS, objection_to_host, objection_to_site, objection_to_write
 from shared.openapi import JSON, PROBLEM_JSON, SECURITY_SCHEME, completed, documented, operation_id, words_of
 from shared.outage_words import in_words
+from shared.pausing.pause import PauseShown
 from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
 from shared.readiness import Outage
@@ -77,6 +78,9 @@ Readiness = Callable[[], Awaitable[dict[str, str]]]
 
 Outages = Callable[[], Mapping[str, Outage]]
 """Returns what does not work at the moment, by name."""
+
+Paused = Callable[[], PauseShown | None]
+"""Returns the pause of the process's consumption, None if it is not paused."""
 
 ReasonToWait = Callable[[], str | None]
 """Returns the reason why no request can be served now, or None."""
@@ -320,6 +324,7 @@ def create_app(
     *,
     authenticator: Authenticator | None,
     outages: Outages = dict,
+    paused: Paused = lambda: None,
     limits: RequestLimits | None = None,
     refusal: ReasonToWait = lambda: None,
     names: Collection[str] = (),
@@ -373,7 +378,7 @@ def create_app(
         app.add_middleware(tracing.traced)
     app.add_middleware(_HeadAsGet)
     app.add_middleware(Identified)
-    app.include_router(_health_routes(readiness, outages))
+    app.include_router(_health_routes(readiness, outages, paused))
     app.include_router(create_problem_pages())
     if authenticator is not None:
         app.include_router(_identity_routes())
@@ -382,12 +387,20 @@ def create_app(
     return app
 
 
+class HealthPause(View):
+    """Since when the consumption of the inbox is paused, and until when: null until somebody resumes it."""
+
+    since: datetime
+    until: datetime | None
+
+
 class Health(View):
     """The process is up (`ok`), ready, or ready although something does not work at the moment (`degraded`)."""
 
     status: Literal["ok", "ready", "degraded"]
     down: dict[str, str] | None = Field(None, description="with `degraded`: what does not work, and why")
     since: dict[str, datetime] | None = Field(None, description="with `degraded`: since when")
+    paused: HealthPause | None = Field(None, description="the pause of the consumption, while there is one")
 
 
 class Alive(Health):
@@ -398,7 +411,7 @@ class Alive(Health):
     version: str
 
 
-def _health_routes(readiness: Readiness, outages: Outages) -> APIRouter:
+def _health_routes(readiness: Readiness, outages: Outages, paused: Paused) -> APIRouter:
     router = new_router("health")
 
     @router.get("/healthz", response_model=Alive)
@@ -410,19 +423,22 @@ def _health_routes(readiness: Readiness, outages: Outages) -> APIRouter:
     async def get_readiness() -> Response:
         """Whether MongoDB and RabbitMQ answer and the consumer runs; 503 with which one is down.
 
-        A process that was ready says `degraded` instead until the outage has lasted for ORDERSAGA_READY_GRACE_SECONDS.
+        A process that was ready says `degraded` instead until the outage has lasted for ORDERSAGA_READY_GRACE_SECONDS,
+        and for as long as the breaker of its consumer is open. `paused` says that an operator has paused the
+        consumption of its inbox: it is ready all the same, because it answers requests.
         """
         down = {name: in_words(why) for name, why in (await readiness()).items()}
         since = {name: to_rfc3339(outage.since) for name, outage in outages().items()}
+        pause = _shown_pause(paused())
         if down:
             detail = "; ".join(f"{name}: {why}" for name, why in down.items())
             return problem_response(
-                HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=problems.NOT_READY, down=down, since=since
+                HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=problems.NOT_READY, down=down, since=since, **pause
             )
         if since:
             away = {name: in_words(outage.why) for name, outage in outages().items()}
-            return json_response({"status": "degraded", "down": away, "since": since})
-        return json_response({"status": "ready"})
+            return json_response({"status": "degraded", "down": away, "since": since, **pause})
+        return json_response({"status": "ready", **pause})
 
     @router.get("/metrics", response_class=PlainTextResponse)
     @requires(Permission.METRICS_READ)
@@ -431,6 +447,13 @@ def _health_routes(readiness: Readiness, outages: Outages) -> APIRouter:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+def _shown_pause(pause: PauseShown | None) -> dict[str, Any]:
+    if pause is None:
+        return {}
+    until = to_rfc3339(pause.until) if pause.until is not None else None
+    return {"paused": {"since": to_rfc3339(pause.since), "until": until}}
 
 
 class Identity(View):

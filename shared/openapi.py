@@ -39,6 +39,7 @@ DESCRIPTION = """\
 
 TAGS = {
     "health": "Whether the process works",
+    "consumer": "Whether the messages of the service's inbox are consumed",
     "access": "Who calls",
     "orders": "Placing, following and deciding orders",
     "products": "What is sold, and for how much",

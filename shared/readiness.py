@@ -128,7 +128,8 @@ class Readiness:
     """The checks that must pass before a service is ready, by name: MongoDB and the `health_checks`.
 
     A service that was ready stays so for `grace` seconds of an outage, unless it is one of the `final` checks, whose
-    problems do not pass by themselves.
+    problems do not pass by themselves. It stays degraded, and ready, for as long as one of the `tolerated` checks
+    fails: the rest of it works.
     """
 
     def __init__(
@@ -139,10 +140,12 @@ class Readiness:
         *,
         grace: float,
         final: Collection[str] = (),
+        tolerated: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = ServerCheck(MONGODB, lambda: _ping(database))
         self._final = final
+        self._tolerated = tolerated
         self._health_checks: dict[str, HealthCheck] = {MONGODB: self._database.unhealthy_reason, **health_checks}
         self._grace = grace
         self._clock = clock
@@ -165,6 +168,8 @@ class Readiness:
         return {name: each.why for name, each in self._outages.items()}
 
     def _may_pass(self, name: str, outage: Outage) -> bool:
+        if name in self._tolerated:
+            return True
         return name not in self._final and self._clock() - outage.began < self._grace
 
     def outages(self) -> Mapping[str, Outage]:
@@ -182,7 +187,7 @@ class Readiness:
             name: replace(before[name], why=why) if name in before else Outage(why, utc_now(), now)
             for name, why in wrong.items()
         }
-        self._was_ready = self._was_ready or not wrong
+        self._was_ready = self._was_ready or wrong.keys() <= set(self._tolerated)
 
 
 async def _ping(database: Database) -> None:

@@ -34,6 +34,9 @@ from shared.http_protocol import Limits
 from shared.http_server import ClosesConnections, HttpServer, connection_limit, http_server
 from shared.http_tls import TlsContext
 from shared.observability import configure_logging
+from shared.pausing.api import create_pause_routes
+from shared.pausing.records import PauseRecords
+from shared.pausing.watch import PauseWatch
 from shared.readiness import HealthCheck, Readiness
 from shared.schema import Collections, prepare
 from shared.services import Service
@@ -47,6 +50,8 @@ ABANDON_SECONDS = 1.5
 """The time after that for what is cut off to end."""
 PROCESS = "process"
 """The name of the check that fails while the process stops."""
+BREAKER = "breaker"
+"""The name of the check that fails while the consumer's breaker is open; requests are answered all the same."""
 
 DATABASE_IS_AWAY = "The database is not available; nothing was done"
 """The problem for requests that are refused at once because MongoDB has not answered the last checks."""
@@ -131,7 +136,10 @@ class _RunningService:
             batch_limit=settings.batch_limit,
             failpoint=failpoint,
             translate_error=database.translate_error,
+            breaker_batches=settings.breaker_batches,
         )
+        self._pause_records = PauseRecords(self._database)
+        self._pauses = PauseWatch(service, self._pause_records, self._consumer.set_paused, Publisher(self._bus))
         CONSUMER_UP.labels(service.inbox).set_function(lambda: self._consumer.unhealthy_reason is None)
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -139,12 +147,18 @@ class _RunningService:
             PROCESS: self._stopping_reason,
             "rabbitmq": self._broker_unhealthy_reason,
             "consumer": self._consumer_unhealthy_reason,
+            BREAKER: lambda: self._consumer.breaker_reason,
             **self._parts.health_checks,
         }
         # The console records its acts itself, before and after each.
         self._audit = AuditLog(self._database, settings.trusted_proxies, records_writes=not self._parts.pages)
         self._readiness = Readiness(
-            service.name, self._database, health_checks, grace=settings.ready_grace_seconds, final={PROCESS}
+            service.name,
+            self._database,
+            health_checks,
+            grace=settings.ready_grace_seconds,
+            final={PROCESS},
+            tolerated={BREAKER},
         )
         self._collections_ready = False
         self._prepared = False
@@ -203,6 +217,7 @@ class _RunningService:
             self._readiness.unready,
             authenticator=self._authenticator,
             outages=self._readiness.outages,
+            paused=lambda: self._pauses.shown,
             limits=self._limits,
             refusal=self._refusal,
             names=self._settings.known_names,
@@ -211,6 +226,8 @@ class _RunningService:
             audit=self._audit,
         )
         app.include_router(self._parts.router)
+        if self._service.can_be_paused:
+            app.include_router(create_pause_routes(self._service, self._pause_records))
         limits = Limits(connections=connection_limit(self._settings.max_connections))
         served = ClosesConnections(app, self._stopping.is_set)
         return http_server(served, limits, grace_seconds=int(GRACE_SECONDS), tls=self._tls)
@@ -232,7 +249,8 @@ class _RunningService:
         self._collections_ready = True
         try:
             async with asyncio.TaskGroup() as group:
-                loops = (*self._parts.background, self._audit.announce, watch_event_loop)
+                following = (self._pauses.run,) if self._service.can_be_paused else ()
+                loops = (*self._parts.background, *following, self._audit.announce, watch_event_loop)
                 background = [group.create_task(_forever(loop)) for loop in loops]
                 await self._consume()
                 for task in background:
@@ -245,6 +263,8 @@ class _RunningService:
 
         Without the broker, requests are answered all the same, as during an outage.
         """
+        if self._service.can_be_paused:
+            await self._pauses.known.wait()
         await self._bus.start(self._service.inbox)
         self._prepared = True
         _up.labels(self._service.name).set(1)

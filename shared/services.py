@@ -40,6 +40,8 @@ class Service(Process):
     """The queue that it consumes."""
     description: str
     """One sentence for its OpenAPI document."""
+    can_be_paused: bool = True
+    """Whether an operator may pause the consumption of its inbox."""
 
     @property
     def user(self) -> str:
@@ -106,12 +108,16 @@ CONSOLE = Service(
     database="operations",
     inbox="operations.inbox",
     description="Shows what happens, keeps dead letters and replays them",
+    can_be_paused=False,
 )
 
 SERVICES: Mapping[str, Service] = {
     service.name: service for service in (ORDER, INVENTORY, PAYMENT, PROVISIONING, NOTIFICATION, CONSOLE)
 }
 """All services by name, in the order in which people list them."""
+
+ANSWERING = (INVENTORY, PAYMENT, PROVISIONING)
+"""The services that orders wait for. They tell the order service when their consumption is paused."""
 
 SIMULATOR = Process(
     name="simulator",

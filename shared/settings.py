@@ -201,6 +201,7 @@ class ServiceSettings(FileSettings):
     tracing: Literal["off", "otlp"] = "off"
     batch_limit: Annotated[int, Field(ge=1, le=1000)] = 200
     prefetch: Annotated[int, Field(ge=1, le=2000)] = 300
+    breaker_batches: Annotated[int, Field(ge=0, le=1000)] = 3
     topology: Literal["declare", "check"] = "check"
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     events_retention: Annotated[str, AfterValidator(read_retention)] = DEFAULT_EVENTS_RETENTION

@@ -96,6 +96,7 @@ INBOXES: dict[str, tuple[type[c.Message], ...]] = {
         c.ProvisioningProgress,
         c.ProvisioningCompleted,
         c.ProvisioningFailed,
+        c.ConsumerPausesChanged,
     ),
     INVENTORY_INBOX: (c.OrderCreated, c.ReleaseStock, c.ShipStock, c.ReturnStock),
     PAYMENT_INBOX: (c.OrderCreated, c.CapturePayment, c.RefundPayment, c.RefundPart),

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from operations.doctor.archive import check_archive
 from operations.doctor.broker import check_broker
 from operations.doctor.database import check_database
 from operations.doctor.database_users import check_users
-from operations.doctor.finding import Finding, ok, wrong
+from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import check_machine
 from operations.doctor.provider import check_provider
 from operations.doctor.slow import check_slow
@@ -25,12 +25,14 @@ from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.queue_members import Control
 from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.stack.rabbitmq_cluster import RabbitMQCluster
+from operations.stack.services import ask_readiness
 from operations.stack.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.stack.status import check_stack
 from shared.errors import StartError
 from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.tls import client_context
 
+RESUME = "`ordersaga pauses` says who paused it and why, `ordersaga resume {}` ends it"
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
 
@@ -89,14 +91,25 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
     ]
     if archive := await check_archive(stack.url_for_changes, stack.database_prefix):
         findings.append(archive)
-    findings += [finding async for finding in _broker_findings(layout, state, stack, services)]
+    paused = await _paused(stack)
+    findings += [note(f"{name} consumer", f"paused {times}", RESUME.format(name)) for name, times in paused.items()]
+    findings += [finding async for finding in _broker_findings(layout, state, stack, services, paused)]
     if "provisioning" in services:
         findings.append(await check_provider(_simulator_url(state), os.environ))
     return findings
 
 
-def _broker_findings(layout: Layout, state: State, stack: Stack, services: list[str]) -> AsyncIterator[Finding]:
-    return check_broker(stack.amqp_url, control_of(layout, state, stack), stack.events_retention, services)
+async def _paused(stack: Stack) -> dict[str, str]:
+    """Return since when and until when the consumption of services is paused, by their names."""
+    names = [name for name, service in SERVICES.items() if service.can_be_paused and name in stack.urls]
+    answers = await asyncio.gather(*(asyncio.to_thread(ask_readiness, stack.urls[name]) for name in names))
+    return {name: answer.paused for name, answer in zip(names, answers, strict=True) if answer.paused is not None}
+
+
+def _broker_findings(
+    layout: Layout, state: State, stack: Stack, services: list[str], paused: Collection[str]
+) -> AsyncIterator[Finding]:
+    return check_broker(stack.amqp_url, control_of(layout, state, stack), stack.events_retention, services, paused)
 
 
 def _simulator_url(state: State) -> str | None:

@@ -149,6 +149,9 @@ def print_processes(console: Console, processes: list[ProcessStatus]) -> None:
         elif status.degraded is not None:
             reason = f"{status.process.name} is degraded: {status.degraded}"
             console.print(reason, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        if status.paused is not None:
+            reason = f"the consumption of {status.process.name} is paused {status.paused}; `ordersaga pauses` says why"
+            console.print(reason, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _ready(status: ProcessStatus) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.upstream import Health, Unavailable, attempt
+from operations.console.upstream import Health, ServiceResponse, Unavailable, acting_for, attempt
 from operations.impact.impact import Impact
 from operations.impact.reading import ImpactReader
 from operations.impact.waiting import RABBITMQ
 from operations.reading.broker import count_messages
-from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING
+from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING, SERVICES
 
 USABLE_SECONDS = 60.0
 """The age up to which a page that is opened shows a result at once, while the next one is on its way."""
@@ -32,6 +32,17 @@ MEANING: Mapping[str, str] = {
     PROVISIONING.name: "No server is bought: paid orders wait for theirs.",
     NOTIFICATION.name: "No webhook is sent; they are sent later.",
     CONSOLE.name: "Dead letters and replays may stand still.",
+}
+
+BREAKER = "breaker"
+"""The part of a service that does not work while its consumer only tests single messages."""
+
+PAUSED_MEANING: Mapping[str, str] = {
+    ORDER.name: "Answers wait, and no order goes on; none is cancelled meanwhile.",
+    INVENTORY.name: "No stock is reserved or released: orders wait, and are not cancelled meanwhile.",
+    PAYMENT.name: "Nothing is charged or refunded: orders wait, and are not cancelled meanwhile.",
+    PROVISIONING.name: "No new server is bought: paid orders wait; jobs that have begun go on.",
+    NOTIFICATION.name: "No new webhook is recorded; those that are recorded are sent.",
 }
 
 _DEPENDENT = {MONGODB: {"mongodb"}, RABBITMQ: {"rabbitmq", "consumer", "dead letters"}}
@@ -58,6 +69,7 @@ class Outage(NamedTuple):
     why: str
     meaning: str
     runbook: str
+    state: str = "cannot be used"
     waiting: Impact | None = None
 
     @property
@@ -66,12 +78,24 @@ class Outage(NamedTuple):
         return self.name if self.name in (MONGODB, RABBITMQ) else f"the {self.name} service"
 
 
+class PausedInbox(NamedTuple):
+    """A consumption that an operator has paused: since when, until when, who, why, and what that means."""
+
+    inbox: str
+    since: datetime
+    until: datetime | None
+    by: str | None
+    reason: str | None
+    meaning: str
+
+
 class OutageWatch:
     """Asks servers and services whether they work, once for all pages that are open."""
 
     def __init__(self, dependencies: ConsoleDependencies) -> None:
         self._dependencies = dependencies
         self._outages: Sequence[Outage] = ()
+        self._pauses: Sequence[PausedInbox] = ()
         self._checked_at = float("-inf")
         self._checking = asyncio.Lock()
         self._impact = ImpactReader(dependencies.client, dependencies.prefix)
@@ -83,6 +107,11 @@ class OutageWatch:
     def outages(self) -> Sequence[Outage]:
         """What is away, as last seen."""
         return self._outages
+
+    @property
+    def pauses(self) -> Sequence[PausedInbox]:
+        """What is paused, as last seen."""
+        return self._pauses
 
     async def look(self) -> None:
         """Return at once if there is a result that can be shown, and renew it in the background; else check."""
@@ -98,7 +127,8 @@ class OutageWatch:
         """Check, unless the last result is fresh. A check that another page has begun is awaited."""
         async with self._checking:
             if self._age() > FRESH_SECONDS:
-                found = await self._check()
+                with acting_for(None):  # for all pages, whoever has opened this one
+                    found = await self._check()
                 since = {outage.name: outage.since for outage in self._outages}
                 waiting = await self._count_waiting({outage.name for outage in found})
                 self._outages = [
@@ -139,7 +169,17 @@ class OutageWatch:
         for name, health in zip(services.urls, healths, strict=True):
             if (outage := _of_service(name, health, explained, now)) is not None:
                 found.append(outage)
+        paused = {name: health for name, health in zip(services.urls, healths, strict=True) if health.paused}
+        self._pauses = await asyncio.gather(*(self._paused(name, health) for name, health in paused.items()))
         return found
+
+    async def _paused(self, name: str, health: Health) -> PausedInbox:
+        """Return who paused a service and why; only the times if it does not say that now."""
+        since, until = health.paused or (self._dependencies.clock(), None)
+        answer = await self._dependencies.services.get(name, "/consumer")
+        pause = answer.body.get("pause") if isinstance(answer, ServiceResponse) else None
+        by, reason = (pause.get("by"), pause.get("reason")) if isinstance(pause, dict) else (None, None)
+        return PausedInbox(SERVICES[name].inbox, since, until, by, reason, PAUSED_MEANING.get(name, ""))
 
 
 def _of_service(name: str, health: Health, explained: set[str], now: datetime) -> Outage | None:
@@ -149,6 +189,10 @@ def _of_service(name: str, health: Health, explained: set[str], now: datetime) -
     left = {part: why for part, why in health.down.items() if part not in explained}
     if not left:
         return None
+    if set(left) == {BREAKER}:
+        since = health.since.get(BREAKER, now)
+        state = "has stopped consuming, as all messages fail"
+        return Outage(name, since, left[BREAKER], MEANING.get(name, ""), "breaker-open", state)
     since = min((health.since[part] for part in left if part in health.since), default=now)
     why = "; ".join(f"{part}: {why}" for part, why in left.items())
     return Outage(name, since, why, MEANING.get(name, ""), "not-ready")

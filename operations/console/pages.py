@@ -49,6 +49,7 @@ NAVIGATION = (
     ("/orders", "Orders", Permission.ORDERS_READ),
     ("/inventory", "Inventory", Permission.CATALOGUE_READ),
     ("/packages", "Packages", Permission.PROVISIONING_READ),
+    ("/consumers", "Consumers", Permission.LETTERS_READ),
     ("/webhooks", "Webhooks", Permission.WEBHOOKS_READ),
     ("/audit", "Audit", Permission.LETTERS_READ),
     ("/approvals", "Approvals", Permission.ORDERS_READ),
@@ -92,6 +93,7 @@ class Pages:
             now=now,
             ago=_Ago(now),
             outages=self._watch.outages if person is not None and person.roles & STAFF else (),
+            pauses=self._watch.pauses if person is not None and person.roles & STAFF else (),
             **values,
         )
         # Text from outside may contain lone surrogates, which cannot be encoded.

@@ -8,6 +8,7 @@ from operations.console.approvals import create_approvals
 from operations.console.assets import ASSETS
 from operations.console.audit import create_audit
 from operations.console.bulk import create_bulk
+from operations.console.consumers import create_consumers
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.orders import create_orders
@@ -40,6 +41,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         create_stock,
         create_slots,
         create_packages,
+        create_consumers,
         create_webhooks,
         create_audit,
         create_dead_letters,

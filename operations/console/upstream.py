@@ -89,12 +89,16 @@ async def attempt(asked: Awaitable[T], what: str, seconds: float = READ_SECONDS)
 
 
 class Health(NamedTuple):
-    """Why a service does not answer; else what in it does not work, and since when, by the names of the parts."""
+    """Why a service does not answer; else what in it does not work, and since when, by the names of the parts.
+
+    `paused` says since when, and until when, the consumption of its inbox is paused.
+    """
 
     why: str | None
     down: Mapping[str, str] = {}
     since: Mapping[str, datetime] = {}
     ready: bool = True
+    paused: tuple[datetime, datetime | None] | None = None
 
     @property
     def problem(self) -> str | None:
@@ -103,6 +107,11 @@ class Health(NamedTuple):
             return self.why
         parts = "; ".join(f"{name}: {why}" for name, why in self.down.items())
         return f"degraded: {parts}" if self.ready else parts
+
+
+def _as_pause(shown: object) -> tuple[datetime, datetime | None] | None:
+    since = _as_time(shown.get("since")) if isinstance(shown, dict) else None
+    return (since, _as_time(shown.get("until"))) if since and isinstance(shown, dict) else None
 
 
 def _as_time(text: object) -> datetime | None:
@@ -149,10 +158,11 @@ class Services:
         if isinstance(response, Unavailable):
             return Health(response.why)
         down, since = response.body.get("down"), response.body.get("since")
+        paused = _as_pause(response.body.get("paused"))
         if not isinstance(down, dict) or not isinstance(since, dict):
-            return Health(None if response.ok else response.detail)
+            return Health(None if response.ok else response.detail, paused=paused)
         times = {name: at for name, text in since.items() if (at := _as_time(text)) is not None}
-        return Health(None, {str(name): str(why) for name, why in down.items()}, times, ready=response.ok)
+        return Health(None, {str(name): str(why) for name, why in down.items()}, times, response.ok, paused)
 
     async def ready(self, service: str) -> str | None:
         """Return None if everything in the service works, else what does not, also while it is only degraded."""

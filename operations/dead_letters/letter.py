@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 from bson.int64 import Int64
 
-from operations.dead_letters.fingerprint import fingerprint, pattern
+from operations.dead_letters.fingerprint import fingerprint
 from operations.dead_letters.masking import searchable
 from operations.dead_letters.status import DEAD
 from shared.broker_rights import RIGHTS, could_have_sent
@@ -39,6 +39,7 @@ from shared.bus.failures import (
     fitting,
     fitting_text,
 )
+from shared.bus.patterns import pattern
 from shared.bus.reading import MAX_BODY_BYTES, type_name
 from shared.database import Document
 from shared.topology import INBOX_EXCHANGE, INBOXES, inbox_of_retry

@@ -61,10 +61,11 @@ async def check_broker(
     control: Control | None,
     events_retention: str = topology.EVENTS_OFF,
     services: Collection[str] = SERVICES.keys(),
+    paused: Collection[str] = (),
 ) -> AsyncIterator[Finding]:
     """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run.
 
-    `services` names those that are meant to run.
+    `services` names those that are meant to run, `paused` those whose consumption is paused.
     """
     nodes = [finding async for finding in check_nodes(url)]
     for finding in nodes:
@@ -79,7 +80,7 @@ async def check_broker(
         yield check_support(broker_version(connection) or "unknown")
         yield await check_exchanges(connection)
         yield await check_queues(connection)
-        yield check_consumers(await _levels(connection), services)
+        yield check_consumers(await _levels(connection), services, paused)
         yield await check_event_stream(connection, events_retention)
         yield await check_former_queues(connection)
     yield await check_alarms(url)
@@ -213,15 +214,19 @@ async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
     return ok("queues", f"all {len(topology.queues())} exist as declared")
 
 
-def check_consumers(levels: Mapping[str, QueueLevel], services: Collection[str]) -> Finding:
+def check_consumers(
+    levels: Mapping[str, QueueLevel], services: Collection[str], paused: Collection[str] = ()
+) -> Finding:
     """Check that every queue has a consumer: the exchange fills it whether or not its service runs.
 
-    It is in order if no service runs at all, or if those that do not run are not meant to and nothing waits for them.
+    It is in order if no service runs at all, if those that do not run are not meant to and nothing waits for them, or
+    if an operator has paused the consumption.
     """
     subject = "consumers"
-    without = [queue for queue, level in levels.items() if level.consumers == 0]
+    without = [queue for queue, level in levels.items() if not level.consumers and CONSUMERS[queue].name not in paused]
     if not without:
-        return ok(subject, f"all {len(levels)} queues have one" if levels else "there is no queue")
+        but = f" but those of {' and '.join(sorted(paused))}, which is paused" if paused else ""
+        return ok(subject, f"all {len(levels)} queues have one{but}" if levels else "there is no queue")
     waiting = {queue: levels[queue].messages for queue in without}
     detail = f"none for {', '.join(f'{queue} ({number} waiting)' for queue, number in waiting.items())}"
     missing = [CONSUMERS[queue] for queue in without]

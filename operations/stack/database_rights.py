@@ -19,8 +19,8 @@ BACKUP = "backup"
 USERS = (*(service.user for service in SERVICES.values()), MAINTENANCE, BACKUP)
 
 READ_BY_OPERATIONS: Mapping[str, tuple[str, ...]] = {
-    ORDER.name: ("orders", "actions"),
-    INVENTORY.name: ("products", "reservations", "hold_lists", "slot_rules", "actions"),
+    ORDER.name: ("orders", "pauses", "actions"),
+    INVENTORY.name: ("products", "reservations", "hold_lists", "slot_rules", "pauses", "actions"),
     PAYMENT.name: (
         "payments",
         "accounts",
@@ -29,10 +29,11 @@ READ_BY_OPERATIONS: Mapping[str, tuple[str, ...]] = {
         "bank_transfers",
         "gateway_charges",
         "stripe_intents",
+        "pauses",
         "actions",
     ),
-    PROVISIONING.name: ("jobs", "locks", "addresses", "packages", "actions"),
-    NOTIFICATION.name: ("deliveries", "actions"),
+    PROVISIONING.name: ("jobs", "locks", "addresses", "packages", "pauses", "actions"),
+    NOTIFICATION.name: ("deliveries", "pauses", "actions"),
 }
 """The collections of the other services that operations reads, by the service's name."""
 

@@ -63,10 +63,14 @@ class ServiceProgram:
 
 
 class Answer(NamedTuple):
-    """What /readyz says: why the service is not ready, or what does not work although it is."""
+    """What /readyz says: why the service is not ready, or what does not work although it is.
+
+    `paused` says since when and until when the consumption of its inbox is paused.
+    """
 
     unhealthy_reason: str | None
     degraded: str | None = None
+    paused: str | None = None
 
 
 def probe_readiness(url: str) -> str | None:
@@ -86,7 +90,7 @@ def ask_readiness(url: str) -> Answer:
         return Answer(str(error))
     if status != http.client.OK:
         return Answer(_why_not_ready(body) or f"/readyz answers {status}: {_one_line(body)}")
-    return Answer(None, _degraded(body))
+    return Answer(None, _degraded(body), read_pause(body))
 
 
 def _reason(error: OSError | http.client.HTTPException) -> str:
@@ -110,6 +114,15 @@ def _degraded(body: bytes) -> str | None:
     try:
         found = json.loads(body)
         return "; ".join(f"{name}: {why}, since {found['since'][name]}" for name, why in found["down"].items())[:300]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_pause(body: bytes) -> str | None:
+    """Return since when, and until when, a service says that its consumption is paused."""
+    try:
+        pause = json.loads(body)["paused"]
+        return f"since {pause['since']}, {'until ' + pause['until'] if pause['until'] else 'until it is resumed'}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -36,12 +36,14 @@ class ExternalStack(State):
 class ProcessStatus:
     """The status of a process; `unhealthy_reason` is None if it is ready.
 
-    `degraded` says what does not work at the moment although it is ready, None if everything works.
+    `degraded` says what does not work at the moment although it is ready, None if everything works. `paused` says since
+    when and until when the consumption of its inbox is paused.
     """
 
     process: ProcessState
     unhealthy_reason: str | None
     degraded: str | None = None
+    paused: str | None = None
 
 
 def external_stack(environment: Mapping[str, str]) -> ExternalStack | None:
@@ -130,6 +132,7 @@ def _process_as_json(layout: Layout, state: State, status: ProcessStatus) -> dic
         "url": _shown(process.url),
         "ready": status.unhealthy_reason is None,
         "detail": status.unhealthy_reason or (f"degraded: {status.degraded}" if status.degraded else "ready"),
+        "paused": status.paused,
         "restarts": process.restarts,
         "log": None if isinstance(state, ExternalStack) else str(layout.logs / f"{process.name}.log"),
     }

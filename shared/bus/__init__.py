@@ -84,6 +84,13 @@ class Bus(Protocol):
     def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
         """Return True if these can still be acknowledged: their connection is still the current one."""
 
+    async def limit_intake(self, most: int | None) -> None:
+        """Let the broker send at most this many unacknowledged messages, on all later connections as well.
+
+        None is the usual number. With 0 nothing is consumed: `receive` waits, and what it has not returned yet goes
+        back to the queue. A batch in hand can be finished.
+        """
+
     async def stop_receiving(self) -> None:
         """Stop receiving: `receive` returns an empty sequence, also to waiting callers. Acknowledging still works."""
 

@@ -56,6 +56,8 @@ class BatchLoop(ABC):
         self._task: asyncio.Task[None] | None = None
         self._batch_since: float | None = None
         self._waiting_for: str | None = None
+        self._paused = False
+        self._intake: int | None = None
 
     @abstractmethod
     async def _process(self, deliveries: Sequence[Delivery]) -> None:
@@ -81,7 +83,7 @@ class BatchLoop(ABC):
         while not self._stopping.is_set():
             deliveries: Sequence[Delivery] = ()
             try:
-                deliveries = await self._bus.receive(self._batch_limit)
+                deliveries = await self._next_batch()
                 if not deliveries:
                     return  # the bus has stopped receiving
                 await self.take(deliveries)
@@ -96,6 +98,20 @@ class BatchLoop(ABC):
                 log.error("consumer failed, its batch will be redelivered", **self._fault(error, deliveries))  # noqa: TRY400
                 await self._return_after_fault(deliveries)
                 await self._pause(backoff.next())
+
+    async def set_paused(self, paused: bool) -> None:
+        """Stop or continue to take batches. The one in hand is finished; what is not begun goes back to the queue."""
+        self._paused = paused
+        await self._limit_intake(self._intake)
+
+    async def _limit_intake(self, most: int | None) -> None:
+        """Take at most this many messages at once when it is not paused, see `Bus.limit_intake`."""
+        self._intake = most
+        await self._bus.limit_intake(0 if self._paused else most)
+
+    async def _next_batch(self) -> Sequence[Delivery]:
+        """Wait for the next batch; an empty one is the end."""
+        return await self._bus.receive(self._batch_limit)
 
     async def stop(self, within: float = 10.0) -> None:
         """Stop receiving, finish the current batch, and return when `run` has ended.

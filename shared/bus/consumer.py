@@ -13,9 +13,11 @@ process is killed anywhere in between, the batch is redelivered and the idempote
     anything else, a single message    it is retried on the next level of the retry ladder, in the end dead-lettered
 
 A message that only a newer release can read or handle waits for an upgrade of this process, see `failures.next_level`.
+If all messages fail for one cause, the breaker opens: the others wait in the queue, see `shared.bus.breaker`.
 """
 
 import logging
+import time
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,13 +30,19 @@ from structlog.contextvars import bound_contextvars
 from shared import topology, tracing
 from shared.bus import Bus, Delivery, Envelope, Handler, Handlers
 from shared.bus.batch_loop import BatchAbandonedError, BatchLoop
+from shared.bus.breaker import Batch, Breaker, cause_of
 from shared.bus.failures import after_failure, dead_letter, failed_attempts, next_level, returned_from, traceback_text
 from shared.bus.metrics import (
+    BREAKER_OPEN,
+    BREAKER_OPENED,
+    BREAKER_TESTS,
     DEAD_LETTERED,
+    FAILED,
     HANDLED_MESSAGES,
     RETRIED,
     RETRIES_RETURNED,
     RETRIES_SENT,
+    SUCCEEDED,
     handling,
     prepare,
     type_label,
@@ -67,6 +75,14 @@ class _Outcome:
     retried: Tally[str] = field(default_factory=Tally)
     levels: Tally[str] = field(default_factory=Tally)
     dead: Tally[str] = field(default_factory=Tally)
+    causes: set[str] = field(default_factory=set)
+    """The causes of failures that a retry may overcome."""
+    failed: set[str] = field(default_factory=set)
+    """The ids of the messages that failed for them."""
+
+    def of_breaker(self) -> Batch:
+        """Return what the breaker needs to know."""
+        return Batch(bool(self.handled), frozenset(self.causes), frozenset(self.failed))
 
 
 def _utc_now() -> datetime:
@@ -92,6 +108,7 @@ class Consumer(BatchLoop):
         clock: Callable[[], datetime] = _utc_now,
         ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
         stalled_after: float = 30.0,
+        breaker_batches: int = 0,
     ) -> None:
         super().__init__(
             bus, queue, batch_limit=batch_limit, translate_error=translate_error, stalled_after=stalled_after
@@ -101,7 +118,42 @@ class Consumer(BatchLoop):
         self._failpoint = failpoint
         self._clock = clock
         self._ladder = ladder
+        self._breaker = Breaker(breaker_batches)
         prepare(queue, handlers, self._ladder)
+
+    @property
+    def breaker_reason(self) -> str | None:
+        """Why the breaker is open, in a few words for /readyz; None if it is closed."""
+        return self._breaker.in_words(time.monotonic())
+
+    async def _next_batch(self) -> Sequence[Delivery]:
+        """Wait for the next batch; while the breaker is open, for the time of the next test and for one message."""
+        if not self._breaker.is_open:
+            return await super()._next_batch()
+        await self._pause(max(0.0, self._breaker.test_at - time.monotonic()))
+        if self._stopping.is_set():
+            return ()
+        await self._limit_intake(1)
+        deliveries = await self._bus.receive(1)
+        await self._limit_intake(0)  # or the acknowledgement would bring the next message
+        return deliveries
+
+    async def _follow_breaker(self, batch: Batch) -> None:
+        """Note the result of a batch; open or close the breaker if that follows."""
+        before, self._breaker = self._breaker, self._breaker.after(batch, time.monotonic())
+        is_open = self._breaker.is_open
+        if before.is_open and (batch.handled or batch.causes):
+            outcome = SUCCEEDED if batch.handled else FAILED
+            BREAKER_TESTS.labels(self._queue, outcome).inc()
+        if is_open == before.is_open:
+            return
+        BREAKER_OPEN.labels(self._queue).set(float(is_open))
+        if is_open:
+            BREAKER_OPENED.labels(self._queue).inc()
+            log.error("breaker opened", queue=self._queue, batches=self._breaker.batches, cause=self._breaker.cause)
+        else:
+            log.info("breaker closed", queue=self._queue, cause=before.cause, tests=before.tests)
+        await self._limit_intake(0 if is_open else None)
 
     async def _process(self, deliveries: Sequence[Delivery]) -> None:
         with tracing.batch(self._queue, deliveries) as batch, _named_in_logs(deliveries):
@@ -116,6 +168,8 @@ class Consumer(BatchLoop):
         await self._bus.acknowledge(deliveries)
         self._failpoint(ACKNOWLEDGED)
         self._count(outcome)
+        if outcome.causes or self._breaker.batches:
+            await self._follow_breaker(outcome.of_breaker())
 
     def _read_and_group(self, deliveries: Sequence[Delivery], outcome: _Outcome) -> dict[Handler, list[_Taken]]:
         groups: dict[Handler, list[_Taken]] = {}
@@ -147,6 +201,7 @@ class Consumer(BatchLoop):
                 await self._handle(handler, group[:middle], batch, outcome)
                 await self._handle(handler, group[middle:], batch, outcome)
             else:
+                self._note_cause(group[0].delivery, error, outcome)
                 self._fail(group[0].delivery, error, outcome)
         else:
             outcome.envelopes.extend(
@@ -159,6 +214,12 @@ class Consumer(BatchLoop):
             )
             outcome.handled.update(taken.message.routing_key for taken in group)
             self._log_handled(group)
+
+    @staticmethod
+    def _note_cause(delivery: Delivery, error: Exception, outcome: _Outcome) -> None:
+        if not isinstance(error, PoisonError | NewerReleaseError):
+            outcome.causes.add(cause_of(error))
+            outcome.failed.add(delivery.message_id or str(delivery.correlation_id))
 
     async def _call(self, handler: Handler, group: Sequence[_Taken], batch: Sequence[Delivery]) -> Sequence[Message]:
         """Call the handler, again after transient errors."""

@@ -241,6 +241,7 @@ class MemoryBus:
         self.unacknowledged: dict[int, _Stored] = {}
         self._broker = broker
         self._prefetch = prefetch
+        self._intake: int | None = None
         self._queue: str | None = None
         self._connection = 0
         self._tags = count(1)
@@ -294,7 +295,8 @@ class MemoryBus:
         await asyncio.sleep(0)
         while self._receiving:
             if self._open and self._broker.running:
-                room = min(limit, self._prefetch - len(self.unacknowledged))
+                most = self._prefetch if self._intake is None else self._intake
+                room = max(0, min(limit, most - len(self.unacknowledged)))
                 taken = self._broker.take(self._queue or "", room)
                 if taken:
                     return [self._delivery(stored) for stored in taken]
@@ -315,6 +317,11 @@ class MemoryBus:
 
     def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
         return bool(deliveries) and deliveries[-1].receipt.connection == self._connection and self._open
+
+    async def limit_intake(self, most: int | None) -> None:
+        await asyncio.sleep(0)
+        self._intake = most
+        self.wake()
 
     async def stop_receiving(self) -> None:
         self._receiving = False

@@ -29,6 +29,14 @@ RETRIES_RETURNED = Counter(
 )
 DEAD_LETTERED = Counter("ordersaga_messages_dead_lettered_total", "Messages dead-lettered", ["queue", "type"])
 PAUSES = Counter("ordersaga_consumer_pauses_total", "Times a consumer waited for a server that was away", ["queue"])
+CONSUMER_PAUSED = Gauge("ordersaga_consumer_paused", "1 while an operator has paused the consumption", ["queue"])
+BREAKER_OPEN = Gauge(
+    "ordersaga_consumer_breaker_open", "1 while the consumer only tests single messages, as all failed", ["queue"]
+)
+BREAKER_OPENED = Counter("ordersaga_consumer_breaker_opened_total", "Times that the breaker opened", ["queue"])
+BREAKER_TESTS = Counter(
+    "ordersaga_consumer_breaker_tests_total", "Messages that tested an open breaker, by outcome", ["queue", "outcome"]
+)
 CONSUMER_UP = Gauge(
     "ordersaga_consumer_up",
     "1 while the consumer is connected and finishes its batches; for MongoDB see ordersaga_ready",
@@ -44,6 +52,7 @@ PUBLISH_FAILURES = Counter(
     "ordersaga_publish_failures_total", "Batches of messages that the broker did not confirm completely"
 )
 
+SUCCEEDED, FAILED = "handled", "failed"
 _MIXED = "mixed"
 _UNKNOWN = "unknown"
 
@@ -56,6 +65,10 @@ def type_label(type_: str) -> str:
 def prepare(queue: str, types: Iterable[type[Message]], ladder: Iterable[RetryDelay]) -> None:
     """Start a queue's series at zero: Prometheus sees no increase in a series that begins with its first count."""
     PAUSES.labels(queue)
+    BREAKER_OPEN.labels(queue).set(0)
+    BREAKER_OPENED.labels(queue)
+    for outcome in (SUCCEEDED, FAILED):
+        BREAKER_TESTS.labels(queue, outcome)
     for level in retry_queues(queue, tuple(ladder)):
         RETRIES_SENT.labels(level)
         RETRIES_RETURNED.labels(level)
@@ -68,10 +81,10 @@ def prepare(queue: str, types: Iterable[type[Message]], ladder: Iterable[RetryDe
 def handling(queue: str, messages: Sequence[Message]) -> Iterator[None]:
     """Measure one call of a handler, whatever its outcome."""
     started = time.perf_counter()
-    outcome = "failed"
+    outcome = FAILED
     try:
         yield
-        outcome = "handled"
+        outcome = SUCCEEDED
     finally:
         types = {message.routing_key for message in messages}
         type_ = types.pop() if len(types) == 1 else _MIXED

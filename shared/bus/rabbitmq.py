@@ -68,6 +68,7 @@ class RabbitBus:
         self._opened = asyncio.Event()
         self._receiving = asyncio.Event()
         self._stopped_receiving = False
+        self._intake: int | None = None
         self._topology_known = False
         self._closing: set[asyncio.Task[None]] = set()
         self._failures: dict[Address, str] = {}
@@ -112,7 +113,7 @@ class RabbitBus:
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         while not self._stopped_receiving:
-            if self._link is not None and self._link.deliveries:
+            if self._link is not None and self._link.deliveries and self._intake != 0:
                 return self._link.take(limit)
             self._receiving.clear()
             await self._receiving.wait()
@@ -128,6 +129,11 @@ class RabbitBus:
 
     def still_owns(self, deliveries: Sequence[Delivery]) -> bool:
         return self._link is not None and bool(deliveries) and deliveries[-1].receipt.link is self._link
+
+    async def limit_intake(self, most: int | None) -> None:
+        self._intake = most
+        if self._link is not None:
+            await self._link.limit_intake(most)
 
     async def stop_receiving(self) -> None:
         self._stopped_receiving = True
@@ -156,7 +162,9 @@ class RabbitBus:
                     self._queue,
                     self._receiving.set,
                     topology_known=self._topology_known,
+                    intake=self._intake,
                 )
+                await self._link.limit_intake(self._intake)  # which may have changed while it was opened
             except StartError as error:
                 if not self._opened.is_set():
                     raise

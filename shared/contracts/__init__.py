@@ -12,7 +12,7 @@ from shared.contracts.inventory import (
     StockReturned,
     StockShipped,
 )
-from shared.contracts.operations import DeadLetterHandled
+from shared.contracts.operations import ConsumerPausesChanged, DeadLetterHandled, PauseTimes
 from shared.contracts.orders import (
     CancelProvisioning,
     CapturePayment,
@@ -79,6 +79,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     OrderRefunded,
     PackageLowIps,
     DeadLetterHandled,
+    ConsumerPausesChanged,
 )
 
 BY_ROUTING_KEY: dict[str, type[Message]] = {message.routing_key: message for message in ALL_MESSAGES}
@@ -88,6 +89,7 @@ __all__ = [
     "BY_ROUTING_KEY",
     "CancelProvisioning",
     "CapturePayment",
+    "ConsumerPausesChanged",
     "DeadLetterHandled",
     "Message",
     "OrderCancelled",
@@ -101,6 +103,7 @@ __all__ = [
     "PackageLowIps",
     "PartRefundFailed",
     "PartRefunded",
+    "PauseTimes",
     "PaymentCaptureFailed",
     "PaymentCaptured",
     "PaymentFailed",

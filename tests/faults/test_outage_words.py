@@ -25,7 +25,16 @@ PAGES: tuple[str, ...] = (
     "/dead-letters/replays",
     "/inventory",
 )
-PAGES += ("/packages", "/webhooks", "/audit", "/approvals", "/actions", "/overview", "/dead-letters/letters/x1")
+PAGES += (
+    "/packages",
+    "/consumers",
+    "/webhooks",
+    "/audit",
+    "/approvals",
+    "/actions",
+    "/overview",
+    "/dead-letters/letters/x1",
+)
 
 FORBIDDEN = re.compile(
     r"127\.0\.0\.1|localhost|errno|\w+(Error|Exception|Timeout)\b|pymongo|aiormq|aio_pika|httpx|configured timeouts"

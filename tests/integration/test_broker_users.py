@@ -318,7 +318,7 @@ async def test_the_topology_can_only_be_applied_by_the_deployer(brokers: Brokers
         assert json.loads(done.stdout)["created"] == ["queue operations.retry.2m"]
         again = await apply("deployer")
         assert (again.returncode, "created" in again.stdout) == (0, False)
-        assert "27 exchanges, 32 queues, 73 bindings" in again.stdout
+        assert "27 exchanges, 32 queues, 74 bindings" in again.stdout
 
 
 async def test_a_recovery_needs_the_deployer_and_only_reads_the_records(brokers: Brokers) -> None:

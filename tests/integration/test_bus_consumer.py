@@ -119,6 +119,90 @@ async def nothing_left(harness: Harness) -> None:
         await harness.take_from(queue, 0)
 
 
+async def test_a_paused_consumer_finishes_its_batch_and_takes_no_other(harness: Harness, running: Running) -> None:
+    going_on, first = asyncio.Event(), asyncio.Event()
+    handled: list[str] = []
+
+    async def slowly(messages: Sequence[RefundPayment]) -> list[Message]:
+        first.set()
+        await going_on.wait()
+        handled.extend(message.order_id for message in messages)
+        return [PaymentRefunded(order_id=message.order_id, status="REFUNDED") for message in messages]
+
+    consumer = await running.consumer(slowly, batch_limit=5)
+    await send(harness, refunds(*many(20)))
+    await asyncio.wait_for(first.wait(), 60)
+    await consumer.set_paused(True)
+    going_on.set()
+
+    async def acknowledged() -> bool:
+        return len(handled) > 0 and consumer._batch_since is None
+
+    await eventually(acknowledged, 60, "the batch to be finished")
+    done = len(handled)
+    assert done <= 5
+    assert consumer.unhealthy_reason is None
+    await harness.drop_connections()
+    await eventually(lambda: consumer.unhealthy_reason is None, 60)
+    assert len(handled) == done
+
+    await consumer.set_paused(False)
+
+    assert sorted(await answered(harness, 20)) == many(20)
+    await eventually(lambda: sorted(handled) == many(20), 60)
+
+
+async def test_a_breaker_opens_tests_single_messages_and_closes(harness: Harness, running: Running) -> None:
+    broken = True
+    handler = Refunds(lambda _: RuntimeError("the disk is full") if broken else None)
+    consumer = await running.consumer(handler, batch_limit=10, breaker_batches=3)
+    await send(harness, refunds(*many(60)))
+    await eventually(lambda: consumer.breaker_reason is not None, 60, "the breaker to open")
+    assert consumer.unhealthy_reason is None, "it is degraded, and not down"
+
+    def tests() -> int:
+        return consumer._breaker.tests
+
+    await eventually(lambda: tests() >= 2, 60, "two tests")
+    assert all(len(call) == 1 for call in handler.calls[-tests() :]), "a test is one message"
+    broken = False
+    await eventually(lambda: consumer.breaker_reason is None, 120, "the breaker to close")
+
+    assert sorted(await answered(harness, 60)) == many(60)
+    await harness.take_from(topology.DEAD_LETTERS, 0)
+    await running.stop()
+    await nothing_left(harness)
+
+
+async def test_a_bad_message_among_good_ones_opens_no_breaker(harness: Harness, running: Running) -> None:
+    handler = Refunds(lambda messages: RuntimeError("bad") if any(m.order_id == "o003" for m in messages) else None)
+    consumer = await running.consumer(handler, batch_limit=10, breaker_batches=3)
+    await send(harness, refunds(*many(20)))
+
+    (dead,) = await harness.take_from(topology.DEAD_LETTERS, 1)
+
+    assert dead.correlation_id == "o003"
+    assert consumer._breaker.opened_at is None
+    await answered(harness, 19)
+
+
+async def test_a_consumer_can_be_paused_while_its_breaker_is_open(harness: Harness, running: Running) -> None:
+    broken = True
+    handler = Refunds(lambda _: RuntimeError("the disk is full") if broken else None)
+    consumer = await running.consumer(handler, batch_limit=10, breaker_batches=3)
+    await send(harness, refunds(*many(30)))
+    await eventually(lambda: consumer.breaker_reason is not None, 60, "the breaker to open")
+    await consumer.set_paused(True)
+    broken = False
+    await eventually(lambda: consumer._breaker.test_at < time.monotonic(), 60, "the time of a test")
+    assert consumer.breaker_reason is not None
+
+    await consumer.set_paused(False)
+
+    assert sorted(await answered(harness, 30)) == many(30)
+    await eventually(lambda: consumer.breaker_reason is None, 60, "the breaker to close")
+
+
 async def test_what_handlers_return_is_published_in_order_and_the_batch_acknowledged(
     harness: Harness, running: Running
 ) -> None:

@@ -129,6 +129,51 @@ async def test_requeued_messages_are_redelivered_in_order(harness: Harness) -> N
     await harness.take_from(INBOX, 0)
 
 
+async def test_without_intake_a_batch_in_hand_is_finished_and_the_rest_goes_back_in_order(harness: Harness) -> None:
+    bus, other = await harness.bus(INBOX), await harness.bus()
+    await Publisher(other).send(refunds(10))
+    await eventually(lambda: harness.arrived(bus) == 10, 60)
+    in_hand = await bus.receive(3)
+
+    await bus.limit_intake(0)
+    await bus.acknowledge(in_hand)
+
+    left = await harness.take_from(INBOX, 7)
+    assert bodies([*in_hand, *left]) == [envelope(message).body for message in refunds(10)]
+
+
+async def test_without_intake_nothing_is_received_until_there_is_some_again(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await bus.limit_intake(0)
+    await Publisher(bus).send(refunds(5))
+    receiving = asyncio.create_task(_receive(bus))
+    # A new connection is limited, too.
+    await harness.drop_connections()
+    await eventually(lambda: bus.unhealthy_reason is None, 60)
+    assert not receiving.done()
+
+    await bus.limit_intake(None)
+
+    received = [*await receiving]
+    received += await take_batch(bus, 5 - len(received))
+    assert bodies(received) == [envelope(message).body for message in refunds(5)]
+
+
+async def test_an_intake_of_one_brings_the_next_message_after_the_acknowledgement(harness: Harness) -> None:
+    bus = await harness.bus(INBOX)
+    await bus.limit_intake(1)
+    await Publisher(bus).send(refunds(3))
+    (first,) = await bus.receive(100)
+    await bus.acknowledge([first])
+    (second,) = await bus.receive(100)
+
+    await bus.limit_intake(None)
+    await bus.acknowledge([second])
+
+    (third,) = await bus.receive(100)
+    assert bodies([first, second, third]) == [envelope(message).body for message in refunds(3)]
+
+
 async def test_a_message_that_crashes_its_consumer_for_ever_becomes_a_dead_letter(harness: Harness) -> None:
     bus = await harness.bus(INBOX)
     await Publisher(bus).send(refunds(1))

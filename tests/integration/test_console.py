@@ -345,6 +345,8 @@ async def test_posts_from_other_sites_change_nothing(
         "webhook_id": "w1",
         "delivery_id": "e1",
         "bulk_id": "b1",
+        "service": "payment",
+        "what": "pause",
     }
     app: FastAPI = an_app(dependencies)
     posts = [route.path.format(**values) for route in _routes(app) if "POST" in (route.methods or ())]

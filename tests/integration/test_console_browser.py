@@ -85,6 +85,8 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
         f"/locks?package={LONG}",
         "/audit",
         "/actions",
+        "/consumers",
+        "/consumers/payment/pause",
         "/sign-in",
         "/dead-letters",
         "/dead-letters/list",

@@ -236,7 +236,7 @@ async def test_an_outage_says_which_orders_wait_for_it(
     async with pages_of(dependencies) as pages:
         banner = await text_of(pages, "/outages")
         assert banner.count('class="notice bad"') == 1
-        assert "5 parts cannot be used." in banner
+        assert "5 parts do not work." in banner
         assert "2 orders of 2 customers: 2 PENDING" in banner
         assert "15.00 EUR at stake" in banner
 

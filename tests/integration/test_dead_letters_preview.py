@@ -27,6 +27,7 @@ from shared.clock import utc_now
 from shared.contracts import Message, OrderMessage
 from shared.contracts.provisioning import Server
 from shared.database import Document
+from shared.pausing.records import PauseRecords
 from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX, ORDER_INBOX
 from tests.integration.test_dead_letters import consuming
 from tests.support.builders import TIMEOUTS, an_order
@@ -151,7 +152,7 @@ async def replay_all(
 ) -> dict[str, list[str]]:
     """Replay all letters until every outcome is known; return what the order service sent, by the order's id."""
     sent: dict[str, list[str]] = {}
-    table = answer_handlers(orders, TIMEOUTS, utc_now, ())
+    table = answer_handlers(orders, PauseRecords(service._database), TIMEOUTS, utc_now, ())
     advance = table[c.StockReserved]
 
     async def advance_and_note(answers: Sequence[Message]) -> Sequence[Message]:

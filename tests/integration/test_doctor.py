@@ -303,6 +303,12 @@ def test_a_service_that_is_not_meant_to_run_is_missed_once_messages_wait_for_it(
     assert check_consumers(levels, services).outcome == outcome
 
 
+def test_a_queue_whose_consumption_is_paused_is_no_problem() -> None:
+    levels = dict.fromkeys(CONSUMERS, QueueLevel(0, 1)) | {topology.PAYMENT_INBOX: QueueLevel(500, 0)}
+    finding = check_consumers(levels, SERVICES, {"payment"})
+    assert (finding.outcome, "payment, which is paused" in finding.detail) == ("ok", True)
+
+
 def test_every_service_is_named_once_when_none_runs() -> None:
     finding = check_consumers(dict.fromkeys(CONSUMERS, QueueLevel(3, 0)), SERVICES)
     assert finding.outcome == "note"

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from order_service.api import create_router
 from order_service.following import Followers
-from order_service.handlers import AnswerHandlers
+from order_service.handlers import AnswerHandlers, PauseHandlers
 from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
@@ -36,9 +36,11 @@ from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.provisioning import Server
 from shared.database import Database
-from shared.errors import BusUnavailableError
+from shared.errors import BusUnavailableError, PoisonError
 from shared.failpoints import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
 from shared.http import create_app
+from shared.pausing.pause import running
+from shared.pausing.records import PauseRecords
 from shared.schema import prepare
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import TIMEOUTS, connected, order_body
@@ -67,7 +69,8 @@ class OrderService:
             resend_after=TIMEOUTS.resend_after,
             failpoint=self._failpoint,
         )
-        self.sweeper = Sweeper(self.orders, self.outbox, TIMEOUTS, self.now, interval=1)
+        self.pauses = PauseRecords(database)
+        self.sweeper = Sweeper(self.orders, self.outbox, self.pauses, TIMEOUTS, self.now, interval=1)
         self.handlers = AnswerHandlers(self.orders, TIMEOUTS, self.now)
         placement = OrderPlacement(self.orders, self.outbox, TIMEOUTS, self.now)
         app = create_app("order", "Orders", _nothing_is_down, authenticator=key_authenticator())
@@ -514,6 +517,32 @@ async def test_a_lost_request_for_a_server_is_sent_again_until_it_is_answered(se
     assert await service.hears(completed(order_id)) == ["order.completed"]
     service.late = timedelta(days=365)
     assert await service.sweeper.resend() == 0
+
+
+async def test_pauses_are_noted_whatever_the_order_of_their_messages(service: OrderService) -> None:
+    note = PauseHandlers(service.pauses).note_pauses
+    at, later = service.now(), service.now() + timedelta(seconds=1)
+    paused = c.ConsumerPausesChanged(service="payment", changed_at=at, pauses=(c.PauseTimes(since=at),))
+    resumed = paused.model_copy(
+        update={"changed_at": later, "pauses": (c.PauseTimes(since=at, until=None, ended_at=later),)}
+    )
+    for message in (resumed, paused, resumed):
+        assert await note([message]) == ()
+        assert running((await service.pauses.all())["payment"], later) is None
+    with pytest.raises(PoisonError, match="answers no order"):
+        await note([paused.model_copy(update={"service": "order"})])
+
+
+async def test_a_request_is_not_repeated_while_provisioning_is_paused(service: OrderService) -> None:
+    order_id = await service.order_in_provisioning()
+    await service.pauses.begin("provisioning", service.now(), by="ann", reason="a test", until=None)
+    service.late = TIMEOUTS.resend_after
+    assert await service.sweeper.resend() == 1
+    assert service.asked_of_provisioning(order_id) == []
+    await service.pauses.end("provisioning", service.now())
+    service.late *= 2
+    assert await service.sweeper.resend() == 1
+    assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 1)]
 
 
 @pytest.mark.parametrize("ended_by", ["cancel", "refund", "hold"])

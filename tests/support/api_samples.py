@@ -45,6 +45,8 @@ from shared.bus.publisher import Publisher
 from shared.failpoints import nothing_fails
 from shared.http import create_app
 from shared.observability import configure_logging
+from shared.pausing.api import create_pause_routes
+from shared.pausing.records import PauseRecords
 from shared.service import Connections, Parts
 from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROVISIONING, Service
 
@@ -135,6 +137,8 @@ def wired(
         people=parts.people,
     )
     app.include_router(parts.router)
+    if service.can_be_paused:
+        app.include_router(create_pause_routes(service, PauseRecords(database)))
     return app
 
 

@@ -11,17 +11,18 @@ from operations.doctor.broker import check_version, compare_rights
 from operations.reading.broker import EVERY_QUEUE
 from operations.stack.broker_users import choose_virtual_host, definitions, load_users
 from shared.broker_rights import DEPLOYER, RIGHTS, could_have_sent, may_ask_for, may_send_by_name, sent_by
-from shared.contracts import ALL_MESSAGES, DeadLetterHandled
-from shared.services import SERVICES
+from shared.contracts import ALL_MESSAGES, ConsumerPausesChanged, DeadLetterHandled
+from shared.services import ANSWERING, SERVICES
 from shared.topology import DEAD_LETTERS, EVENTS, EXCHANGE, INBOX_EXCHANGE, INBOXES, all_queues, exchanges
 
 SERVICE_USERS = [service.user for service in SERVICES.values()]
 
 
 def test_every_message_has_one_sender() -> None:
+    of_several = {DeadLetterHandled: len(SERVICES), ConsumerPausesChanged: len(ANSWERING)}
     for message in ALL_MESSAGES:
         senders = [service.name for service in SERVICES.values() if message in sent_by(service)]
-        assert len(senders) == (len(SERVICES) if message is DeadLetterHandled else 1), message
+        assert len(senders) == of_several.get(message, 1), message
 
 
 @pytest.mark.parametrize("user", SERVICE_USERS)

@@ -97,6 +97,8 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     **{("orders", action): ["--all", "--yes", "--why", "x"] for action in ("cancel", "retry", "refund", "nudge")},
     ("orders", "resume"): ["b1"],
     ("orders", "stop"): ["b1", "--why", "x"],
+    ("pause",): ["payment", "--yes", "--reason", "x"],
+    ("resume",): ["payment", "--reason", "x"],
     ("dead-letters", "show"): ["abc"],
     ("dead-letters", "preview"): ["--all"],
     ("dead-letters", "edit"): ["abc"],

@@ -123,6 +123,7 @@ REQUIRED = {
     "order.refunded": ["userId", "refundId", "amount"],
     "package.low_ips": ["package", "ipv4"],
     "dead_letter.handled": ["letterId", "messageId"],
+    "consumer.pauses_changed": ["service", "changedAt", "pauses"],
 }
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from operations.dead_letters.careful import end_of_step, is_end_of_step
 from operations.dead_letters.editing import InvalidBodyError, check_body
 from operations.dead_letters.filters import Filters, query
-from operations.dead_letters.fingerprint import fingerprint, pattern
+from operations.dead_letters.fingerprint import fingerprint
 from operations.dead_letters.letter import (
     MOST_WORDS,
     content_type,
@@ -28,6 +28,7 @@ from operations.reading.cursors import read_cursor, write_cursor
 from shared.bus import Delivery
 from shared.bus.amqp.frames import write_headers
 from shared.bus.failures import dead_letter
+from shared.bus.patterns import pattern
 from shared.bus.replays import handled_notice
 from shared.errors import PoisonError
 from shared.topology import (

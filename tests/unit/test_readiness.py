@@ -113,6 +113,7 @@ class Service:
     def __init__(self, name: str) -> None:
         self.now = 1000.0
         self.wrong: dict[str, str | None] = {"rabbitmq": "not connected", "consumer": None, "process": None}
+        self.wrong["breaker"] = None
         database: Any = Answering()
         self.readiness = Readiness(
             name,
@@ -120,6 +121,7 @@ class Service:
             {part: lambda part=part: self.wrong[part] for part in self.wrong},  # type: ignore[misc]
             grace=GRACE,
             final={"process"},
+            tolerated={"breaker"},
             clock=lambda: self.now,
         )
 
@@ -158,6 +160,13 @@ async def test_what_does_not_pass_by_itself_has_no_grace(service: Service) -> No
     assert await service.unready() == {}
     service.wrong["process"] = "it is stopping"
     assert await service.unready() == {"process": "it is stopping"}
+
+
+async def test_an_open_breaker_degrades_a_service_and_never_makes_it_unready(service: Service) -> None:
+    service.wrong |= {"rabbitmq": None, "breaker": "open"}
+    assert await service.unready() == {}, "it has not been ready before"
+    assert await service.unready(after=100 * GRACE) == {}
+    assert service.readiness.outages().keys() == {"breaker"}
 
 
 async def test_an_outage_that_ended_does_not_count_for_the_next_one(service: Service) -> None:

@@ -114,6 +114,11 @@ def refusal(channel: int, tag: int) -> bytes:
     return _frame(METHOD, channel, NACK + _U64.pack(tag) + b"\x03")
 
 
+def refusal_of_one(channel: int, tag: int) -> bytes:
+    """Encode Basic.Nack of one delivery, with redelivery."""
+    return _frame(METHOD, channel, NACK + _U64.pack(tag) + b"\x02")
+
+
 def read_confirm(payload: bytes) -> tuple[int, bool]:
     """Decode Basic.Ack or Basic.Nack: the tag, and whether it includes all tags up to it."""
     tag, bits = _TAG_AND_BITS.unpack_from(payload)

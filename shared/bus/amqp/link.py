@@ -45,7 +45,7 @@ from shared import tls, topology
 from shared.bus import Delivery, Envelope
 from shared.bus.amqp.confirms import ConfirmTimes, MessageRefusedError, Pending, UnroutableError
 from shared.bus.amqp.connecting import connect
-from shared.bus.amqp.frames import Deliver, Properties, acknowledgement, publication, refusal
+from shared.bus.amqp.frames import Deliver, Properties, acknowledgement, publication, refusal, refusal_of_one
 from shared.bus.amqp.nodes import Address
 from shared.bus.amqp.publications import Publications
 from shared.bus.amqp.wire import Tap, TappedTransport
@@ -140,7 +140,14 @@ class BrokerRefusedError(BusUnavailableError):
 class Link(Tap):
     """A connection with its channels; `lost` is done, with the reason, when any part of it fails."""
 
-    def __init__(self, address: Address, options: Options, queue: str | None, on_delivery: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        options: Options,
+        queue: str | None,
+        on_delivery: Callable[[], None],
+        intake: int | None = None,
+    ) -> None:
         self.deliveries: deque[Delivery] = deque()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.missed_something = False
@@ -163,6 +170,9 @@ class Link(Tap):
         self._confirm_times = ConfirmTimes()
         self._gave_up_early_at = float("-inf")
         self._consuming: UnderlyingChannel
+        self._intake = intake
+        self._consumer_tag: str | None = None
+        self._changing_intake = asyncio.Lock()
         self._user = options.user
         self._renewal: asyncio.Task[None] | None = None
         self._renewed_at = float("-inf")
@@ -196,8 +206,9 @@ class Link(Tap):
         on_delivery: Callable[[], None],
         *,
         topology_known: bool = False,
+        intake: int | None = None,
     ) -> Self:
-        """Connect, see to the topology, and consume from `queue` if there is one.
+        """Connect, see to the topology, and consume from `queue` if there is one, as `Bus.limit_intake` says.
 
         With `topology_known`, an earlier link has seen to it, and this one is used first and verifies it later: while a
         node is gone, to declare a binding that exists takes as long as the others wait for that node.
@@ -205,7 +216,7 @@ class Link(Tap):
         the broker rejects the login or the virtual host, BusUnavailableError if it cannot be reached or if a part of
         the topology is missing that this link does not declare.
         """
-        link = cls(address, options, queue, on_delivery)
+        link = cls(address, options, queue, on_delivery, intake)
         within = link._timeout if topology_known else options.timeout
         try:
             async with asyncio.timeout(within):
@@ -298,6 +309,31 @@ class Link(Tap):
         """Return all deliveries up to the last of these to the broker."""
         self._transport.write(refusal(self._consuming.number, deliveries[-1].receipt.tag))
 
+    async def limit_intake(self, most: int | None) -> None:
+        """Consume with this prefetch from now on, see `Bus.limit_intake`; the link is lost if the broker refuses it."""
+        async with self._changing_intake:
+            if most == self._intake or not self._queue:
+                return
+            self._intake = most
+            try:
+                await self._answered(self._cancel(), _SILENT_ROUNDS * self._timeout)
+                self._give_back()
+                await self._answered(self._consume(), _SILENT_ROUNDS * self._timeout)
+            except _LINK_ERRORS as error:
+                self._lose(f"the consumer could not be changed: {error!r}")
+
+    async def _cancel(self) -> None:
+        if self._consumer_tag is not None:
+            tag, self._consumer_tag = self._consumer_tag, None
+            await self._consuming.basic_cancel(tag)
+
+    def _give_back(self) -> None:
+        """Return the deliveries that were not taken, each by itself: an earlier batch may still be in hand."""
+        tags = [delivery.receipt.tag for delivery in self.deliveries]
+        self.deliveries.clear()
+        if tags:
+            self._transport.write(b"".join(refusal_of_one(self._consuming.number, tag) for tag in tags))
+
     def delivered(self, method: Deliver, properties: Properties, body: bytes) -> None:
         self.deliveries.append(
             Delivery(
@@ -338,6 +374,7 @@ class Link(Tap):
             channel = await self._open_channel(publisher_confirms=False)
             self._consuming = await channel.get_underlay_channel()
             self._transport.tap(self._consuming.number, self)
+            self._consuming.on_consumer_cancel_callbacks.add(self._cancelled)
             await self._consume()
             self._start("watch-consumer", self._watch_consumer())
         self._start("watch-publishing", self._watch_publishing())
@@ -442,9 +479,12 @@ class Link(Tap):
                 await channel.close()
 
     async def _consume(self) -> None:
-        self._consuming.on_consumer_cancel_callbacks.add(self._cancelled)
-        await self._consuming.basic_qos(prefetch_count=self._options.prefetch)
-        await self._consuming.basic_consume(self._queue, _unreached)
+        if self._intake == 0:
+            return
+        prefetch = self._options.prefetch if self._intake is None else self._intake
+        await self._consuming.basic_qos(prefetch_count=prefetch)
+        answer = await self._consuming.basic_consume(self._queue, _unreached)
+        self._consumer_tag = answer.consumer_tag
 
     def _start(self, name: str, watch: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(watch, name=name)
@@ -461,13 +501,18 @@ class Link(Tap):
         """Ask the broker regularly for the consumers of the queue; end the link if it does not know ours."""
         while True:
             await asyncio.sleep(self._options.check_every)
+            tag = self._consumer_tag
+            if tag is None:
+                continue  # nothing is to be consumed
             question = self._consuming.queue_declare(self._queue, passive=True)
             try:
                 answer = await self._answered(question, _SILENT_ROUNDS * self._timeout)
             except _LINK_ERRORS as error:
                 self._lose(f"the queue could not be checked: {error!r}")
                 return
-            if not answer.consumer_count and await self._is_forgotten():
+            if answer.consumer_count or not await self._is_forgotten():
+                continue
+            if self._consumer_tag == tag:  # it has not been cancelled meanwhile
                 self._lose("the broker no longer knows the consumer")
                 return
 

@@ -1,0 +1,123 @@
+"""Consumption is paused under load, by an operator: nothing is lost, doubled or timed out by it, whatever dies.
+
+The time of orders is ended by hand, as a test must not wait for it: they are PENDING past their deadlines at once.
+"""
+
+from typing import Any
+
+import httpx
+import pymongo
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.processes import Process, Stack, run_stack
+
+WITHIN = 60.0
+STOCK = 1000
+ORDERS = 30
+NOW = [{"$set": {"deadline": "$$NOW", "dueAt": "$$NOW"}}]
+OVER_BY_NOW = {"status": "PENDING", "unpublished": {"$exists": False}}
+
+
+async def set_paused(stack: Stack, process: Process, what: str, **more: Any) -> httpx.Response:
+    return await stack.client.post(f"{process.url}/consumer/{what}", json={"reason": "a test", **more})
+
+
+async def all_paused(stack: Stack, service: str, paused: bool = True) -> None:
+    async def every_one() -> bool:
+        answers = [await stack.client.get(f"{process.url}/readyz") for process in stack.processes(service)]
+        assert all(answer.status_code == 200 for answer in answers)
+        return all(("paused" in answer.json()) is paused for answer in answers)
+
+    await eventually(every_one, WITHIN, f"all processes of {service} to follow")
+
+
+async def times_run_out(stack: Stack, placed: list[str]) -> None:
+    """End the time of all PENDING orders, and wait until the order service has given it to them again."""
+    async with pymongo.AsyncMongoClient[dict[str, Any]](stack.mongodb_url, tz_aware=True) as client:
+        orders = client[f"{stack.database_prefix}_orders"]["orders"]
+        waiting = {"_id": {"$in": placed}, **OVER_BY_NOW}
+
+        async def all_published() -> bool:
+            return await orders.count_documents({"_id": {"$in": placed}, "unpublished": True}) == 0
+
+        await eventually(all_published, WITHIN, "all orders to be noted as published")
+        ended = await orders.update_many(waiting, NOW)
+        assert ended.modified_count > 0
+
+        async def extended() -> bool:
+            overdue = {"_id": {"$in": placed}, "$expr": {"$lte": ["$deadline", "$$NOW"]}, "status": "PENDING"}
+            return await orders.count_documents(overdue) == 0
+
+        await eventually(extended, WITHIN, "the deadlines to be extended")
+        assert await orders.count_documents({"_id": {"$in": placed}, "status": "CANCELLED"}) == 0
+
+
+async def knows_of_pause(stack: Stack, service: str) -> None:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](stack.mongodb_url) as client:
+        pauses = client[f"{stack.database_prefix}_orders"]["pauses"]
+
+        async def known() -> bool:
+            return await pauses.find_one({"_id": service, "pauses.0": {"$exists": True}}) is not None
+
+        await eventually(known, WITHIN, f"the order service to know of the pause of {service}")
+
+
+async def recorded(stack: Stack, database: str) -> list[str]:
+    async with pymongo.AsyncMongoClient[dict[str, Any]](stack.mongodb_url) as client:
+        entries = (
+            client[f"{stack.database_prefix}_{database}"]["actions"].find({"action": "letters:decide"}).sort("seq")
+        )
+        return [f"{entry['resource']}: {entry['outcome']}" async for entry in entries]
+
+
+@pytest.mark.parametrize(("service", "database"), [("inventory", "inventory"), ("order", "orders")])
+async def test_a_pause_under_load_outlives_its_processes_and_costs_no_order(
+    service: str, database: str, mongodb_url: str, clean_broker: str, database_prefix: str
+) -> None:
+    async with run_stack(mongodb_url, clean_broker, database_prefix, republish_after_seconds=0.5) as stack:
+        await stack.start("order", "inventory", "payment", service)
+        await stack.stock("p1", STOCK)
+        first, second = stack.processes(service)
+        placed = await stack.place_many(ORDERS, lambda _: {})
+        assert (await set_paused(stack, first, "pause")).json()["paused"] is True
+        placed += await stack.place_many(ORDERS, lambda _: {})
+        await all_paused(stack, service)
+        await knows_of_pause(stack, service)
+        late = await stack.place_many(5, lambda _: {})
+
+        # Of two processes that are paused, one is killed and another takes its place.
+        await stack.kill(second)
+        third = await stack.launch(service)
+        await all_paused(stack, service)
+        await times_run_out(stack, [*placed, *late])
+        assert {(await stack.order(order_id))["status"] for order_id in late} == {"PENDING"}
+
+        answer = await set_paused(stack, third, "resume")
+        assert answer.json()["pause"]["reason"] == "a test"
+        orders = await stack.all_settled([*placed, *late])
+        assert {order["status"] for order in orders} == {"CONFIRMED"}
+        inventory = await stack.inventory("p1")
+        assert (inventory["quantity"], inventory["reserved"]) == (STOCK - len(orders), len(orders))
+        await all_paused(stack, service, paused=False)
+        assert (await set_paused(stack, third, "resume")).status_code == 409
+        await stack.assert_books_balance()
+        assert await recorded(stack, database) == [
+            "POST /consumer/pause: 200",
+            "POST /consumer/resume: 200",
+            "POST /consumer/resume: 409",
+        ]
+
+
+async def test_a_pause_with_an_end_is_over_by_itself(mongodb_url: str, clean_broker: str, database_prefix: str) -> None:
+    async with run_stack(mongodb_url, clean_broker, database_prefix) as stack:
+        await stack.start()
+        await stack.stock("p1", STOCK)
+        (payment,) = stack.processes("payment")
+        paused = (await set_paused(stack, payment, "pause", seconds=3)).json()
+        assert paused["pause"]["until"] > paused["pause"]["since"]
+        placed = await stack.place_many(ORDERS, lambda _: {})
+        orders = await stack.all_settled(placed)
+        assert {order["status"] for order in orders} == {"CONFIRMED"}
+        await all_paused(stack, "payment", paused=False)
+        await stack.assert_books_balance()
