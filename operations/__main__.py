@@ -55,6 +55,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     work = ReplayWork(database, Replayer(database, connections.publisher, failpoint=connections.failpoint))
     dependencies = _console_dependencies(settings, database.client)
     sessions = Sessions(database, dependencies.session_limits)
+    audit_every = timedelta(seconds=settings.audit_interval_seconds)
 
     async def take_letters() -> None:
         await letter_bus.start(DEAD_LETTERS)
@@ -73,7 +74,8 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             lambda: run_periodically(letters.mask_words, every=MASK_EVERY_SECONDS, name="masking of words"),
             Executor(dependencies).run,
             BulkExecutor(dependencies, connections.failpoint).run_all,
-            Observer(dependencies.client, settings.database_prefix, settings.amqp_url).run,
+            lambda: dependencies.audits.keep_schedule(audit_every),
+            Observer(dependencies.client, settings.database_prefix, settings.amqp_url, audit_every=audit_every).run,
         ),
         drain=(letter_bus.close, dependencies.services.close),
         health_checks={"dead letters": lambda: ingest.unhealthy_reason},

@@ -1,6 +1,7 @@
 """The collections of operations; its process and `ordersaga doctor` check them."""
 
 from operations.approvals.schema import SCHEMA as APPROVAL_SCHEMA
+from operations.audit.schema import SCHEMA as AUDIT_SCHEMA
 from operations.dead_letters.schema import SCHEMA as DEAD_LETTER_SCHEMA
 from operations.order_actions.schema import SCHEMA as ORDER_ACTIONS_SCHEMA
 from operations.reading.archived import COLLECTION as ARCHIVED
@@ -13,6 +14,7 @@ SCHEMA = {
     **SIGN_IN_SCHEMA,
     **APPROVAL_SCHEMA,
     **ORDER_ACTIONS_SCHEMA,
+    **AUDIT_SCHEMA,
     ARCHIVED: ARCHIVED_SCHEMA,
     audit_log.COLLECTION: audit_log.SCHEMA,
 }

@@ -38,8 +38,18 @@ OptionalUrl = Annotated[str, AfterValidator(lambda url: check_service_url(url).r
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
 
 
+SHORTEST_AUDIT_INTERVAL = 60
+"""The shortest time between two scheduled audits, in seconds."""
+
 ApprovalAction = Literal["dead-letters.replay", "dead-letters.discard", "accounts.repair"]
 """The acts that can be made to need a second person, besides those on orders from an amount on."""
+
+
+def _not_too_often(seconds: int) -> int:
+    """Check the time between two audits."""
+    if 0 < seconds < SHORTEST_AUDIT_INTERVAL:
+        raise ValueError(f"allowed are 0, which means never, and {SHORTEST_AUDIT_INTERVAL} or more")
+    return seconds
 
 
 class OperationsSettings(ServiceSettings):
@@ -60,6 +70,7 @@ class OperationsSettings(ServiceSettings):
     session_seconds: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = 8 * 3600
     approval_amount: Amount = None
     approval_actions: Annotated[tuple[ApprovalAction, ...], NoDecode, BeforeValidator(words)] = ()
+    audit_interval_seconds: Annotated[int, Field(ge=0, le=7 * 24 * 3600), AfterValidator(_not_too_often)] = 3600
     operator_header: HeaderName = ""
     operator_roles_header: HeaderName = ""
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pymongo import AsyncMongoClient
 
 from operations.approvals.policy import ApprovalPolicy
+from operations.audit.runner import AuditedStack, AuditRunner
+from operations.audit.runs import AuditRuns
 from operations.console.people import IdentityProxy
 from operations.console.upstream import Services
 from operations.sign_in.oidc import OidcSignIn
@@ -39,6 +41,16 @@ class ConsoleDependencies:
     def operations(self) -> Database:
         """The database of operations."""
         return self.client[CONSOLE.database_in(self.prefix)]
+
+    @property
+    def audit_runs(self) -> AuditRuns:
+        """The results of audits."""
+        return AuditRuns(self.operations, self.clock)
+
+    @property
+    def audits(self) -> AuditRunner:
+        """Runs audits of this stack."""
+        return AuditRunner(AuditedStack(self.mongodb_url, self.amqp_url, self.prefix), self.audit_runs)
 
     @property
     def orders(self) -> Collection:
