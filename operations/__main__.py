@@ -12,6 +12,7 @@ from operations.console import (
     ConsolePeople,
     Executor,
     IdentityProxy,
+    IncidentWatch,
     Services,
     create_router,
 )
@@ -75,6 +76,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             Executor(dependencies).run,
             BulkExecutor(dependencies, connections.failpoint).run_all,
             lambda: dependencies.audits.keep_schedule(audit_every),
+            IncidentWatch(dependencies, connections.failpoint).run,
             Observer(dependencies.client, settings.database_prefix, settings.amqp_url, audit_every=audit_every).run,
         ),
         drain=(letter_bus.close, dependencies.services.close),

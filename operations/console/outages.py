@@ -84,24 +84,40 @@ class OutageWatch:
                 self._checked_at = time.monotonic()
 
     async def _check(self) -> list[Outage]:
-        dependencies, services = self._dependencies, self._dependencies.services
-        now = dependencies.clock()
-        *servers, healths = await asyncio.gather(
-            attempt(dependencies.operations.command("ping"), MONGODB),
-            attempt(count_messages(dependencies.amqp_url, ()), RABBITMQ),
-            asyncio.gather(*(services.health(name) for name in services.urls)),
-        )
-        away = {
-            name: answer.why
-            for name, answer in zip((MONGODB, RABBITMQ), servers, strict=True)
-            if isinstance(answer, Unavailable)
-        }
-        found = [Outage(name, now, why, MEANING[name], "dependency-down") for name, why in away.items()]
-        explained = set().union(*(_DEPENDENT[name] for name in away))
-        for name, health in zip(services.urls, healths, strict=True):
-            if (outage := _of_service(name, health, explained, now)) is not None:
-                found.append(outage)
-        return found
+        return outages_of(await check(self._dependencies), self._dependencies.clock())
+
+
+class Check(NamedTuple):
+    """Why MongoDB and RabbitMQ are away, those of them that are, and what each service says about itself."""
+
+    away: Mapping[str, str]
+    healths: Mapping[str, Health]
+
+
+async def check(dependencies: ConsoleDependencies) -> Check:
+    """Ask both servers and all services whether they work."""
+    services = dependencies.services
+    *servers, healths = await asyncio.gather(
+        attempt(dependencies.operations.command("ping"), MONGODB),
+        attempt(count_messages(dependencies.amqp_url, ()), RABBITMQ),
+        asyncio.gather(*(services.health(name) for name in services.urls)),
+    )
+    away = {
+        name: answer.why
+        for name, answer in zip((MONGODB, RABBITMQ), servers, strict=True)
+        if isinstance(answer, Unavailable)
+    }
+    return Check(away, dict(zip(services.urls, healths, strict=True)))
+
+
+def outages_of(checked: Check, now: datetime) -> list[Outage]:
+    """Return what is away; a service that only lacks a server that is away is not."""
+    found = [Outage(name, now, why, MEANING[name], "dependency-down") for name, why in checked.away.items()]
+    explained = set().union(*(_DEPENDENT[name] for name in checked.away))
+    for name, health in checked.healths.items():
+        if (outage := _of_service(name, health, explained, now)) is not None:
+            found.append(outage)
+    return found
 
 
 def _of_service(name: str, health: Health, explained: set[str], now: datetime) -> Outage | None:

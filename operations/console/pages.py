@@ -51,6 +51,7 @@ NAVIGATION = (
     ("/packages", "Packages", Permission.PROVISIONING_READ),
     ("/webhooks", "Webhooks", Permission.WEBHOOKS_READ),
     ("/audit", "Audit", Permission.LETTERS_READ),
+    ("/incidents", "Incidents", Permission.LETTERS_READ),
     ("/approvals", "Approvals", Permission.ORDERS_READ),
     ("/actions", "Actions", Permission.LETTERS_READ),
 )

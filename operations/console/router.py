@@ -10,6 +10,7 @@ from operations.console.audit import create_audit
 from operations.console.bulk import create_bulk
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
+from operations.console.incidents import create_incidents
 from operations.console.orders import create_orders
 from operations.console.outages import read_runbook
 from operations.console.overview import create_overview
@@ -41,6 +42,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         create_packages,
         create_webhooks,
         create_audit,
+        create_incidents,
         create_dead_letters,
         create_log,
         create_approvals,
