@@ -1,5 +1,6 @@
 """The dependencies of the console's pages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pymongo import AsyncMongoClient
@@ -34,6 +35,8 @@ class ConsoleDependencies:
     proxy: IdentityProxy | None = None
     oidc: OidcSignIn | None = None
     approval_policy: ApprovalPolicy = field(default_factory=ApprovalPolicy)
+    channels: Sequence[str] = ()
+    """The channels by which notifications can be sent."""
     public_url: str | None = None
     """The address at which browsers reach the console; None for the one that a request names."""
 

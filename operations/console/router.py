@@ -11,6 +11,7 @@ from operations.console.bulk import create_bulk
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.incidents import create_incidents
+from operations.console.notifications import create_notifications
 from operations.console.orders import create_orders
 from operations.console.outages import read_runbook
 from operations.console.overview import create_overview
@@ -43,6 +44,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         create_webhooks,
         create_audit,
         create_incidents,
+        create_notifications,
         create_dead_letters,
         create_log,
         create_approvals,

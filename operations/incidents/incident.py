@@ -58,5 +58,5 @@ class Incident:
 
 def incident_of(document: Mapping[str, Any]) -> Incident:
     """Return the incident of a record."""
-    fields = {name: value for name, value in document.items() if name not in ("_id", "severity")}
+    fields = {name: value for name, value in document.items() if name not in ("_id", "severity", "recordedAt")}
     return Incident(id=document["_id"], **fields)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pymongo import DESCENDING, UpdateOne
+from pymongo import ASCENDING, DESCENDING, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from operations.incidents.changes import Known, Release, Seen, decide, decide_release
 from operations.incidents.incident import Incident, incident_of
 from operations.incidents.schema import INCIDENTS, STATES
 from operations.reading.cursors import read_cursor, write_cursor
+from shared.clock import Clock, utc_now
 from shared.database import Database, Document
 from shared.failpoints import INCIDENT_DECIDED, Failpoint, nothing_fails
 
@@ -64,10 +65,11 @@ class _State:
 class IncidentRecords:
     """The operations on the records; methods let the driver's errors out."""
 
-    def __init__(self, database: Database, failpoint: Failpoint = nothing_fails) -> None:
+    def __init__(self, database: Database, failpoint: Failpoint = nothing_fails, clock: Clock = utc_now) -> None:
         self._incidents = database[INCIDENTS]
         self._states = database[STATES]
         self._failpoint = failpoint
+        self._clock = clock
 
     async def observe(self, seen: Sequence[Seen], at: datetime) -> None:
         """Record what changed, as it was seen at a time."""
@@ -119,6 +121,11 @@ class IncidentRecords:
         items, more = [incident_of(document) for document in found[:limit]], len(found) > limit
         return IncidentPage(items, write_cursor(items[-1].at, items[-1].id) if more else None, total)
 
+    async def recorded(self, wanted: IncidentFilter, after: datetime, until: datetime) -> list[Document]:
+        """Return the records that were written after one time and until another, in that order."""
+        query = wanted.query() | {"recordedAt": {"$gt": after, "$lte": until}}
+        return await self._incidents.find(query, sort=[("recordedAt", ASCENDING), ("_id", ASCENDING)]).to_list(None)
+
     async def _read(self, subjects: Sequence[str]) -> dict[str, _State]:
         return {
             document["_id"]: _state(document) async for document in self._states.find({"_id": {"$in": list(subjects)}})
@@ -155,8 +162,9 @@ class IncidentRecords:
         await self._states.update_one(unchanged, {"$set": {"incidents": []}})
 
     async def _copy(self, documents: Sequence[Document]) -> None:
+        recorded = {"recordedAt": self._clock()}
         writes = [
-            UpdateOne({"_id": document["_id"]}, {"$setOnInsert": _without_id(document)}, upsert=True)
+            UpdateOne({"_id": document["_id"]}, {"$setOnInsert": _without_id(document) | recorded}, upsert=True)
             for document in documents
         ]
         if writes:

@@ -23,6 +23,7 @@ SCHEMA: dict[str, CollectionSchema] = {
             IndexModel([("severity", ASCENDING), *_NEWEST], name="by-severity"),
             IndexModel([("kind", ASCENDING), *_NEWEST], name="by-kind"),
             IndexModel([("service", ASCENDING), *_NEWEST], name="by-service"),
+            IndexModel([("recordedAt", ASCENDING)], name="recorded"),
             IndexModel([("at", DESCENDING)], name="expired", expireAfterSeconds=KEPT_DAYS * 24 * 3600),
         )
     ),

@@ -48,7 +48,7 @@ HOSTILE = '<script>alert("1")</script>'
 ESCAPED = "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;"
 REASON = {"why": "because"}
 SECTIONS = ("/", "/orders", "/inventory", "/packages", "/webhooks", "/audit", "/incidents", "/dead-letters", "/actions")
-PAGES = (*SECTIONS, "/dead-letters/list", "/dead-letters/replays", "/locks?package=p", "/overview")
+PAGES = (*SECTIONS, "/notifications", "/dead-letters/list", "/dead-letters/replays", "/locks?package=p", "/overview")
 
 
 @pytest.fixture

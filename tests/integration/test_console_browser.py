@@ -82,6 +82,8 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
         "/packages",
         f"/locks?package={LONG}",
         "/audit",
+        "/incidents",
+        "/notifications",
         "/actions",
         "/sign-in",
         "/dead-letters",
