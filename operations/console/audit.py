@@ -47,13 +47,11 @@ class Auditor:
 
 def outcome_of(run: Document) -> str:
     """Return the result of an audit in a few words."""
-    match run["status"]:
-        case status if status == OK:
-            return "the books balance"
-        case status if status == VIOLATIONS:
-            return f"{run['found']:,} violation{'s' if run['found'] != 1 else ''}"
-        case status:
-            return f"{status}: {run['why']}" if run.get("why") else str(status)
+    if run["status"] == OK:
+        return "the books balance"
+    if run["status"] == VIOLATIONS:
+        return f"{run['found']:,} violation{'s' if run['found'] != 1 else ''}"
+    return f"{run['status']}: {run['why']}" if run.get("why") else str(run["status"])
 
 
 def create_audit(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:

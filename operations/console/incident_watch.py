@@ -6,8 +6,10 @@ cannot be recorded; the first look at which a server or service was away is reme
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
@@ -105,8 +107,10 @@ class IncidentWatch:
 
     async def _members(self) -> list[Seen]:
         """Return the primary of a replica set, and its members."""
-        client = self._dependencies.client
-        primary = await client.primary
+        client: Any = self._dependencies.client
+        primary = client.primary
+        if inspect.isawaitable(primary):  # not with the driver Motor
+            primary = await primary
         found = [Seen("primary/MongoDB", f"{primary[0]}:{primary[1]}")] if primary else []
         known = client.topology_description.server_descriptions()
         if len(known) > 1 and primary:  # without a primary, the members are not known to be members

@@ -11,7 +11,9 @@ from fastapi import FastAPI, Response
 from typer.testing import CliRunner
 
 from operations import cli
-from operations.console import ConsoleDependencies, IncidentWatch
+from operations.audit.report import Report, Violation
+from operations.console import ConsoleDependencies, IncidentWatch, incident_watch
+from operations.console.outages import Check, check
 from operations.incidents.changes import Release, Seen
 from operations.incidents.incident import Incident
 from operations.incidents.records import IncidentFilter, IncidentPage, IncidentRecords
@@ -168,9 +170,6 @@ async def test_an_open_breaker_is_no_process_that_is_not_ready(
 async def test_what_went_away_with_mongodb_is_recorded_when_it_is_back(
     dependencies: ConsoleDependencies, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from operations.console import incident_watch
-    from operations.console.outages import Check, check
-
     async def away(_: ConsoleDependencies) -> Check:
         return Check({"MongoDB": "it refuses connections"}, {})
 
@@ -195,8 +194,6 @@ async def test_packages_audits_groups_and_actions_on_many_are_incidents(
     await dependencies.packages.insert_one({"_id": "103.83", "low": True, "ipv4": 2})
     run = await dependencies.audit_runs.begin("anna")
     assert run is not None
-    from operations.audit.report import Report, Violation
-
     found = Report(violations=[Violation(1, "counts", "product", "p1", "", "")])
     await dependencies.audit_runs.end(run, found, seconds=1, judged=1)
     await record_letters(dependencies, a_letter("o1"))

@@ -4,7 +4,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -55,14 +55,15 @@ def test_a_valid_rule_describes_itself() -> None:
     assert split("a, b\nc,,a") == ("a", "b", "c")
 
 
-@given(st.lists(st.integers(0, 3600), min_size=1, max_size=60))
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 3600), min_size=1, max_size=30))
 def test_an_outage_is_few_messages(seconds: list[int]) -> None:
     """However many incidents come within an hour, a rule sends at most one message in five minutes, and none late."""
     waiting, last, sent = sorted(seconds), None, []
-    for now in (NOW + number * SECOND for number in range(3600 + 400)):
+    for now in (NOW + number * 5 * SECOND for number in range(4000 // 5)):
         recorded = [NOW + each * SECOND for each in waiting if NOW + each * SECOND <= now]
         if recorded and is_due(recorded[0], last, now):
-            assert now - recorded[0] <= max(GATHER, INTERVAL)
+            assert now - recorded[0] <= max(GATHER, INTERVAL) + 5 * SECOND
             waiting, last = waiting[len(recorded) :], now
             sent.append(now)
     assert waiting == []
@@ -132,6 +133,6 @@ def test_settings_that_do_not_fit_are_refused_without_their_secrets(values: dict
 
 def test_settings_that_fit_show_no_secret() -> None:
     values = {"notify_slack_url": "https://hooks/T0/secret-part", "notify_webhook_url": "https://h/secret-part"}
-    settings = OperationsSettings.model_validate(values | {"notify_webhook_secret": SECRET})
-    assert "secret-part" not in repr(settings)
-    assert SECRET not in repr(settings)
+    shown = repr(OperationsSettings.model_validate(values | {"notify_webhook_secret": SECRET}))
+    assert "secret-part" not in shown
+    assert SECRET not in shown
