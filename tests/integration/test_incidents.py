@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from operations import cli
 from operations.audit.report import Report, Violation
+from operations.audit.runs import AuditRuns
 from operations.console import ConsoleDependencies, IncidentWatch, incident_watch
 from operations.console.outages import Check, check
 from operations.incidents.changes import Release, Seen
@@ -23,8 +24,10 @@ from operations.schema import SCHEMA
 from shared.failpoints import INCIDENT_DECIDED, SimulatedCrashError
 from shared.schema import prepare
 from shared.services import ORDER
+from tests.support.builders import connected
 from tests.support.consoles import (
     NO_SERVICES,
+    NOWHERE,
     Clock,
     a_letter,
     console_dependencies,
@@ -32,6 +35,8 @@ from tests.support.consoles import (
     record_letters,
     serve,
 )
+from tests.support.eventually import eventually
+from tests.support.processes import run_stack
 
 SECOND = timedelta(seconds=1)
 EVERYTHING = IncidentFilter()
@@ -215,6 +220,24 @@ async def test_one_state_is_kept_for_each_subject(dependencies: ConsoleDependenc
     kept = await dependencies.operations[STATES].count_documents({})
     await look(watch, clock, 5)
     assert await dependencies.operations[STATES].count_documents({}) == kept
+
+
+async def test_the_process_looks_and_audits_by_itself(
+    mongodb_url: str, clean_broker: str, database_prefix: str
+) -> None:
+    async with run_stack(mongodb_url, clean_broker, database_prefix) as stack:
+        await stack.start("console", order_url=NOWHERE)
+        async with connected(mongodb_url, f"{database_prefix}_operations") as operations:
+
+            async def is_recorded() -> bool:
+                wanted = IncidentFilter(kinds=("process-down",), services=("order",))
+                return bool((await IncidentRecords(operations).page(wanted, limit=1)).items)
+
+            async def is_audited() -> bool:
+                return await AuditRuns(operations).last(answered=True) is not None
+
+            await eventually(is_recorded, 120, "the order service to be missed")
+            await eventually(is_audited, 120, "the scheduled audit")
 
 
 # --- The page and the command. ---
