@@ -3,8 +3,10 @@
 from datetime import timedelta
 from typing import Any
 
+from pydantic import SecretStr
 from pymongo import AsyncMongoClient
 
+from notification_service.sender import Sender
 from operations.approvals.policy import ApprovalPolicy
 from operations.console import (
     BulkExecutor,
@@ -12,6 +14,7 @@ from operations.console import (
     ConsolePeople,
     Executor,
     IdentityProxy,
+    IncidentWatch,
     Services,
     create_router,
 )
@@ -20,6 +23,9 @@ from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Replayer, ReplayWork
 from operations.metrics import Observer
+from operations.notifications.channels import TIMEOUT_SECONDS, Channels, Destinations, MailServer
+from operations.notifications.dispatcher import Dispatcher
+from operations.notifications.records import NotificationRecords
 from operations.schema import SCHEMA
 from operations.settings import OperationsSettings
 from operations.sign_in.oidc import OidcSignIn
@@ -55,6 +61,8 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     work = ReplayWork(database, Replayer(database, connections.publisher, failpoint=connections.failpoint))
     dependencies = _console_dependencies(settings, database.client)
     sessions = Sessions(database, dependencies.session_limits)
+    channels = _channels(settings)
+    audit_every = timedelta(seconds=settings.audit_interval_seconds)
 
     async def take_letters() -> None:
         await letter_bus.start(DEAD_LETTERS)
@@ -73,9 +81,12 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             lambda: run_periodically(letters.mask_words, every=MASK_EVERY_SECONDS, name="masking of words"),
             Executor(dependencies).run,
             BulkExecutor(dependencies, connections.failpoint).run_all,
-            Observer(dependencies.client, settings.database_prefix, settings.amqp_url).run,
+            lambda: dependencies.audits.keep_schedule(audit_every),
+            Dispatcher(NotificationRecords(database), channels, dependencies.public_url).run,
+            IncidentWatch(dependencies, connections.failpoint).run,
+            Observer(dependencies.client, settings.database_prefix, settings.amqp_url, audit_every=audit_every).run,
         ),
-        drain=(letter_bus.close, dependencies.services.close),
+        drain=(letter_bus.close, channels.close, dependencies.services.close),
         health_checks={"dead letters": lambda: ingest.unhealthy_reason},
         explains_outages=True,
     )
@@ -96,8 +107,37 @@ def _console_dependencies(
         proxy=_proxy(settings),
         oidc=_oidc(settings),
         approval_policy=ApprovalPolicy(settings.approval_amount, frozenset(settings.approval_actions)),
+        channels=_destinations(settings).usable,
         public_url=settings.console_public_url or None,
     )
+
+
+def _channels(settings: OperationsSettings) -> Channels:
+    sender = Sender(allow_private=settings.notify_allow_private, timeout=TIMEOUT_SECONDS)
+    return Channels(_destinations(settings), sender)
+
+
+def _destinations(settings: OperationsSettings) -> Destinations:
+    mail = None
+    if settings.smtp_host:
+        mail = MailServer(
+            settings.smtp_host,
+            settings.smtp_port,
+            settings.smtp_security,
+            settings.smtp_from,
+            settings.smtp_username,
+            _value(settings.smtp_password) or "",
+        )
+    return Destinations(
+        _value(settings.notify_webhook_url),
+        _value(settings.notify_webhook_secret),
+        _value(settings.notify_slack_url),
+        mail,
+    )
+
+
+def _value(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
 def _proxy(settings: OperationsSettings) -> IdentityProxy | None:

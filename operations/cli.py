@@ -39,6 +39,10 @@ COMMANDS = {
     "keys": Entry("operations.commands.keys", "keys", "Create, list, revoke and rotate API keys."),
     "console": Entry("operations.commands.console", "console", "Print a link that signs you in to the console, once."),
     "audit": Entry("operations.commands.audit", "audit", "Check every invariant over all databases."),
+    "incidents": Entry("operations.commands.incidents", "incidents", "List what happened to the stack itself."),
+    "notifications": Entry(
+        "operations.commands.notifications", "notifications", "Send incidents to the outside: rules and tests."
+    ),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
     "orders": Entry("operations.commands.orders", "orders", "List orders; cancel, retry, refund or nudge many."),
     "accounts": Entry(

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import aiormq.exceptions
@@ -16,6 +16,7 @@ from aio_pika.abc import AbstractConnection
 from prometheus_client import Counter, Gauge
 from pymongo import AsyncMongoClient
 
+from operations.audit.runs import REST_FACTOR, AuditRuns
 from operations.dead_letters.status import DEAD, OPEN
 from operations.reading.broker import QueueLevel, queue_level
 from operations.reading.charges import AUTHORIZED
@@ -93,6 +94,9 @@ _letter_age = Gauge(
     "ordersaga_dead_letter_oldest_seconds",
     "Time since the first failure of the oldest letter that is dead",
 )
+_audited = Gauge("ordersaga_audit_timestamp_seconds", "Unix time at which an audit last judged the books")
+_violations = Gauge("ordersaga_audit_violations", "Violations that this audit found")
+_audit_interval = Gauge("ordersaga_audit_interval_seconds", "Time between two scheduled audits, 0 if there are none")
 _observed = Gauge("ordersaga_observed_timestamp_seconds", "Unix time at which a source was last read", ["source"])
 _failures = Counter("ordersaga_observation_failures_total", "Failed observations of a source", ["source"])
 
@@ -108,11 +112,15 @@ class Observer:
         *,
         clock: Clock = utc_now,
         interval: float = INTERVAL_SECONDS,
+        audit_every: timedelta = timedelta(),
     ) -> None:
+        """Observe a stack whose audits are scheduled so often; not at all if `audit_every` is 0."""
         self._mongo = mongo
         self._prefix = prefix
         self._clock = clock
         self._interval = interval
+        self._audit_every = audit_every
+        self._started_at = clock()
         self._queues = _Queues(amqp_url)
         self._sources: Mapping[str, Callable[[], Awaitable[None]]] = {
             "queues": self._queues.observe,
@@ -120,6 +128,7 @@ class Observer:
             "records": self._count_records,
             "provisioning": self._observe_provisioning,
             "dead_letters": self._observe_dead_letters,
+            "audits": self._observe_audits,
         }
         self._errors = {source: ErrorLog(f"observing {source}") for source in self._sources}
         for source in self._sources:
@@ -181,6 +190,15 @@ class Observer:
         for status, count in counts.items():
             _letters.labels(status).set(count)
         _letter_age.set(_age(oldest.get("firstFailedAt") if oldest else None, self._clock()))
+
+    async def _observe_audits(self) -> None:
+        last = await AuditRuns(self._mongo[CONSOLE.database_in(self._prefix)]).last(answered=True)
+        # Without any audit, the first one is due as if one had ended when this process started.
+        _audited.set((last["endedAt"] if last else self._started_at).timestamp())
+        _violations.set(last["found"] if last else 0)
+        rests = (REST_FACTOR + 1) * last["seconds"] if last else 0.0
+        every = self._audit_every.total_seconds()
+        _audit_interval.set(max(every, rests) if every else 0)
 
 
 def show_orders(groups: Sequence[Document], now: datetime) -> None:

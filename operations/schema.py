@@ -1,7 +1,10 @@
 """The collections of operations; its process and `ordersaga doctor` check them."""
 
 from operations.approvals.schema import SCHEMA as APPROVAL_SCHEMA
+from operations.audit.schema import SCHEMA as AUDIT_SCHEMA
 from operations.dead_letters.schema import SCHEMA as DEAD_LETTER_SCHEMA
+from operations.incidents.schema import SCHEMA as INCIDENT_SCHEMA
+from operations.notifications.schema import SCHEMA as NOTIFICATION_SCHEMA
 from operations.order_actions.schema import SCHEMA as ORDER_ACTIONS_SCHEMA
 from operations.reading.archived import COLLECTION as ARCHIVED
 from operations.reading.archived_totals import SCHEMA as ARCHIVED_SCHEMA
@@ -13,6 +16,9 @@ SCHEMA = {
     **SIGN_IN_SCHEMA,
     **APPROVAL_SCHEMA,
     **ORDER_ACTIONS_SCHEMA,
+    **AUDIT_SCHEMA,
+    **INCIDENT_SCHEMA,
+    **NOTIFICATION_SCHEMA,
     ARCHIVED: ARCHIVED_SCHEMA,
     audit_log.COLLECTION: audit_log.SCHEMA,
 }

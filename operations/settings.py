@@ -3,11 +3,13 @@
 Commands use the URLs in the environment, else the data directory used last.
 """
 
+import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
@@ -38,8 +40,26 @@ OptionalUrl = Annotated[str, AfterValidator(lambda url: check_service_url(url).r
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{0,64}$")]
 
 
+SHORTEST_AUDIT_INTERVAL = 60
+"""The shortest time between two scheduled audits, in seconds."""
+
 ApprovalAction = Literal["dead-letters.replay", "dead-letters.discard", "accounts.repair"]
 """The acts that can be made to need a second person, besides those on orders from an amount on."""
+
+
+def is_signing_secret(secret: str) -> bool:
+    """Return whether it is a secret of Standard Webhooks."""
+    try:
+        return secret.startswith("whsec_") and 24 <= len(base64.b64decode(secret[6:], validate=True)) <= 64
+    except ValueError:
+        return False
+
+
+def _not_too_often(seconds: int) -> int:
+    """Check the time between two audits."""
+    if 0 < seconds < SHORTEST_AUDIT_INTERVAL:
+        raise ValueError(f"allowed are 0, which means never, and {SHORTEST_AUDIT_INTERVAL} or more")
+    return seconds
 
 
 class OperationsSettings(ServiceSettings):
@@ -60,6 +80,17 @@ class OperationsSettings(ServiceSettings):
     session_seconds: Annotated[int, Field(ge=60, le=7 * 24 * 3600)] = 8 * 3600
     approval_amount: Amount = None
     approval_actions: Annotated[tuple[ApprovalAction, ...], NoDecode, BeforeValidator(words)] = ()
+    audit_interval_seconds: Annotated[int, Field(ge=0, le=7 * 24 * 3600), AfterValidator(_not_too_often)] = 3600
+    notify_webhook_url: SecretStr | None = None
+    notify_webhook_secret: SecretStr | None = None
+    notify_slack_url: SecretStr | None = None
+    notify_allow_private: bool = False
+    smtp_host: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,253}$")] = ""
+    smtp_port: Annotated[int, Field(ge=1, le=65_535)] = 587
+    smtp_security: Literal["starttls", "tls", "off"] = "starttls"
+    smtp_username: Annotated[str, Field(max_length=500)] = ""
+    smtp_password: SecretStr | None = None
+    smtp_from: Annotated[str, Field(pattern=r"^([^\s@<>,;]{1,64}@[A-Za-z0-9.-]{1,253})?$")] = ""
     operator_header: HeaderName = ""
     operator_roles_header: HeaderName = ""
 
@@ -70,6 +101,39 @@ class OperationsSettings(ServiceSettings):
         if self.oidc_client_secret is not None and not self.oidc_client_id:
             raise ValueError("with ORDERSAGA_OIDC_CLIENT_SECRET, ORDERSAGA_OIDC_CLIENT_ID must be set too")
         return self
+
+    @model_validator(mode="after")
+    def _destinations_are_complete(self) -> Self:
+        if bool(self.notify_webhook_url) != bool(self.notify_webhook_secret):
+            raise ValueError(
+                "ORDERSAGA_NOTIFY_WEBHOOK_URL and ORDERSAGA_NOTIFY_WEBHOOK_SECRET must be set together: messages are "
+                "signed with the secret"
+            )
+        if bool(self.smtp_host) != bool(self.smtp_from):
+            raise ValueError("ORDERSAGA_SMTP_HOST and ORDERSAGA_SMTP_FROM must be set together")
+        if bool(self.smtp_username) != bool(self.smtp_password):
+            raise ValueError("ORDERSAGA_SMTP_USERNAME and ORDERSAGA_SMTP_PASSWORD must be set together")
+        if self.smtp_password and self.smtp_security == "off":
+            raise ValueError("with ORDERSAGA_SMTP_SECURITY=off, no password may be set: anybody could read it")
+        self._check_destination("NOTIFY_WEBHOOK_URL", self.notify_webhook_url)
+        self._check_destination("NOTIFY_SLACK_URL", self.notify_slack_url)
+        if self.notify_webhook_secret and not is_signing_secret(self.notify_webhook_secret.get_secret_value()):
+            raise ValueError("ORDERSAGA_NOTIFY_WEBHOOK_SECRET must be whsec_ and 24 to 64 bytes in base64")
+        return self
+
+    def _check_destination(self, name: str, url: SecretStr | None) -> None:
+        """Raise ValueError, without the URL, which is a secret."""
+        if not url:
+            return
+        try:
+            parts = urlsplit(url.get_secret_value())
+            usable = bool(parts.hostname) and parts.scheme in ("https", "http")
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"ORDERSAGA_{name} must be a URL, such as https://hooks.example.org/…")
+        if parts.scheme != "https" and not self.notify_allow_private:
+            raise ValueError(f"ORDERSAGA_{name} must begin with https://, unless ORDERSAGA_NOTIFY_ALLOW_PRIVATE is set")
 
     @model_validator(mode="after")
     def _identity_proxy_is_complete(self) -> Self:

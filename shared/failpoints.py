@@ -95,6 +95,8 @@ BULK_ACTED = "operations.bulk-acted"
 """The action is taken on the order; its result is not recorded yet."""
 BULK_RECORDED = "operations.bulk-recorded"
 """The result of the order is recorded; the next order is not claimed yet."""
+INCIDENT_DECIDED = "operations.incident-decided"
+"""The new state of a subject is recorded with its incidents; these are not copied to their collection yet."""
 MIGRATION_EMPTIED = "operations.migration-emptied"
 """The messages of a queue that is replaced are in its migration queue; the queue still exists, without bindings."""
 MIGRATION_DELETED = "operations.migration-deleted"
@@ -144,6 +146,7 @@ ALL_POINTS = (
     BULK_NOTED,
     BULK_ACTED,
     BULK_RECORDED,
+    INCIDENT_DECIDED,
     MIGRATION_EMPTIED,
     MIGRATION_DELETED,
     MIGRATION_DECLARED,

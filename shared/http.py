@@ -55,7 +55,7 @@ from shared.pausing.pause import PauseShown
 from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
 from shared.readiness import Outage
-from shared.release import VERSION
+from shared.release import STARTED_AT, VERSION
 from shared.request_id import REQUEST_ID_HEADER, Identified, current_request_id
 from shared.validation import explained, without_consequences
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
@@ -406,9 +406,10 @@ class Health(View):
 class Alive(Health):
     """The process is up, and runs this release."""
 
-    model_config = shown_as({"status": "ok", "version": VERSION})
+    model_config = shown_as({"status": "ok", "version": VERSION, "startedAt": "2026-01-31T09:30:00.000Z"})
 
     version: str
+    started_at: datetime
 
 
 def _health_routes(readiness: Readiness, outages: Outages, paused: Paused) -> APIRouter:
@@ -416,8 +417,8 @@ def _health_routes(readiness: Readiness, outages: Outages, paused: Paused) -> AP
 
     @router.get("/healthz", response_model=Alive)
     async def get_health() -> Response:
-        """Whether the process is up, and which release it runs."""
-        return json_response({"status": "ok", "version": VERSION})
+        """Whether the process is up, which release it runs, and since when."""
+        return json_response({"status": "ok", "version": VERSION, "startedAt": to_rfc3339(STARTED_AT)})
 
     @router.get("/readyz", response_model=Health, responses=documented(problems.NOT_READY))
     async def get_readiness() -> Response:

@@ -39,6 +39,10 @@ MONITORING = "monitoring"
 FAILOVER = "connectTimeoutMS=2000&heartbeatFrequencyMS=2000"
 """Options of the driver with which a silent primary is left after seconds."""
 GIVEN = {
+    "notify-slack-url": CONSOLE.name,
+    "notify-webhook-secret": CONSOLE.name,
+    "notify-webhook-url": CONSOLE.name,
+    "smtp-password": CONSOLE.name,
     "smartvps-username": PROVISIONING.name,
     "smartvps-password": PROVISIONING.name,
     "stripe-api-key": PAYMENT.name,

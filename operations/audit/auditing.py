@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -50,6 +50,13 @@ OTHER_RECORDS = (
 Progress = Callable[[int], None]
 """Receives the number of order ids judged since the last call."""
 
+Pace = Callable[[], Awaitable[None]]
+"""Called after each page of orders; it may wait, so that the audit takes less of the database's time."""
+
+
+async def full_speed() -> None:
+    """Let the next page follow at once."""
+
 
 async def audit(
     mongodb_url: str,
@@ -57,6 +64,7 @@ async def audit(
     database_prefix: str = "ordersaga",
     *,
     on_progress: Progress = lambda _: None,
+    pace: Pace = full_speed,
     page: int = PAGE,
     confirm_after: float = CONFIRM_AFTER_SECONDS,
     clock: Clock = utc_now,
@@ -75,7 +83,7 @@ async def audit(
         ledger = LedgerPass(Journal(client, database_prefix, page))
         letters = DeadLetterLookup(client, database_prefix)
         chains = Chains(client, database_prefix)
-        return await _Audit(databases, ledger, chains, letters, amqp_url, on_progress, confirm_after, clock).run()
+        return await _Audit(databases, ledger, chains, letters, amqp_url, on_progress, pace, confirm_after, clock).run()
 
 
 async def _require_broker(amqp_url: str) -> None:
@@ -94,6 +102,7 @@ class _Audit:
     letters: DeadLetterLookup
     amqp_url: str
     on_progress: Progress
+    pace: Pace
     confirm_after: float
     clock: Clock
     report: Report = field(default_factory=Report)
@@ -120,6 +129,7 @@ class _Audit:
         async for page in self.databases.orders():
             self._judge_orders(page)
             self.on_progress(len(page))
+            await self.pace()
         async for item in self.databases.stock():
             self._judge_stock(item)
         await self._judge_assignments()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from operations.audit.remedies import Remedy, remedy_of
+
 
 class Invariant(NamedTuple):
     """One of the design's invariants: a short title, and the records over which it is checked."""
@@ -60,6 +62,16 @@ class Violation:
         """The identity of the violation, which is the same when it is found again with other details."""
         return (self.subject, self.id, self.kind)
 
+    @property
+    def remedy(self) -> Remedy:
+        """What to do about the violation."""
+        return remedy_of(self.kind, self.subject)
+
+    @property
+    def command(self) -> str | None:
+        """The command that fixes the violation or shows more of it, None if there is none."""
+        return self.remedy.command_for(self.id)
+
     def describe(self) -> str:
         """Describe the violation in one line."""
         where = f"invariant {self.invariant}: {self.subject} {self.id}"
@@ -73,6 +85,7 @@ class Violation:
             self.subject: self.id,
             "found": self.found,
             "expected": self.expected,
+            "fix": {"text": self.remedy.text, "command": self.command, "page": self.remedy.page},
         }
 
 

@@ -28,6 +28,8 @@ def show(report: Report, console: Console) -> None:
     console.print(result_table(report))
     for violation in report.violations:
         console.print(f"[red]✗[/] {foreign(violation.describe())}", highlight=False, soft_wrap=True)
+        more = f"See {violation.remedy.page}." if violation.command is None else f"Run: {violation.command}"
+        console.print(f"  [dim]{foreign(violation.remedy.text)} {foreign(more)}[/]", highlight=False, soft_wrap=True)
     if report.unlisted:
         console.print(f"[red]and {report.unlisted} more, not listed[/]", highlight=False)
     console.print(_information(report), highlight=False, style="dim")

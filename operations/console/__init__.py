@@ -7,6 +7,7 @@ dead letters and the log of actions to their modules.
 from operations.console.approvals import Executor
 from operations.console.bulk_executor import BulkExecutor
 from operations.console.dependencies import ConsoleDependencies
+from operations.console.incident_watch import IncidentWatch
 from operations.console.people import ConsolePeople, IdentityProxy
 from operations.console.router import create_router
 from operations.console.upstream import Services
@@ -17,6 +18,7 @@ __all__ = [
     "ConsolePeople",
     "Executor",
     "IdentityProxy",
+    "IncidentWatch",
     "Services",
     "create_router",
 ]

@@ -1,128 +1,102 @@
-"""The audit page: runs one audit at a time in the background, and shows its progress and result."""
+"""The audit page: the last audit and those before it, and a button that runs one in the background."""
 
 import asyncio
-from dataclasses import dataclass, field
-from datetime import datetime
+from typing import Annotated
 
-import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from operations.actions import record_action
-from operations.audit import audit
-from operations.audit.report import INVARIANTS, RECORD_NAMES, Report
+from operations.audit.report import INVARIANTS, RECORD_NAMES
+from operations.audit.runs import OK, VIOLATIONS, violations_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor, redirect
 from operations.console.pages import Pages
-from operations.console.upstream import Unavailable, attempt
+from operations.console.upstream import attempt
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
-from shared.outage_words import in_words
+from shared.database import Document
+from shared.http import invalid, not_found
 
-MOST_SHOWN = 200
-LONGEST_SECONDS = 3600.0
-
-_log = structlog.get_logger(__name__)
+PAGE = 20
 
 
-@dataclass(slots=True)
-class AuditRun:
-    """One audit: `report` is None while it runs, and Unavailable if it failed."""
-
-    by: str
-    started_at: datetime
-    judged: int = 0
-    ended_at: datetime | None = None
-    report: Report | Unavailable | None = None
-
-
-@dataclass(slots=True)
 class Auditor:
-    """Runs audits, one at a time, and remembers the last one."""
+    """Runs the audits that people ask for, one at a time over all processes, and logs who asked."""
 
-    dependencies: ConsoleDependencies
-    last: AuditRun | None = None
-    _task: "asyncio.Task[None] | None" = field(default=None)
+    def __init__(self, dependencies: ConsoleDependencies) -> None:
+        self._dependencies = dependencies
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    @property
-    def busy(self) -> bool:
-        """True while an audit is running."""
-        return self._task is not None and not self._task.done()
+    async def start(self, by: str) -> str | None:
+        """Start an audit and return its id; None if one is under way. Lets the driver's errors out."""
+        run_id = await self._dependencies.audit_runs.begin(by)
+        if run_id is not None:
+            task = asyncio.create_task(self._run_audit(run_id, by), name="audit")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return run_id
 
-    def start(self, by: str) -> bool:
-        """Start an audit; return False if one is running."""
-        if self.busy:
-            return False
-        self.last = run = AuditRun(by, self.dependencies.clock())
-        self._task = asyncio.create_task(self._run_audit(run), name="audit")
-        return True
+    async def _run_audit(self, run_id: str, by: str) -> None:
+        dependencies = self._dependencies
+        await dependencies.audits.run(run_id)
+        run = await attempt(dependencies.audit_runs.find(run_id), "MongoDB")
+        logged = {"by": by, "why": "to check that the books balance", "action": "audit", "subject": "all"}
+        outcome = outcome_of(run) if isinstance(run, dict) else "not known"
+        await attempt(record_action(dependencies.operations, **logged, outcome=outcome), "MongoDB")
 
-    async def _run_audit(self, run: AuditRun) -> None:
-        def count(judged: int) -> None:
-            run.judged += judged
 
-        dependencies = self.dependencies
-        try:
-            run.report = await attempt(
-                audit(dependencies.mongodb_url, dependencies.amqp_url, dependencies.prefix, on_progress=count),
-                "The audit",
-                LONGEST_SECONDS,
-            )
-        except Exception as error:  # noqa: BLE001 - logged, and shown on the page
-            _log.exception("audit failed")
-            run.report = Unavailable(f"The audit failed: {in_words(error)}. The log of the console has the details.")
-        finally:
-            run.ended_at = dependencies.clock()
-        await attempt(self._record(run), "MongoDB")
-
-    async def _record(self, run: AuditRun) -> None:
-        match run.report:
-            case Report() as report:
-                found = len(report.violations) + report.unlisted
-                outcome = "the books balance" if report.ok else f"{found} violation{'s' if found != 1 else ''}"
-            case Unavailable(why):
-                outcome = f"not done: {why}"
-            case None:
-                outcome = "not done"
-        await record_action(
-            self.dependencies.operations,
-            by=run.by,
-            why="to check that the books balance",
-            action="audit",
-            subject="all",
-            outcome=outcome,
-        )
+def outcome_of(run: Document) -> str:
+    """Return the result of an audit in a few words."""
+    if run["status"] == OK:
+        return "the books balance"
+    if run["status"] == VIOLATIONS:
+        return f"{run['found']:,} violation{'s' if run['found'] != 1 else ''}"
+    return f"{run['status']}: {run['why']}" if run.get("why") else str(run["status"])
 
 
 def create_audit(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """Return the routes of the page, its live part, and the button."""
-    router, auditor = pages.router(), Auditor(dependencies)
+    """Return the routes of the page, its live part, the result of each audit, and the button."""
+    router, auditor, runs = pages.router(), Auditor(dependencies), dependencies.audit_runs
 
-    async def show(request: Request, template: str) -> Response:
-        return pages.show(
-            request,
-            template,
-            run=auditor.last,
-            busy=auditor.busy,
-            invariants=INVARIANTS,
-            record_names=RECORD_NAMES,
-            most=MOST_SHOWN,
-        )
+    async def show(request: Request, template: str, cursor: str | None) -> Response:
+        current = await attempt(runs.current(), "MongoDB")
+        last = await attempt(runs.last(), "MongoDB")
+        try:
+            history = await attempt(runs.page(limit=PAGE, cursor=cursor), "MongoDB")
+        except ValueError:
+            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+        return pages.show(request, template, current=current, history=history, cursor=cursor, **_result_of(last))
 
     @router.get("/audit")
     @requires(Permission.LETTERS_READ)
-    async def page(request: Request) -> Response:
-        return await show(request, "audit.html")
+    async def page(request: Request, cursor: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
+        return await show(request, "audit.html", cursor)
 
     @router.get("/audit/result")
     @requires(Permission.LETTERS_READ)
     async def live(request: Request) -> Response:
-        return await show(request, "audit_live.html")
+        return await show(request, "audit_live.html", None)
+
+    @router.get("/audit/runs/{run_id}")
+    @requires(Permission.LETTERS_READ)
+    async def result(request: Request, run_id: str) -> Response:
+        run = await runs.find(run_id)
+        if run is None:
+            raise not_found(f"The audit {run_id[:100]}")
+        return pages.show(request, "audit_run.html", **_result_of(run))
 
     @router.post("/audit")
     @requires(Permission.LETTERS_DECIDE)
     async def start(request: Request) -> Response:
         """Start an audit, or show the running one."""
-        auditor.start(actor(request))
+        await auditor.start(actor(request))
         return redirect("/audit")
 
     return router
+
+
+def _result_of(run: object) -> dict[str, object]:
+    """Return what the templates need to show a result; `run` is None without one."""
+    violations = violations_of(run) if isinstance(run, dict) else []
+    described = {"invariants": INVARIANTS, "record_names": RECORD_NAMES, "outcome": outcome_of}
+    return {"run": run, "violations": violations, **described}

@@ -1,10 +1,13 @@
 """The dependencies of the console's pages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pymongo import AsyncMongoClient
 
 from operations.approvals.policy import ApprovalPolicy
+from operations.audit.runner import AuditedStack, AuditRunner
+from operations.audit.runs import AuditRuns
 from operations.console.people import IdentityProxy
 from operations.console.upstream import Services
 from operations.sign_in.oidc import OidcSignIn
@@ -32,6 +35,8 @@ class ConsoleDependencies:
     proxy: IdentityProxy | None = None
     oidc: OidcSignIn | None = None
     approval_policy: ApprovalPolicy = field(default_factory=ApprovalPolicy)
+    channels: Sequence[str] = ()
+    """The channels by which notifications can be sent."""
     public_url: str | None = None
     """The address at which browsers reach the console; None for the one that a request names."""
 
@@ -39,6 +44,16 @@ class ConsoleDependencies:
     def operations(self) -> Database:
         """The database of operations."""
         return self.client[CONSOLE.database_in(self.prefix)]
+
+    @property
+    def audit_runs(self) -> AuditRuns:
+        """The results of audits."""
+        return AuditRuns(self.operations, self.clock)
+
+    @property
+    def audits(self) -> AuditRunner:
+        """Runs audits of this stack."""
+        return AuditRunner(AuditedStack(self.mongodb_url, self.amqp_url, self.prefix), self.audit_runs)
 
     @property
     def orders(self) -> Collection:

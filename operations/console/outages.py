@@ -152,26 +152,10 @@ class OutageWatch:
         return self._waiting
 
     async def _check(self) -> list[Outage]:
-        dependencies, services = self._dependencies, self._dependencies.services
-        now = dependencies.clock()
-        *servers, healths = await asyncio.gather(
-            attempt(dependencies.operations.command("ping"), MONGODB),
-            attempt(count_messages(dependencies.amqp_url, ()), RABBITMQ),
-            asyncio.gather(*(services.health(name) for name in services.urls)),
-        )
-        away = {
-            name: answer.why
-            for name, answer in zip((MONGODB, RABBITMQ), servers, strict=True)
-            if isinstance(answer, Unavailable)
-        }
-        found = [Outage(name, now, why, MEANING[name], "dependency-down") for name, why in away.items()]
-        explained = set().union(*(_DEPENDENT[name] for name in away))
-        for name, health in zip(services.urls, healths, strict=True):
-            if (outage := _of_service(name, health, explained, now)) is not None:
-                found.append(outage)
-        paused = {name: health for name, health in zip(services.urls, healths, strict=True) if health.paused}
+        checked = await check(self._dependencies)
+        paused = {name: health for name, health in checked.healths.items() if health.paused}
         self._pauses = await asyncio.gather(*(self._paused(name, health) for name, health in paused.items()))
-        return found
+        return outages_of(checked, self._dependencies.clock())
 
     async def _paused(self, name: str, health: Health) -> PausedInbox:
         """Return who paused a service and why; only the times if it does not say that now."""
@@ -180,6 +164,39 @@ class OutageWatch:
         pause = answer.body.get("pause") if isinstance(answer, ServiceResponse) else None
         by, reason = (pause.get("by"), pause.get("reason")) if isinstance(pause, dict) else (None, None)
         return PausedInbox(SERVICES[name].inbox, since, until, by, reason, PAUSED_MEANING.get(name, ""))
+
+
+class Check(NamedTuple):
+    """Why MongoDB and RabbitMQ are away, those of them that are, and what each service says about itself."""
+
+    away: Mapping[str, str]
+    healths: Mapping[str, Health]
+
+
+async def check(dependencies: ConsoleDependencies) -> Check:
+    """Ask both servers and all services whether they work."""
+    services = dependencies.services
+    *servers, healths = await asyncio.gather(
+        attempt(dependencies.operations.command("ping"), MONGODB),
+        attempt(count_messages(dependencies.amqp_url, ()), RABBITMQ),
+        asyncio.gather(*(services.health(name) for name in services.urls)),
+    )
+    away = {
+        name: answer.why
+        for name, answer in zip((MONGODB, RABBITMQ), servers, strict=True)
+        if isinstance(answer, Unavailable)
+    }
+    return Check(away, dict(zip(services.urls, healths, strict=True)))
+
+
+def outages_of(checked: Check, now: datetime) -> list[Outage]:
+    """Return what is away; a service that only lacks a server that is away is not."""
+    found = [Outage(name, now, why, MEANING[name], "dependency-down") for name, why in checked.away.items()]
+    explained = set().union(*(_DEPENDENT[name] for name in checked.away))
+    for name, health in checked.healths.items():
+        if (outage := _of_service(name, health, explained, now)) is not None:
+            found.append(outage)
+    return found
 
 
 def _of_service(name: str, health: Health, explained: set[str], now: datetime) -> Outage | None:

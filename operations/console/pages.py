@@ -52,6 +52,7 @@ NAVIGATION = (
     ("/consumers", "Consumers", Permission.LETTERS_READ),
     ("/webhooks", "Webhooks", Permission.WEBHOOKS_READ),
     ("/audit", "Audit", Permission.LETTERS_READ),
+    ("/incidents", "Incidents", Permission.LETTERS_READ),
     ("/approvals", "Approvals", Permission.ORDERS_READ),
     ("/actions", "Actions", Permission.LETTERS_READ),
 )

@@ -11,6 +11,8 @@ from operations.console.bulk import create_bulk
 from operations.console.consumers import create_consumers
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
+from operations.console.incidents import create_incidents
+from operations.console.notifications import create_notifications
 from operations.console.orders import create_orders
 from operations.console.outages import read_runbook
 from operations.console.overview import create_overview
@@ -44,6 +46,8 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIR
         create_consumers,
         create_webhooks,
         create_audit,
+        create_incidents,
+        create_notifications,
         create_dead_letters,
         create_log,
         create_approvals,

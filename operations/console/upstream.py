@@ -15,6 +15,7 @@ import structlog
 from pymongo.errors import PyMongoError
 
 from operations.errors import UnreachableError
+from operations.incidents.changes import Release
 from operations.reading.requests import NOT_SENT
 from shared.access.authenticator import acts_for_header
 from shared.access.principal import Principal
@@ -163,6 +164,13 @@ class Services:
             return Health(None if response.ok else response.detail, paused=paused)
         times = {name: at for name, text in since.items() if (at := _as_time(text)) is not None}
         return Health(None, {str(name): str(why) for name, why in down.items()}, times, response.ok, paused)
+
+    async def release(self, service: str) -> Release | None:
+        """Return which release a process of the service runs and since when, None if none answers that."""
+        response = await attempt(self._ask("GET", service, "/healthz"), self._name(service))
+        if isinstance(response, Unavailable) or (started_at := _as_time(response.body.get("startedAt"))) is None:
+            return None
+        return Release(started_at, str(response.body.get("version")))
 
     async def ready(self, service: str) -> str | None:
         """Return None if everything in the service works, else what does not, also while it is only degraded."""

@@ -84,6 +84,8 @@ async def fill(dependencies: ConsoleDependencies) -> list[str]:
         "/packages",
         f"/locks?package={LONG}",
         "/audit",
+        "/incidents",
+        "/notifications",
         "/actions",
         "/consumers",
         "/consumers/payment/pause",

@@ -17,6 +17,8 @@ from prometheus_client import generate_latest
 from pymongo import AsyncMongoClient
 from yarl import URL
 
+from operations.audit.report import Report, Violation
+from operations.audit.runs import NOT_DONE, AuditRuns
 from operations.dead_letters.records import LetterRecords
 from operations.metrics import Observer
 from operations.stack.ports import PortClaims
@@ -91,7 +93,7 @@ async def watched(mongodb_url: str, clean_broker: str, database_prefix: str) -> 
     bus = RabbitBus(clean_broker)
     await bus.start(None)
     async with connected(mongodb_url, "unused") as database:
-        observer = Observer(database.client, database_prefix, clean_broker)
+        observer = Observer(database.client, database_prefix, clean_broker, audit_every=timedelta(hours=1))
         try:
             yield Watched(database.client, database_prefix, observer, bus)
         finally:
@@ -184,6 +186,26 @@ async def test_records_are_counted(watched: Watched) -> None:
     assert {name: value(before, "ordersaga_records", collection=name) for name in grown} == dict.fromkeys(grown, 0)
     assert grown == {"orders": 1, "reservations": 3, "dead_letters": 1, "payments": 0, "jobs": 0}
     assert value(after, "ordersaga_dead_letters", status="dead") == 1
+
+
+@moves("ordersaga_audit_timestamp_seconds", "ordersaga_audit_violations", "ordersaga_audit_interval_seconds")
+async def test_the_last_audit_that_judged_the_books_is_observed(watched: Watched) -> None:
+    runs = AuditRuns(watched.database("operations"))
+    before = await watched.observe()
+    assert value(before, "ordersaga_audit_timestamp_seconds") == pytest.approx(utc_now().timestamp(), abs=600)
+    run = await runs.begin("anna")
+    assert run is not None
+    report = Report(violations=[Violation(1, "counts", "product", "p1", "", "")], unlisted=2)
+    await runs.end(run, report, seconds=700, judged=1)
+    failing = await runs.begin("anna")
+    assert failing is not None
+    await runs.give_up(failing, NOT_DONE, "a server was away")
+    after = await watched.observe()
+    assert value(after, "ordersaga_audit_violations") == 3
+    assert value(after, "ordersaga_audit_interval_seconds") == 7000
+    last = await runs.last(answered=True)
+    assert last is not None
+    assert value(after, "ordersaga_audit_timestamp_seconds") == last["endedAt"].timestamp()
 
 
 @moves("ordersaga_queue_messages", "ordersaga_queue_consumers", "ordersaga_queue_oldest_message_seconds")

@@ -474,7 +474,7 @@ def test_other_namespaces_reach_what_their_labels_allow(manifests: Manifests, ov
 
 def test_only_services_with_partners_outside_reach_the_internet(manifests: Manifests, overlay: str) -> None:
     outside = {name for name in manifests.pods() if manifests.leaves(labels(manifests, name))}
-    assert outside == {"notification", *({"provisioning", "payment"} if overlay == "example" else ())}
+    assert outside == {"notification", *({"provisioning", "payment", "console"} if overlay == "example" else ())}
 
 
 # --- Components. ---

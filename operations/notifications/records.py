@@ -1,0 +1,183 @@
+"""Keeps rules and messages; each message is opened once over all processes, and sent at least once.
+
+A message is opened in two steps: it is inserted under an id that comes from its rule and where the last one ended, and
+then the rule moves on to where this one ends. A process that ends in between, or is overtaken, changes nothing: the
+next one finds the message and only moves the rule on.
+
+    pending ──▶ sent
+       └──────▶ failed, after the last attempt or if no attempt can succeed
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from pymongo import ASCENDING, DESCENDING, ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from operations.incidents.incident import incident_of
+from operations.incidents.records import IncidentFilter, IncidentRecords
+from operations.notifications.channels import Sent
+from operations.notifications.message import MOST_LISTED, Message
+from operations.notifications.rules import MARGIN, Rule, is_due, next_attempt
+from operations.notifications.schema import NOTIFICATIONS, RULES
+from shared.clock import Clock, utc_now
+from shared.database import Database, Document
+
+LEASE = timedelta(minutes=2)
+"""Longer than an attempt takes; after it, the process that made one has ended."""
+
+PENDING, SENT, FAILED = "pending", "sent", "failed"
+
+MOST_RULES = 50
+
+
+class NotificationRecords:
+    """The operations on the records; methods let the driver's errors out."""
+
+    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._rules = database[RULES]
+        self._messages = database[NOTIFICATIONS]
+        self._incidents = IncidentRecords(database)
+        self._clock = clock
+
+    # --- Rules. ---
+
+    async def add(self, rule: Rule) -> bool:
+        """Store a rule; what was recorded before is not sent. False if there is one of this name, or too many."""
+        if await self._rules.count_documents({}) >= MOST_RULES:
+            return False
+        try:
+            await self._rules.insert_one(_document(rule) | {"until": self._clock()})
+        except DuplicateKeyError:
+            return False
+        return True
+
+    async def remove(self, name: str) -> bool:
+        """Delete a rule; False if there is none of this name."""
+        return (await self._rules.delete_one({"_id": name})).deleted_count == 1
+
+    async def enable(self, name: str, enabled: bool) -> bool:
+        """Turn a rule on or off; what is recorded while it is off is never sent. False if there is no such rule."""
+        changes: Document = {"enabled": enabled} | ({"until": self._clock()} if enabled else {})
+        changed = await self._rules.update_one({"_id": name, "enabled": {"$ne": enabled}}, {"$set": changes})
+        return bool(changed.matched_count) or await self.find(name) is not None
+
+    async def find(self, name: str) -> Rule | None:
+        """Return a rule."""
+        document = await self._rules.find_one({"_id": name})
+        return _rule(document) if document else None
+
+    async def rules(self) -> list[Rule]:
+        """Return all rules by name."""
+        return [_rule(document) async for document in self._rules.find({}, sort=[("_id", ASCENDING)])]
+
+    # --- Messages. ---
+
+    async def open_due(self) -> None:
+        """Open the messages that are due."""
+        async for document in self._rules.find({"enabled": True}):
+            await self._open(document)
+
+    async def open_test(self, rule: Rule) -> str:
+        """Open a test message of a rule, and return its id."""
+        test_id, now = f"test-{uuid4().hex[:16]}", self._clock()
+        await self._messages.insert_one(
+            _message(rule, now) | {"_id": test_id, "test": True, "incidents": [], "count": 0}
+        )
+        return test_id
+
+    async def claim(self) -> Document | None:
+        """Return a message to send now, which no other process sends; None if there is none."""
+        now = self._clock()
+        free: Document = {"status": PENDING, "dueAt": {"$lte": now}, "$or": [{"lease": None}, {"lease": {"$lte": now}}]}
+        async for candidate in self._messages.find(free, {"_id": True}, sort=[("dueAt", ASCENDING)]):
+            taken = await self._messages.find_one_and_update(
+                {"_id": candidate["_id"]} | free,
+                {"$set": {"lease": now + LEASE}, "$inc": {"attempts": 1}},
+                return_document=ReturnDocument.AFTER,
+            )
+            if taken is not None:
+                return taken
+        return None
+
+    async def record(self, message: Document, sent: Sent) -> None:
+        """Record what came of an attempt; a failure is tried again later, except that of a test."""
+        now = self._clock()
+        again = next_attempt(message["attempts"], now) if sent.again and not message.get("test") else None
+        status = SENT if sent.ok else (PENDING if again else FAILED)
+        changes: Document = {"status": status, "words": sent.words, "lease": None, "triedAt": now}
+        if status == PENDING:
+            changes["dueAt"] = again
+        await self._messages.update_one({"_id": message["_id"], "status": PENDING}, {"$set": changes})
+
+    async def message(self, message_id: str) -> Document | None:
+        """Return the record of a message."""
+        return await self._messages.find_one({"_id": message_id})
+
+    async def latest(self, limit: int) -> list[Document]:
+        """Return the newest messages, without their incidents."""
+        newest = [("at", DESCENDING)]
+        return await self._messages.find({}, {"incidents": False}, sort=newest, limit=limit).to_list(None)
+
+    async def count_failed(self) -> int:
+        """Count the messages that could not be sent."""
+        return await self._messages.count_documents({"status": FAILED, "test": {"$ne": True}})
+
+    async def _open(self, document: Document) -> None:
+        rule, now, since = _rule(document), self._clock(), document["until"]
+        wanted = IncidentFilter(rule.kinds, rule.severities, rule.services)
+        found = await self._incidents.recorded(wanted, since, now - MARGIN)
+        if not found or not is_due(found[0]["recordedAt"], document.get("lastMessageAt"), now):
+            return
+        opened = _message(rule, now) | {
+            "incidents": found[:MOST_LISTED],
+            "count": len(found),
+            "until": now - MARGIN,
+        }
+        stored = await self._messages.find_one_and_update(
+            {"_id": f"{rule.name}-{int(since.timestamp() * 1000)}"},
+            {"$setOnInsert": opened},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        if stored is None:
+            return  # it was deleted by its age in this moment
+        moved = {"until": stored["until"], "lastMessageAt": stored["at"]}
+        await self._rules.update_one({"_id": rule.name, "until": since}, {"$set": moved})
+
+
+def message_of(document: Mapping[str, Any], public_url: str | None) -> Message:
+    """Return the message of a record."""
+    return Message(
+        document["_id"],
+        document["rule"],
+        document["at"],
+        [incident_of(each) for each in document["incidents"]],
+        document["count"],
+        f"{public_url}/incidents" if public_url else None,
+        bool(document.get("test")),
+    )
+
+
+def _message(rule: Rule, now: datetime) -> Document:
+    return {
+        "rule": rule.name,
+        "channel": rule.channel,
+        "to": list(rule.to),
+        "at": now,
+        "dueAt": now,
+        "status": PENDING,
+        "attempts": 0,
+    }
+
+
+def _document(rule: Rule) -> Document:
+    fields = rule.as_json()
+    return {"_id": fields.pop("name"), **fields}
+
+
+def _rule(document: Document) -> Rule:
+    lists = {name: tuple(document[name]) for name in ("to", "kinds", "severities", "services")}
+    return Rule(document["_id"], document["channel"], **lists, enabled=document["enabled"])
