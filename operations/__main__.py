@@ -13,13 +13,13 @@ from operations.console import (
     Executor,
     IdentityProxy,
     Services,
-    create_router,
 )
 from operations.dead_letters.ingest import PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Replayer, ReplayWork
 from operations.metrics import Observer
+from operations.routes import create_routes
 from operations.schema import SCHEMA
 from operations.settings import OperationsSettings
 from operations.sign_in.oidc import OidcSignIn
@@ -62,7 +62,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
 
     return Parts(
         handlers=handlers(letters, utc_now),
-        router=create_router(dependencies, sessions),
+        router=create_routes(dependencies, sessions),
         collections=SCHEMA,
         pages=True,
         people=ConsolePeople(sessions, dependencies.proxy, dependencies.public_url),
