@@ -320,9 +320,9 @@ def _check_media_type(headers: Headers) -> None:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept": JSON})
 
 
-def new_router(tag: str, route_class: type[StrictRoute] = StrictRoute) -> APIRouter:
-    """Return a router whose routes accept only strict JSON as bodies."""
-    return APIRouter(tags=[tag], route_class=route_class)
+def new_router(tag: str, route_class: type[StrictRoute] = StrictRoute, prefix: str = "") -> APIRouter:
+    """Return a router whose routes accept only strict JSON as bodies; their paths begin with the prefix."""
+    return APIRouter(prefix=prefix, tags=[tag], route_class=route_class)
 
 
 def create_app(

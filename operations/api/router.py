@@ -8,7 +8,7 @@ from operations.api.letters import create_letters
 from operations.api.orders import create_orders
 from operations.api.records import create_records
 from operations.api.replays import create_replays
-from operations.api.routes import PREFIX, staff_router
+from operations.api.routes import staff_router
 from operations.api.state import create_state
 from operations.console.dependencies import ConsoleDependencies
 from shared.access.middleware import API_BESIDE_PAGES, requires
@@ -28,10 +28,10 @@ def create_api(dependencies: ConsoleDependencies) -> APIRouter:
         create_replays,
         create_records,
     ):
-        router.include_router(create(dependencies), prefix=PREFIX)
-    others = staff_router("state")
+        router.include_router(create(dependencies))
+    others = staff_router("state", API_BESIDE_PAGES.rstrip("/"))
 
-    @others.get(API_BESIDE_PAGES + "{address:path}", include_in_schema=False)
+    @others.get("/{address:path}", include_in_schema=False)
     @requires(Permission.SELF_READ)
     async def unknown(address: str) -> Response:
         raise not_found(f"The path {API_BESIDE_PAGES}{address[:200]}")

@@ -66,9 +66,9 @@ class _StaffRoute(StrictRoute):
         return handle_for_staff
 
 
-def staff_router(tag: str) -> APIRouter:
+def staff_router(tag: str, prefix: str = PREFIX) -> APIRouter:
     """Return a router whose routes answer staff alone."""
-    return new_router(tag, _StaffRoute)
+    return new_router(tag, _StaffRoute, prefix)
 
 
 def done(*steps: str) -> Response:
