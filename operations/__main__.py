@@ -16,7 +16,6 @@ from operations.console import (
     IdentityProxy,
     IncidentWatch,
     Services,
-    create_router,
 )
 from operations.dead_letters.ingest import PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
@@ -26,6 +25,7 @@ from operations.metrics import Observer
 from operations.notifications.channels import TIMEOUT_SECONDS, Channels, Destinations, MailServer
 from operations.notifications.dispatcher import Dispatcher
 from operations.notifications.records import NotificationRecords
+from operations.routes import create_routes
 from operations.schema import SCHEMA
 from operations.settings import OperationsSettings
 from operations.sign_in.oidc import OidcSignIn
@@ -70,7 +70,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
 
     return Parts(
         handlers=handlers(letters, utc_now),
-        router=create_router(dependencies, sessions),
+        router=create_routes(dependencies, sessions),
         collections=SCHEMA,
         pages=True,
         people=ConsolePeople(sessions, dependencies.proxy, dependencies.public_url),

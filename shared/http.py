@@ -36,7 +36,16 @@ from shared.access.errors import (
     TooManyRequestsError,
 )
 from shared.access.limits import RequestLimits
-from shared.access.middleware import Authenticated, Caller, People, Refusal, caller_of, permission_of, requires
+from shared.access.middleware import (
+    API_BESIDE_PAGES,
+    Authenticated,
+    Caller,
+    People,
+    Refusal,
+    caller_of,
+    permission_of,
+    requires,
+)
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.audit_log import Audited, AuditLog
@@ -249,7 +258,9 @@ class _StrictRequest(Request):
         return from_json(await self.body(), allow_inf_nan=False)
 
 
-class _StrictRoute(APIRoute):
+class StrictRoute(APIRoute):
+    """Answers callers with the permission that its endpoint declares, and accepts only strict JSON as a body."""
+
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         if permission := permission_of(endpoint):
             described = {"security": [{SECURITY_SCHEME: []}], "x-permission": str(permission)}
@@ -260,6 +271,7 @@ class _StrictRoute(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what checks a request and handles it."""
         handle = super().get_route_handler()
         reads_body = self.body_field is not None
 
@@ -312,9 +324,9 @@ def _check_media_type(headers: Headers) -> None:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept": JSON})
 
 
-def new_router(tag: str) -> APIRouter:
-    """Return a router whose routes accept only strict JSON as bodies."""
-    return APIRouter(tags=[tag], route_class=_StrictRoute)
+def new_router(tag: str, route_class: type[StrictRoute] = StrictRoute, prefix: str = "") -> APIRouter:
+    """Return a router whose routes accept only strict JSON as bodies; their paths begin with the prefix."""
+    return APIRouter(prefix=prefix, tags=[tag], route_class=route_class)
 
 
 def create_app(
@@ -337,9 +349,9 @@ def create_app(
     Every path but OPEN_PATHS answers only to callers that `authenticator` knows, within `limits`, and that have the
     permission which the route declares; None is for an application that authenticates by itself. `audit` records what
     was decided. It answers to addresses, localhost and `names`, and refuses requests from other sites. With `pages`,
-    its routes are pages for people: links on other sites may open them, writes must come from them, and the API has no
-    page; `people` tells who is signed in. While `refusal` returns a reason, everything except ALWAYS_SERVED is answered
-    with 503 and it.
+    its routes outside API_BESIDE_PAGES are pages for people: links on other sites may open them, and writes must come
+    from them; `people` tells who is signed in. While `refusal` returns a reason, everything except ALWAYS_SERVED is
+    answered with 503 and it.
     """
     app = _Application(
         title=title,
@@ -351,7 +363,7 @@ def create_app(
         generate_unique_id_function=operation_id,
     )
     # Also for routes that are added to the application itself: they check the caller's permission.
-    app.router.route_class = _StrictRoute
+    app.router.route_class = StrictRoute
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -382,8 +394,7 @@ def create_app(
     app.include_router(create_problem_pages())
     if authenticator is not None:
         app.include_router(_identity_routes())
-    if not pages:
-        app.include_router(create_viewer())
+    app.include_router(create_viewer())
     return app
 
 
@@ -699,10 +710,11 @@ class _Guarded:
         for host in headers.getlist("host"):
             if objection := objection_to_host(host, self._names):
                 return HTTPStatus.MISDIRECTED_REQUEST, objection
-        if self._pages and method not in SAFE_METHODS:
+        is_page = self._pages and not scope["path"].startswith(API_BESIDE_PAGES)
+        if is_page and method not in SAFE_METHODS:
             objection = objection_to_write(headers)
         else:
-            objection = objection_to_site(method, headers, page=self._pages or scope["path"] in _LINKED)
+            objection = objection_to_site(method, headers, page=is_page or scope["path"] in _LINKED)
         return (HTTPStatus.FORBIDDEN, objection) if objection else None
 
 

@@ -50,6 +50,10 @@ TAGS = {
     "payments": "The payments of orders",
     "funds": "Retainers, invoices, payments, bank accounts, transfers and the ledger",
     "webhooks": "Endpoints that hear of orders, and the deliveries to them",
+    "state": "What is away, and the figures of the overview",
+    "bulk actions": "Actions on many orders",
+    "dead letters": "Messages that could not be handled, by cause, and their replays",
+    "actions": "Who did what and why, and what waits for a second person",
     "provisioning": "Servers, the packages that they are bought from, and their locks",
 }
 """The tags of operations, each with its description."""

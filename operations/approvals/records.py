@@ -14,6 +14,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
 
 from operations.actions import record_action
 from operations.approvals.policy import ApprovalPolicy, policy_of
@@ -51,11 +52,23 @@ class ApprovalRecords:
         """Store the policy, so that commands obey it wherever they run."""
         await self._database[POLICY].replace_one({"_id": "policy"}, policy.as_document(), upsert=True)
 
-    async def ask(self, person: Person, *, action: str, subject: str, why: str, parameters: Document) -> str:
-        """Record an act that a person asks for, with all that its execution needs; return the id."""
+    async def ask(
+        self,
+        person: Person,
+        *,
+        action: str,
+        subject: str,
+        why: str,
+        parameters: Document,
+        approval_id: str | None = None,
+    ) -> str:
+        """Record an act that a person asks for, with all that its execution needs; return the id.
+
+        With an id that was used before, nothing is recorded again.
+        """
         now = self._clock()
         record: Document = {
-            "_id": uuid4().hex[:16],
+            "_id": approval_id or uuid4().hex[:16],
             "at": now,
             "expiresAt": now + VALID_FOR,
             "by": person.as_document(),
@@ -65,7 +78,10 @@ class ApprovalRecords:
             "parameters": parameters,
             "status": PENDING,
         }
-        await self._approvals.insert_one(record)
+        try:
+            await self._approvals.insert_one(record)
+        except DuplicateKeyError:
+            return str(record["_id"])
         await self._log(person.label, record, "asked for a second person")
         return str(record["_id"])
 

@@ -8,7 +8,7 @@ import uvloop
 from operations.actions import ORDER_RELEASE
 from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.operator import current_operator
-from operations.commands.order_display import as_json, show
+from operations.commands.order_display import show
 from operations.commands.reason import checked_reason
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
@@ -19,6 +19,7 @@ from operations.settings import Stack
 from operations.timeline.records import read_records
 from operations.timeline.release import COMMANDS, NotReleasableError, refuse_release, release_held
 from operations.timeline.timeline import TimelineRecords, build_timeline
+from operations.timeline.timeline_json import timeline_as_json
 from shared.clock import utc_now
 from shared.printable import printable
 from shared.services import CONSOLE
@@ -46,7 +47,7 @@ def timeline(
         raise _unknown(stack, order_id, as_json_document)
     steps = build_timeline(records)
     if as_json_document:
-        print_json(as_json(records, steps))
+        print_json(timeline_as_json(records, steps))
     else:
         show(records, steps, open_console(highlight=False), utc_now())
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -25,21 +24,6 @@ _WITHOUT_MARK: tuple[StepKind, ...] = ("state", "message", "wait", "retry")
 
 _STATUS_STYLES = {"CONFIRMED": "green", "COMPLETED": "green", "CANCELLED": "red", "FAILED": "red"}
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-
-
-def as_json(records: TimelineRecords, steps: Sequence[TimelineStep]) -> dict[str, Any]:
-    """Return the timeline as JSON; fields that do not apply are null."""
-    order = records.order or {}
-    return {
-        "orderId": records.order_id,
-        "found": True,
-        "status": order.get("status"),
-        "settled": order.get("settled"),
-        "failureReason": order.get("failureReason"),
-        "traceparent": order.get("traceparent"),
-        "steps": [step.as_json() for step in steps],
-        "waitingFor": [step.as_json() for step in open_steps(steps)],
-    }
 
 
 def show(records: TimelineRecords, steps: Sequence[TimelineStep], console: Console, now: datetime) -> None:

@@ -14,13 +14,14 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import STATUSES
 from operations.console.forms import Why, actor, redirect
 from operations.console.lists import SPANS, address, read_period
-from operations.console.operator_actions import ActionFailed, OperatorAction, execute
-from operations.console.order_messages import add_release_form, send_nudge
+from operations.console.operator_actions import OperatorAction
+from operations.console.order_messages import add_release_form
+from operations.console.order_taking import needs_approval, take
 from operations.console.pages import Pages
 from operations.console.refunds import add_refund_form, is_refundable
 from operations.console.timeline import draw
 from operations.console.upstream import Unavailable, attempt, path
-from operations.order_actions.actions import BULK_ACTIONS, NUDGE, ORDER_ACTIONS, OrderAction, possible_actions
+from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderAction, possible_actions
 from operations.order_actions.search import count_orders, find_orders, search_of, visible_to
 from operations.recovery.nudging import NotNudgeableError, pending_envelopes
 from operations.timeline.mentions import read_mentions
@@ -186,7 +187,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             order=records.order,
             why="",
             error=None,
-            needs_approval=_needs_approval(dependencies, order_action, records.order),
+            needs_approval=needs_approval(dependencies, order_action, records.order),
         )
 
     @router.post(f"/orders/{{order_id}}/do/{name}")
@@ -195,9 +196,9 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         """Have the order service execute the action, log it, and show the order."""
         records = await _records(dependencies, order_id)
         action = OperatorAction(actor(request), why, order_action.log_name, order_id)
-        if _needs_approval(dependencies, order_action, records.order):
+        if needs_approval(dependencies, order_action, records.order):
             return await ask_for_approval(request, dependencies, action=action.action, subject=order_id, why=why)
-        failed = await _execute(dependencies, order_action, action)
+        failed = await take(dependencies, order_action, action)
         if failed is None:
             return redirect(path("orders", order_id))
         records = await _records(dependencies, order_id)
@@ -205,15 +206,6 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         return pages.show(
             request, "order_action.html", failed.status, order_action=order_action, order=order, why=why, error=failed
         )
-
-
-async def _execute(
-    dependencies: ConsoleDependencies, order_action: OrderAction, action: OperatorAction
-) -> ActionFailed | None:
-    if order_action.name == NUDGE:
-        return await send_nudge(dependencies, action)
-    address, body = path("orders", action.subject, order_action.name), order_action.body(action.why)
-    return await execute(dependencies, action, "POST", "order", address, body=body, done="accepted")
 
 
 def _owed(order: Document | None, dependencies: ConsoleDependencies) -> Owed | None:
@@ -232,9 +224,3 @@ async def _records(dependencies: ConsoleDependencies, order_id: str) -> Timeline
     if not records.exist:
         raise not_found(f"Order {order_id}")
     return records
-
-
-def _needs_approval(dependencies: ConsoleDependencies, action: OrderAction, order: Document | None) -> bool:
-    """Return whether a second person has to approve the action."""
-    total = (order or {}).get("totalAmount")
-    return action.moves_money and dependencies.approval_policy.order_needs(total)

@@ -19,11 +19,11 @@ from operations.console import wording
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.form_limits import refuse_form
 from operations.console.outages import OutageWatch
-from operations.console.upstream import Unavailable, acting_for
+from operations.console.staff import serving_staff
+from operations.console.upstream import Unavailable
 from operations.errors import UnreachableError
 from shared.access.middleware import caller_of
 from shared.access.permissions import STAFF, Permission
-from shared.access.principal import Principal
 from shared.errors import TransientError
 from shared.http import ProblemError, authorize
 from shared.outage_words import in_words, with_detail
@@ -150,10 +150,8 @@ def _page_route(pages: Pages) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def handle_if_allowed(request: Request) -> Response:
-                caller = caller_of(request.scope)
                 authorize(request.scope, self.endpoint)
-                _check_staff(caller)
-                with acting_for(caller if caller and caller.method != "off" else None):
+                with serving_staff(request):
                     return await _checked(pages, request, handle)
 
             async def handle_or_explain(request: Request) -> Response:
@@ -162,15 +160,6 @@ def _page_route(pages: Pages) -> type[APIRoute]:
             return handle_or_explain
 
     return PageRoute
-
-
-def _check_staff(caller: Principal | None) -> None:
-    """Raise the 403 problem for callers who are no staff; nobody is known on the page for signing in."""
-    if caller is not None and not caller.roles & STAFF:
-        roles = ", ".join(sorted(caller.roles)) or "no role"
-        allowed = ", ".join(sorted(STAFF))
-        detail = f"The console is for staff ({allowed}); {caller.name} has {roles}"
-        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
 
 
 async def _checked(pages: Pages, request: Request, handle: Handle) -> Response:

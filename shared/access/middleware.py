@@ -25,6 +25,9 @@ Refusal = AuthenticationError | IssuerUnavailableError | SessionsUnavailableErro
 Refuse = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
 """Answers a request that is not handled."""
 
+API_BESIDE_PAGES = "/api/"
+"""Below this path, a process with pages answers programs: by their own credentials, never by a person's session."""
+
 _PRINCIPAL = "ordersaga.principal"
 _RECOGNIZE = "ordersaga.recognize"
 _PERMISSION = "__ordersaga_permission__"
@@ -81,7 +84,8 @@ class Authenticated:
             caller = await self._caller(scope)
             headers = await self._limits.count(caller)
         except CredentialMissingError as error:
-            answer = self._people.answer_unknown(scope) if self._people else None
+            people = self._people_at(scope)
+            answer = people.answer_unknown(scope) if people else None
             await (answer(scope, receive, send) if answer else self._refuse(scope, receive, send, error))
             return
         except (AuthenticationError, IssuerUnavailableError, SessionsUnavailableError, TooManyRequestsError) as error:
@@ -91,14 +95,18 @@ class Authenticated:
         scope[_RECOGNIZE] = self._caller
         await self._app(scope, receive, _with_headers(send, headers) if headers else send)
 
+    def _people_at(self, scope: Scope) -> People | None:
+        return None if scope["path"].startswith(API_BESIDE_PAGES) else self._people
+
     async def _caller(self, scope: Scope) -> Principal:
-        if self._people is not None and (person := await self._people.person(scope)) is not None:
+        people = self._people_at(scope)
+        if people is not None and (person := await people.person(scope)) is not None:
             return person
         try:
             return await self._authenticator.authenticate(Headers(scope=scope))
         except CredentialMissingError:
             # A page that is open in a browser asks again and again after its session has ended.
-            if self._people is None:
+            if people is None:
                 await self._limits.count_failure(scope)
             raise
         except AuthenticationError:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from shared.services import CONSOLE, SERVICES
+from shared.services import SERVICES
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import delete_topology
 from tests.support.simulators import Simulator, run_simulator
 
-NAMES = tuple(name for name in SERVICES if name != CONSOLE.name)
+NAMES = tuple(SERVICES)
 
 EXTREMES = (0, -1, 2**31, 2**53, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64, 10**30, 1e308)
 

@@ -14,9 +14,10 @@ import pymongo
 import uvicorn
 from fastapi import FastAPI
 
-from operations.console import ConsoleDependencies, ConsolePeople, Services, create_router
+from operations.console import ConsoleDependencies, ConsolePeople, Services
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
+from operations.routes import create_routes
 from operations.sign_in.sessions import Sessions
 from shared.bus import Delivery
 from shared.bus.failures import dead_letter
@@ -107,7 +108,7 @@ def an_app(dependencies: ConsoleDependencies) -> FastAPI:
     sessions = Sessions(dependencies.operations, dependencies.session_limits, dependencies.clock)
     people = ConsolePeople(sessions, dependencies.proxy, dependencies.public_url)
     app = create_app("console", "The console", ready, authenticator=key_authenticator(), pages=True, people=people)
-    app.include_router(create_router(dependencies, sessions))
+    app.include_router(create_routes(dependencies, sessions))
     return app
 
 

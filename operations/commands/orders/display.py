@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -10,6 +9,7 @@ from rich.table import Table
 from operations.commands.terminal import counted, foreign, open_console, print_json
 from operations.console.bulk_executor import Progress as OnProgress
 from operations.order_actions.bulk import DONE, FAILED, WAITING, BulkActions
+from operations.order_actions.order_json import bulk_as_json, item_as_json
 from operations.order_actions.search import OrderTotals
 from shared.database import Document
 from shared.money import to_json_number
@@ -44,7 +44,7 @@ async def show_results(records: BulkActions, bulk: Document, *, as_json_document
     items = await records.results(bulk["_id"])
     outcomes = Counter(str(item.get("outcome") or "open") for item in items)
     if as_json_document:
-        print_json(_as_json(bulk, items, outcomes))
+        print_json(bulk_as_json(bulk, outcomes) | {"orders": [item_as_json(item) for item in items]})
         return
     console = open_console(highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
@@ -59,24 +59,3 @@ async def show_results(records: BulkActions, bulk: Document, *, as_json_document
         )
     console.print(table)
     console.print(", ".join(f"{number:,} {outcome}" for outcome, number in sorted(outcomes.items())) or "no orders")
-
-
-def _as_json(bulk: Document, items: list[Document], outcomes: Counter[str]) -> dict[str, Any]:
-    return {
-        "id": bulk["_id"],
-        "action": bulk["action"],
-        "why": bulk["why"],
-        "total": bulk["total"],
-        **{outcome: outcomes[outcome] for outcome in (DONE, WAITING, FAILED, "open")},
-        "orders": [
-            {
-                "orderId": item["orderId"],
-                "userId": item.get("userId"),
-                "totalAmount": None if item.get("totalAmount") is None else to_json_number(item["totalAmount"]),
-                "currency": item.get("currency"),
-                "outcome": item.get("outcome"),
-                "detail": item.get("detail"),
-            }
-            for item in items
-        ],
-    }

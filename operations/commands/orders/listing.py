@@ -24,12 +24,10 @@ from operations.commands.orders.options import (
 )
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import counted, foreign, open_console, print_json
+from operations.order_actions.order_json import order_as_json
 from operations.order_actions.search import MOST_COUNTED, OrderPage, OrderSearch, count_orders, find_orders
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack
-from order_service.order_number import order_number
-from shared.clock import to_rfc3339
-from shared.database import Document
 from shared.http import ProblemError
 from shared.money import to_json_number
 from shared.services import ORDER
@@ -89,27 +87,10 @@ async def _read(stack: Stack, search: OrderSearch, cursor: str | None, limit: in
 
 def _as_json(listed: Listed) -> dict[str, Any]:
     return {
-        "items": [_order_as_json(order) for order in listed.page.items],
+        "items": [order_as_json(order) for order in listed.page.items],
         "nextCursor": listed.page.next_cursor,
         "total": listed.total,
         "totalIsExact": listed.is_exact,
-    }
-
-
-def _order_as_json(order: Document) -> dict[str, Any]:
-    return {
-        "orderId": order["_id"],
-        "orderNumber": order_number(order["_id"]),
-        "status": order.get("status"),
-        "settled": order.get("settled"),
-        "failureReason": order.get("failureReason"),
-        "failureCode": order.get("failureCode"),
-        "userId": order.get("userId"),
-        "ownerId": order.get("ownerId"),
-        "totalAmount": to_json_number(order["totalAmount"]) if "totalAmount" in order else None,
-        "currency": order.get("currency"),
-        "createdAt": to_rfc3339(order["createdAt"]),
-        "updatedAt": to_rfc3339(order["updatedAt"]) if "updatedAt" in order else None,
     }
 
 

@@ -1,0 +1,237 @@
+"""The routes about actions on many orders."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import Field
+
+from operations.api.routes import ACCEPTED, Reason, Reasoned, at, id_of, staff_router
+from operations.console.bulk_executor import DEFAULT_RATE
+from operations.console.dependencies import ConsoleDependencies
+from operations.console.forms import actor, signed_in
+from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderAction
+from operations.order_actions.bulk import BY_CONSOLE, BulkActions
+from operations.order_actions.order_json import bulk_as_json, item_as_json, totals_as_json
+from operations.order_actions.search import OrderSearch, query_for, query_of, select_orders, totals_of
+from order_service.order import Status
+from shared.access.middleware import caller_of, requires
+from shared.access.permissions import Permission
+from shared.contracts.base import OrderId
+from shared.database import Document
+from shared.http import (
+    Body,
+    View,
+    conflict,
+    invalid,
+    json_response,
+    key_reused,
+    not_found,
+    require_permission,
+    shown_as,
+)
+from shared.openapi import documented
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+
+MOST_IDS = 1000
+
+BulkKey = Annotated[
+    str | None, Header(min_length=1, max_length=255, description="The same key answers the first action again")
+]
+Text = Annotated[str, Field(max_length=300)]
+
+
+class Matching(Body):
+    """Which orders: those that match all that is given. An empty one matches every order."""
+
+    status: Annotated[list[Annotated[Status, Field(strict=False)]], Field(max_length=len(Status))] = Field(
+        default_factory=list
+    )
+    reason: Annotated[str, Field(max_length=300, description="the failure reason, or how it begins")] = ""
+    code: Text = ""
+    user_id: Text = ""
+    owner_id: Text = ""
+    product_id: Text = ""
+    unsettled: bool = False
+    stuck: bool = Field(False, description="only orders that have waited for an answer for 5 minutes")
+
+
+class NewBulkAction(Body):
+    """The orders to act on, by their ids or by what they match; of those, the ones that the action is possible for."""
+
+    model_config = shown_as({"matching": {"status": ["FAILED"], "productId": "vps1"}, "reason": "The provider is back"})
+
+    order_ids: Annotated[list[OrderId], Field(min_length=1, max_length=MOST_IDS)] | None = None
+    matching: Matching | None = None
+    reason: Reason
+    rate: Annotated[float, Field(ge=0.1, le=1000, description="orders per second")] = DEFAULT_RATE
+    dry_run: bool = Field(False, description="only answer which orders it would be")
+
+
+class Selected(View):
+    """The orders that an action is possible for; amounts by currency."""
+
+    orders: int
+    customers: int
+    amounts: dict[str, float]
+    left_out: int = Field(description="orders that match, and that the action is not possible for")
+
+
+class BulkActionView(View):
+    """An action on many orders, with the number of orders of each outcome."""
+
+    id: str
+    action: str
+    at: datetime
+    by: str
+    why: str
+    status: str = Field(description="running, ended or stopped")
+    total: int
+    done: int
+    waiting: int = Field(description="for a second person")
+    failed: int
+    open: int = Field(description="without a result yet")
+
+
+class ResultView(View):
+    """An order of the action, and its result: null while there is none."""
+
+    order_id: str
+    user_id: str | None
+    total_amount: float | None
+    currency: str | None
+    outcome: str | None
+    detail: str | None
+
+
+class ResultPage(View):
+    """A page of results, in the order in which the orders were chosen."""
+
+    items: list[ResultView]
+    next_cursor: str | None
+
+
+def create_bulk_actions(dependencies: ConsoleDependencies) -> APIRouter:
+    """Return the routes."""
+    router = staff_router("bulk actions")
+    for action in BULK_ACTIONS:
+        _add_action(router, dependencies, action)
+    _add_results(router, dependencies)
+    return router
+
+
+def _add_action(router: APIRouter, dependencies: ConsoleDependencies, action: OrderAction) -> None:
+    @requires(action.permission)
+    async def act(request: Request, body: NewBulkAction, idempotency_key: BulkKey = None) -> Response:
+        records, search = BulkActions(dependencies.operations, dependencies.clock), _search(body, dependencies)
+        bulk_id = id_of(request, idempotency_key)
+        selection = _selection(body)
+        bulk = None if body.dry_run else await records.find(bulk_id)
+        if bulk is not None and (bulk["action"], bulk["selection"]) != (action.name, selection):
+            raise key_reused("The key belongs to another action on many orders")
+        if bulk is None:
+            selected = await select_orders(dependencies.orders, query_for(action, search))
+            if body.dry_run:
+                return json_response(await _selected(dependencies, search, selected))
+            if not selected:
+                raise conflict(f"None of the selected orders can be {action.participle}")
+            bulk = await records.start(
+                selected,
+                person=signed_in(request),
+                why=body.reason,
+                action=action.name,
+                selection=selection,
+                rate=body.rate,
+                via=BY_CONSOLE,
+                bulk_id=bulk_id,
+            )
+        shown = await _shown(records, bulk)
+        return json_response(shown, HTTPStatus.ACCEPTED, at("bulk-actions", bulk["_id"]))
+
+    act.__doc__ = (
+        f"{action.title} many orders, one after another, in the background. {action.warning} "
+        "With `dryRun`, answer with 200 how many orders, customers and how much money it is about, and do nothing."
+    )
+    router.add_api_route(
+        f"/bulk-actions/{action.name}",
+        act,
+        name=f"{action.name}_orders",
+        methods=["POST"],
+        status_code=202,
+        response_model=BulkActionView,
+        responses=ACCEPTED | {200: {"model": Selected, "description": "With `dryRun`"}} | documented(409),
+    )
+
+
+def _add_results(router: APIRouter, dependencies: ConsoleDependencies) -> None:
+    records = BulkActions(dependencies.operations, dependencies.clock)
+
+    async def found(bulk_id: str) -> Document:
+        bulk = await records.find(bulk_id)
+        if bulk is None:
+            raise not_found(f"The action {bulk_id} on many orders")
+        return bulk
+
+    @router.get("/bulk-actions/{bulk_id}", response_model=BulkActionView)
+    @requires(Permission.ORDERS_READ)
+    async def get_bulk_action(bulk_id: str) -> Response:
+        """An action on many orders, and how many of them have which outcome."""
+        return json_response(await _shown(records, await found(bulk_id)))
+
+    @router.get("/bulk-actions/{bulk_id}/results", response_model=ResultPage)
+    @requires(Permission.ORDERS_READ)
+    async def list_results(bulk_id: str, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """The result of each order of an action."""
+        await found(bulk_id)
+        after = -1 if cursor is None else read_cursor(cursor, (int,))[0]
+        items = await records.results(bulk_id, after=after, limit=limit)
+        following = write_cursor([items[-1]["position"]]) if len(items) == limit else None
+        return json_response({"items": [item_as_json(item) for item in items], "nextCursor": following})
+
+    @router.post("/bulk-actions/{bulk_id}/stop", response_model=BulkActionView, responses=documented(404, 409))
+    @requires(Permission.ORDERS_DECIDE)
+    async def stop_bulk_action(request: Request, bulk_id: str, body: Reasoned) -> Response:
+        """Stop an action before its next order; what is done stays done."""
+        bulk, caller = await found(bulk_id), caller_of(request.scope)
+        if caller is not None:
+            require_permission(caller, ORDER_ACTIONS[bulk["action"]].permission)
+        if not await records.stop(bulk, by=actor(request), why=body.reason):
+            raise conflict(f"The action {bulk_id} was over already")
+        return json_response(await _shown(records, await found(bulk_id)))
+
+
+def _search(body: NewBulkAction, dependencies: ConsoleDependencies) -> OrderSearch:
+    """Return which orders are asked for. Raises the 422 problem unless they are named in one way."""
+    if (body.order_ids is None) == (body.matching is None):
+        raise invalid(("orderIds", "give either orderIds or matching"))
+    if body.matching is None:
+        return OrderSearch(ids=tuple(dict.fromkeys(body.order_ids or ())))
+    asked = body.matching
+    return OrderSearch(
+        user=asked.user_id,
+        reason=asked.reason,
+        open=asked.unsettled,
+        statuses=tuple(asked.status),
+        code=asked.code,
+        owner=asked.owner_id,
+        product=asked.product_id,
+        stuck_at=dependencies.clock() if asked.stuck else None,
+    )
+
+
+def _selection(body: NewBulkAction) -> Document:
+    """Return how the orders are chosen, as the record of the action keeps it."""
+    return body.model_dump(mode="json", include={"order_ids", "matching"})
+
+
+async def _selected(
+    dependencies: ConsoleDependencies, search: OrderSearch, selected: Sequence[Document]
+) -> dict[str, Any]:
+    matching = await dependencies.orders.count_documents(query_of(search))
+    return totals_as_json(totals_of(selected)) | {"leftOut": matching - len(selected)}
+
+
+async def _shown(records: BulkActions, bulk: Document) -> dict[str, Any]:
+    return bulk_as_json(bulk, await records.outcomes(bulk["_id"]))

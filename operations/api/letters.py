@@ -1,0 +1,173 @@
+"""The routes about dead letters: the list, one letter, its preview, and edits and discards."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ConfigDict, Field
+
+from operations.api.replays import ReplayView, started
+from operations.api.routes import ACCEPTED, Accepted, Reason, ask_second_person, staff_router
+from operations.api.selections import QueryFilters, Selection
+from operations.approvals.policy import DISCARD
+from operations.console.dependencies import ConsoleDependencies
+from operations.console.forms import actor
+from operations.dead_letters.editing import InvalidBodyError
+from operations.dead_letters.letter_json import letter_as_json
+from operations.dead_letters.masking import mask_letter
+from operations.dead_letters.previewing import ReplayPreviews
+from operations.dead_letters.service import DeadLetterService
+from shared.access.middleware import Caller, requires
+from shared.access.permissions import Permission
+from shared.access.principal import Principal
+from shared.database import Document
+from shared.http import Body, View, invalid, json_response, not_found
+from shared.openapi import documented
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+
+
+class ErrorView(View):
+    """Why a message could not be handled."""
+
+    type: str
+    message: str
+
+
+class LetterView(View):
+    """A dead letter; tokens and personal fields are masked for callers who may not edit letters.
+
+    A letter has more fields than these, such as its headers and the outcomes of its replays.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    status: str
+    service: str
+    queue: str
+    routing_key: str
+    order_id: str | None
+    fingerprint: str = Field(description="that of its group")
+    error: ErrorView
+    first_failed_at: datetime
+    last_failed_at: datetime
+    body: str | None = Field(None, description="not in lists; `bodyBase64` if it is not text")
+
+
+class LetterPage(View):
+    """A page of letters, the latest failure first, without bodies."""
+
+    items: list[LetterView]
+    next_cursor: str | None
+
+
+class PreviewView(View):
+    """What a replay would do."""
+
+    effect: str = Field(description="changes, changes nothing, fails again or no preview")
+    text: str = Field(examples=["PENDING → CONFIRMED, sends order.confirmed"])
+
+
+class Edit(Body):
+    """Another body for a letter, and why."""
+
+    body: Annotated[str, Field(description="the whole body, as text", examples=['{"orderId": "5f0c2b1e9d"}'])]
+    reason: Reason
+
+
+class Discard(Body):
+    """Which letters, and why."""
+
+    letters: Selection
+    reason: Reason
+
+
+class Discarded(Accepted):
+    """How many letters were discarded."""
+
+    discarded: int
+
+
+def create_letters(dependencies: ConsoleDependencies) -> APIRouter:
+    """Return the routes."""
+    router, service = staff_router("dead letters"), DeadLetterService(dependencies.operations)
+    _add_reading(router, service, ReplayPreviews(dependencies.client, dependencies.prefix))
+    _add_deciding(router, dependencies, service)
+    return router
+
+
+def _add_reading(router: APIRouter, service: DeadLetterService, previews: ReplayPreviews) -> None:
+    @router.get("/dead-letters", response_model=LetterPage)
+    @requires(Permission.LETTERS_READ)
+    async def list_dead_letters(
+        filters: QueryFilters, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None, *, caller: Caller
+    ) -> Response:
+        """Dead letters that match all that is asked for, the latest failure first; without a status, the open ones."""
+        try:
+            page = await service.page(filters, limit=limit, cursor=cursor)
+        except ValueError:
+            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+        items = [letter_as_json(_visible(letter, caller)) for letter in page.items]
+        return json_response({"items": items, "nextCursor": page.next_cursor})
+
+    @router.get("/dead-letters/{letter_id}", response_model=LetterView)
+    @requires(Permission.LETTERS_READ)
+    async def get_dead_letter(letter_id: str, caller: Caller) -> Response:
+        """A dead letter with its body, its headers and the outcomes of its replays."""
+        return json_response(letter_as_json(_visible(await _letter(service, letter_id), caller)))
+
+    @router.get("/dead-letters/{letter_id}/preview", response_model=PreviewView)
+    @requires(Permission.LETTERS_READ)
+    async def preview_replay_of_dead_letter(letter_id: str) -> Response:
+        """What a replay of the letter would do, without doing it."""
+        preview = await previews.of_letter(await _letter(service, letter_id))
+        return json_response({"effect": preview.effect, "text": preview.in_words()})
+
+
+def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
+    @router.post(
+        "/dead-letters/{letter_id}/edit",
+        status_code=202,
+        response_model=ReplayView,
+        responses=ACCEPTED | documented(404, 409),
+    )
+    @requires(Permission.LETTERS_EDIT)
+    async def edit_dead_letter(request: Request, letter_id: str, body: Edit) -> Response:
+        """Replay a letter with another body, which must keep the ids of the original; the original is kept, too."""
+        await _letter(service, letter_id)
+        try:
+            replay_id = await service.edit_and_replay(letter_id, body.body.encode(), by=actor(request), why=body.reason)
+        except InvalidBodyError as error:
+            raise invalid(*error.errors) from None
+        return await started(service, replay_id)
+
+    @router.post(
+        "/dead-letters/discard", response_model=Discarded, responses=documented(409) | {202: {"model": Accepted}}
+    )
+    @requires(Permission.LETTERS_DECIDE)
+    async def discard_dead_letters(request: Request, body: Discard) -> Response:
+        """Archive letters: nothing is sent again, and nothing is deleted."""
+        filters = body.letters.filters()
+        if not filters.ids and dependencies.approval_policy.needs(DISCARD):
+            return await ask_second_person(
+                request,
+                dependencies,
+                action=DISCARD,
+                subject=filters.in_words(),
+                why=body.reason,
+                parameters={"filters": filters.as_document()},
+            )
+        number = await service.discard(filters, by=actor(request), why=body.reason)
+        return json_response({"outcome": "done", "approval": None, "discarded": number})
+
+
+async def _letter(service: DeadLetterService, letter_id: str) -> Document:
+    found = await service.letter(letter_id)
+    if found is None:
+        raise not_found(f"Dead letter {letter_id}")
+    return found
+
+
+def _visible(letter: Document, caller: Principal) -> Document:
+    """Return the letter as the caller may see it: only who may edit letters sees tokens and personal fields."""
+    return letter if caller.may(Permission.LETTERS_EDIT) else mask_letter(letter)

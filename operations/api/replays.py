@@ -1,0 +1,140 @@
+"""The routes about replays of dead letters, and what became of them."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from operations.api.routes import ACCEPTED, Accepted, Reason, ask_second_person, at, staff_router
+from operations.api.selections import Selection
+from operations.approvals.policy import REPLAY
+from operations.console.dependencies import ConsoleDependencies
+from operations.console.forms import actor
+from operations.dead_letters.careful import why_stopped
+from operations.dead_letters.letter_json import as_json
+from operations.dead_letters.outcome import ReplayOutcome
+from operations.dead_letters.replays import DEFAULT_RATE
+from operations.dead_letters.service import DeadLetterService
+from shared.access.middleware import requires
+from shared.access.permissions import Permission
+from shared.database import Document
+from shared.http import Body, View, conflict, json_response, not_found
+from shared.openapi import documented
+from shared.paging import DEFAULT_LIMIT, Limit
+
+
+class NewReplay(Body):
+    """Which letters to send again, how, and why."""
+
+    letters: Selection
+    reason: Reason
+    rate: Annotated[float, Field(ge=0.1, le=10_000, description="letters per second")] = DEFAULT_RATE
+    careful: bool = Field(
+        True, description="send 1 letter, then 5, 25 and so on, each time once all that was sent is handled"
+    )
+
+
+class ReplayView(View):
+    """A replay, and what became of its letters."""
+
+    id: str
+    at: datetime
+    by: str
+    why: str
+    rate: float
+    careful: bool
+    status: str
+    total: int
+    published: int
+    done_at: datetime | None
+    stopped_because: str | None
+    verdict: str = Field(description="what it has come to, in a word", examples=["handled", "failed again"])
+    handled: int
+    failed_again: int
+    unknown: int = Field(description="sent, and not known yet to be handled or to have failed")
+
+
+class Replays(View):
+    """The newest replays."""
+
+    items: list[ReplayView]
+
+
+def create_replays(dependencies: ConsoleDependencies) -> APIRouter:
+    """Return the routes."""
+    router, service = staff_router("dead letters"), DeadLetterService(dependencies.operations)
+
+    @router.post(
+        "/replays",
+        status_code=202,
+        response_model=ReplayView | Accepted,
+        responses=ACCEPTED | documented(409),
+    )
+    @requires(Permission.LETTERS_DECIDE)
+    async def replay_dead_letters(request: Request, body: NewReplay) -> Response:
+        """Send dead letters again to the inboxes in which they failed; the answer leads to the outcome."""
+        filters = body.letters.filters()
+        if not filters.ids and dependencies.approval_policy.needs(REPLAY):
+            parameters = {"filters": filters.as_document(), "rate": body.rate, "careful": body.careful}
+            return await ask_second_person(
+                request,
+                dependencies,
+                action=REPLAY,
+                subject=filters.in_words(),
+                why=body.reason,
+                parameters=parameters,
+            )
+        replay_id = await service.start_replay(
+            filters, by=actor(request), why=body.reason, rate=body.rate, careful=body.careful
+        )
+        return await started(service, replay_id)
+
+    @router.get("/replays", response_model=Replays)
+    @requires(Permission.LETTERS_READ)
+    async def list_replays(limit: Limit = DEFAULT_LIMIT) -> Response:
+        """The newest replays."""
+        found = await service.replays(limit=limit)
+        outcomes = await service.outcomes(replay["_id"] for replay in found)
+        return json_response({"items": [_shown(replay, outcomes[replay["_id"]]) for replay in found]})
+
+    @router.get("/replays/{replay_id}", response_model=ReplayView)
+    @requires(Permission.LETTERS_READ)
+    async def get_replay(replay_id: str) -> Response:
+        """A replay: how much of it is sent, and what became of it."""
+        return json_response(await _found(service, replay_id))
+
+    @router.post("/replays/{replay_id}/stop", response_model=ReplayView, responses=documented(404, 409))
+    @requires(Permission.LETTERS_DECIDE)
+    async def stop_replay(request: Request, replay_id: str) -> Response:
+        """Stop a replay; what it has sent stays sent."""
+        await _found(service, replay_id)
+        if not await service.cancel_replay(replay_id, by=actor(request)):
+            raise conflict(f"Replay {replay_id} was over already")
+        return json_response(await _found(service, replay_id))
+
+    return router
+
+
+async def started(service: DeadLetterService, replay_id: str) -> Response:
+    """Answer with a replay that has begun."""
+    return json_response(await _found(service, replay_id), HTTPStatus.ACCEPTED, at("replays", replay_id))
+
+
+async def _found(service: DeadLetterService, replay_id: str) -> dict[str, Any]:
+    replay = await service.replay(replay_id)
+    if replay is None:
+        raise not_found(f"Replay {replay_id}")
+    return _shown(replay, await service.outcome(replay_id))
+
+
+def _shown(replay: Document, outcome: ReplayOutcome) -> dict[str, Any]:
+    names = ("_id", "at", "by", "why", "rate", "status", "total", "published", "doneAt")
+    return {
+        **{name.removeprefix("_"): as_json(replay[name]) for name in names},
+        "careful": replay.get("careful", False),
+        "stoppedBecause": why_stopped(replay),
+        "verdict": str(outcome.verdict(replay)),
+        **outcome.as_json(),
+    }

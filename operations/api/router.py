@@ -1,0 +1,40 @@
+"""All routes of the operations API."""
+
+from fastapi import APIRouter, Response
+
+from operations.api.bulk_actions import create_bulk_actions
+from operations.api.letter_groups import create_letter_groups
+from operations.api.letters import create_letters
+from operations.api.orders import create_orders
+from operations.api.records import create_records
+from operations.api.replays import create_replays
+from operations.api.routes import staff_router
+from operations.api.state import create_state
+from operations.console.dependencies import ConsoleDependencies
+from shared.access.middleware import API_BESIDE_PAGES, requires
+from shared.access.permissions import Permission
+from shared.http import not_found
+
+
+def create_api(dependencies: ConsoleDependencies) -> APIRouter:
+    """Return the routes; they come before those of the console, which has a page for every other address."""
+    router = APIRouter()
+    for create in (
+        create_state,
+        create_orders,
+        create_bulk_actions,
+        create_letters,
+        create_letter_groups,
+        create_replays,
+        create_records,
+    ):
+        router.include_router(create(dependencies))
+    others = staff_router("state", API_BESIDE_PAGES.rstrip("/"))
+
+    @others.get("/{address:path}", include_in_schema=False)
+    @requires(Permission.SELF_READ)
+    async def unknown(address: str) -> Response:
+        raise not_found(f"The path {API_BESIDE_PAGES}{address[:200]}")
+
+    router.include_router(others)
+    return router

@@ -1,0 +1,115 @@
+"""What all routes of the operations API share."""
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Annotated, Any
+from uuid import NAMESPACE_URL, uuid4, uuid5
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field, StringConstraints
+
+from operations.approvals.records import ApprovalRecords
+from operations.console.dependencies import ConsoleDependencies
+from operations.console.forms import signed_in
+from operations.console.operator_actions import ActionFailed
+from operations.console.staff import serving_staff
+from operations.dead_letters.replays import NotPossibleError
+from operations.errors import UnreachableError
+from shared import problems
+from shared.database import Document
+from shared.http import Body, ProblemError, StrictRoute, View, conflict, json_response, located, new_router
+from shared.openapi import with_headers
+
+PREFIX = "/api/v1"
+
+Reason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
+    Field(description="why, for the log of actions", examples=["the customer called"]),
+]
+Words = Annotated[str | None, Query(max_length=300)]
+"""A filter of a list; without it, everything matches."""
+
+ACCEPTED: dict[int | str, dict[str, Any]] = {202: with_headers("Location")}
+
+
+class Reasoned(Body):
+    """Why something is done."""
+
+    reason: Reason
+
+
+class Accepted(View):
+    """What became of a request: `done`, or `waiting` for a second person, who approves it in the console."""
+
+    outcome: str = Field(description="`done` or `waiting`", examples=["done"])
+    approval: str | None = Field(None, description="with `waiting`: the id of the request that somebody approves")
+
+
+class _StaffRoute(StrictRoute):
+    for_staff = True
+    """Routes show the records of every owner, whatever the reach of the permission that they need."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_for_staff(request: Request) -> Response:
+            with serving_staff(request):
+                try:
+                    return await handle(request)
+                except NotPossibleError as error:
+                    raise conflict(str(error)) from None
+                except UnreachableError as error:
+                    detail, kind = str(error), problems.UNAVAILABLE
+                    raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=kind) from None
+
+        return handle_for_staff
+
+
+def staff_router(tag: str, prefix: str = PREFIX) -> APIRouter:
+    """Return a router whose routes answer staff alone."""
+    return new_router(tag, _StaffRoute, prefix)
+
+
+def done(*steps: str) -> Response:
+    """Answer that the request is accepted; `steps` lead to what it concerns."""
+    return json_response({"outcome": "done", "approval": None}, HTTPStatus.ACCEPTED, at(*steps))
+
+
+def at(*steps: str) -> dict[str, str]:
+    """Return the header with the path of something in this API."""
+    return located(*PREFIX.strip("/").split("/"), *steps)
+
+
+def id_of(request: Request, key: str | None) -> str:
+    """Return an id for what a request creates: with an Idempotency-Key, the same each time this caller sends it."""
+    return uuid4().hex[:16] if key is None else uuid5(NAMESPACE_URL, f"{signed_in(request).subject}\0{key}").hex[:16]
+
+
+def checked(failed: ActionFailed | None) -> None:
+    """Raise the problem of an action that was not done, or may not have been."""
+    if failed is not None:
+        raise ProblemError(HTTPStatus(failed.status), f"{failed.verdict}: {failed.why}")
+
+
+async def ask_second_person(
+    request: Request,
+    dependencies: ConsoleDependencies,
+    *,
+    action: str,
+    subject: str,
+    why: str,
+    parameters: Document | None = None,
+    approval_id: str | None = None,
+) -> Response:
+    """Record the act of a request as one that needs a second person, and answer so; once under one id."""
+    asked = await ApprovalRecords(dependencies.operations, dependencies.clock).ask(
+        signed_in(request),
+        action=action,
+        subject=subject,
+        why=why,
+        parameters=parameters or {},
+        approval_id=approval_id,
+    )
+    content = {"outcome": "waiting", "approval": asked}
+    return json_response(content, HTTPStatus.ACCEPTED, at("approvals", asked))

@@ -1,0 +1,260 @@
+"""The operations API over real servers: what it does with orders and dead letters, for whom, and what it refuses."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aio_pika
+import httpx
+import pytest
+
+from operations.approvals.policy import DISCARD, REPLAY, ApprovalPolicy
+from operations.console import ConsoleDependencies
+from operations.sign_in.links import SignInLinks
+from operations.sign_in.person import Person
+from shared.access.permissions import Role
+from shared.topology import EXCHANGE
+from tests.support.access import ADMIN, ADMIN_KEY, KEYS, bearer
+from tests.support.consoles import BASE, BY_ADMIN, OURS, a_letter, an_app, console_dependencies, record_letters
+from tests.support.eventually import eventually
+from tests.support.processes import SAGA_SERVICES, Stack, run_module_stack
+from tests.support.servers import Servers
+
+WHY = {"reason": "the customer called"}
+POISON = b'{"orderId": "poison", "items": "many"}'
+CORRECTED = '{"orderId": "poison", "items": []}'
+PERSONAL = b'{"orderId": "o1", "userId": "u1", "customer": {"name": "Ann Example"}, "payment": {"token": "tok_secret"}}'
+
+
+@pytest.fixture(scope="module")
+async def stack(servers: Servers) -> AsyncIterator[Stack]:
+    async with run_module_stack(servers) as running:
+        urls = {f"{name}_url": running.url(name) for name in SAGA_SERVICES}
+        await running.start("console", api_key=ADMIN_KEY, **urls)
+        await running.stock("p1", 1000)
+        yield running
+
+
+@pytest.fixture
+async def api(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    """The API of a running stack; like a program, it does not say from which page it asks."""
+    address = f"{stack.url('console')}/api/v1"
+    async with httpx.AsyncClient(base_url=address, headers=ADMIN, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+async def dependencies(mongodb_url: str, amqp_url: str, database_prefix: str) -> AsyncIterator[ConsoleDependencies]:
+    policy = ApprovalPolicy(10_000, frozenset({REPLAY, DISCARD}))
+    async with console_dependencies(mongodb_url, amqp_url, database_prefix, approval_policy=policy) as found:
+        yield found
+
+
+@asynccontextmanager
+async def calling(dependencies: ConsoleDependencies, headers: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(an_app(dependencies))
+    async with httpx.AsyncClient(transport=transport, base_url=f"{BASE}/api/v1", headers=headers) as client:
+        yield client
+
+
+# --- Orders. ---
+
+
+async def test_an_order_is_found_followed_and_refunded_in_part(stack: Stack, api: httpx.AsyncClient) -> None:
+    order_id = await stack.place(userId="anna")
+    await stack.settled(order_id)
+    listed = (await api.get("/orders", params={"userId": "anna", "status": ["CONFIRMED", "COMPLETED"]})).json()
+    assert ([order["orderId"] for order in listed["items"]], listed["total"]) == ([order_id], 1)
+
+    shown = (await api.get(f"/orders/{order_id}")).json()
+    assert (shown["status"], shown["waitingFor"], shown["mentions"]) == ("CONFIRMED", [], [])
+    assert {step["lane"] for step in shown["steps"]} >= {"order", "stock", "payment"}
+    assert shown["actions"] == ["deliver"]
+
+    refused = await api.post(f"/orders/{order_id}/cancel", json=WHY)
+    assert (refused.status_code, refused.headers["content-type"]) == (409, "application/problem+json")
+    assert refused.json()["detail"].startswith("Not done: ")
+
+    part, key = {"amount": 5, **WHY}, {"Idempotency-Key": "refund-1"}
+    for _ in range(2):
+        answer = await api.post(f"/orders/{order_id}/refunds", json=part, headers=key)
+        assert (answer.status_code, answer.headers["location"]) == (202, f"/api/v1/orders/{order_id}")
+        assert answer.json() == {"outcome": "done", "approval": None}
+    assert (await stack.settled(order_id))["refundedAmount"] == 5
+
+    entries = (await api.get("/actions", params={"subject": order_id})).json()["items"]
+    known = [(entry["action"], entry["outcome"]) for entry in entries if entry["outcome"] == "accepted"]
+    assert known == [("order.refund-part", "accepted")] * 2
+    assert {(entry["by"], entry["why"]) for entry in entries} == {(BY_ADMIN, WHY["reason"])}
+
+
+async def test_many_orders_are_counted_first_and_acted_on_once(stack: Stack, api: httpx.AsyncClient) -> None:
+    for process in stack.processes("payment"):
+        await stack.kill(process)
+    try:
+        placed = [await stack.place(userId="bulk") for _ in range(3)]
+        body = {"matching": {"userId": "bulk", "status": ["PENDING"]}, **WHY, "rate": 1000}
+        counted = await api.post("/bulk-actions/cancel", json=body | {"dryRun": True})
+        assert counted.status_code == 200
+        assert counted.json() == {"orders": 3, "customers": 1, "amounts": {"USD": 30}, "leftOut": 0}
+
+        key = {"Idempotency-Key": "bulk-1"}
+        started = [await api.post("/bulk-actions/cancel", json=body, headers=key) for _ in range(2)]
+        assert [answer.status_code for answer in started] == [202, 202]
+        assert len({answer.headers["location"] for answer in started}) == 1
+        assert (await api.post("/bulk-actions/nudge", json=body, headers=key)).status_code == 422
+
+        address = started[0].headers["location"].removeprefix("/api/v1")
+
+        async def ended() -> bool:
+            return bool((await api.get(address)).json()["status"] == "ended")
+
+        await eventually(ended, 60, "the action to end")
+        shown = (await api.get(address)).json()
+        assert (shown["done"], shown["open"], shown["by"], shown["why"]) == (3, 0, BY_ADMIN, WHY["reason"])
+        first = (await api.get(f"{address}/results", params={"limit": 2})).json()
+        rest = (await api.get(f"{address}/results", params={"cursor": first["nextCursor"]})).json()
+        assert [item["orderId"] for item in first["items"] + rest["items"]] == placed
+        assert [(await stack.order(each))["status"] for each in placed] == ["CANCELLED"] * 3
+        assert (await api.post(f"{address}/stop", json=WHY)).status_code == 409
+    finally:
+        await stack.start("payment")
+    await stack.all_settled(placed)
+
+
+async def test_what_is_wrong_is_named(api: httpx.AsyncClient) -> None:
+    both = {"orderIds": ["x1"], "matching": {}, **WHY}
+    for path, body, field in (
+        ("/bulk-actions/cancel", both, "orderIds"),
+        ("/bulk-actions/cancel", {"matching": {"status": ["GONE"]}, **WHY}, "matching.status[0]"),
+        ("/replays", {"letters": {}, **WHY}, "ids"),
+        ("/replays", {"letters": {"all": True, "service": "order"}, **WHY}, "ids"),
+        ("/dead-letters/discard", {"letters": {"all": True}}, "reason"),
+        ("/orders/x1/cancel", {"reason": " "}, "reason"),
+    ):
+        answer = await api.post(path, json=body)
+        assert answer.status_code == 422, (path, answer.text)
+        assert [error["field"] for error in answer.json()["errors"]] == [field], (path, answer.text)
+    for path in (
+        "/orders?status=GONE",
+        "/orders?cursor=x",
+        "/dead-letters?status=gone",
+        "/dead-letters?outcome=failed",
+    ):
+        assert (await api.get(path)).status_code == 422, path
+    for path in ("/orders/x1", "/bulk-actions/x1", "/dead-letters/x1", "/dead-letter-groups/x1", "/replays/x1"):
+        assert (await api.get(path)).status_code == 404, path
+    unknown = await api.get("/nothing/here")
+    assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")
+
+
+# --- Dead letters. ---
+
+
+async def test_a_dead_letter_is_found_previewed_corrected_and_handled(stack: Stack, api: httpx.AsyncClient) -> None:
+    poison = {"orderId": "poison", "service": "inventory"}
+    async with await aio_pika.connect(stack.amqp_url) as connection, connection.channel() as channel:
+        exchange = await channel.get_exchange(EXCHANGE)
+        message = aio_pika.Message(POISON, type="stock.release", correlation_id="poison")
+        await exchange.publish(message, "stock.release")
+
+    async def recorded() -> bool:
+        return bool((await api.get("/dead-letters", params=poison)).json()["items"])
+
+    await eventually(recorded, 60, "the letter to be recorded")
+    (letter,) = (await api.get("/dead-letters", params=poison)).json()["items"]
+    address = f"/dead-letters/{letter['id']}"
+    assert (await api.get(address)).json()["body"] == POISON.decode()
+    assert (await api.get(f"{address}/preview")).json()["effect"] == "fails again"
+    group = f"/dead-letter-groups/{letter['fingerprint']}"
+    assert (await api.get(f"{group}/preview")).json()["total"] == 1
+    assert (await api.post(f"{group}/notes", json={"text": "seen"})).json()["notes"][0]["text"] == "seen"
+    assert (await api.patch(group, json={"status": "acknowledged"})).json()["status"] == "acknowledged"
+    groups = (await api.get("/dead-letter-groups")).json()
+    assert [each["fingerprint"] for each in groups["items"]] == [letter["fingerprint"]]
+
+    replay = await api.post("/replays", json={"letters": {"ids": [letter["id"]]}, **WHY})
+    assert replay.status_code == 202, replay.text
+    assert await verdict(api, replay) == "failed again"
+
+    refused = await api.post(f"{address}/edit", json={"body": POISON.decode(), **WHY})
+    assert refused.status_code == 422, refused.text
+    edited = await api.post(f"{address}/edit", json={"body": CORRECTED, **WHY})
+    assert edited.status_code == 202, edited.text
+    assert await verdict(api, edited) == "handled"
+    assert (await api.get("/replays", params={"limit": 1})).json()["items"][0]["verdict"] == "handled"
+
+
+async def verdict(api: httpx.AsyncClient, started: httpx.Response) -> str:
+    """What a replay has come to, once it is known."""
+    address, found = started.headers["location"].removeprefix("/api/v1"), {}
+
+    async def known() -> bool:
+        found.update((await api.get(address)).json())
+        return found["verdict"] not in ("running", "not known yet")
+
+    await eventually(known, 60, "the outcome of the replay")
+    return str(found["verdict"])
+
+
+# --- Who may do what. ---
+
+
+async def test_only_credentials_of_programs_count_and_only_those_of_staff(dependencies: ConsoleDependencies) -> None:
+    ann = Person("ann", "ann", frozenset({Role.ADMIN}))
+    secret, _ = await SignInLinks(dependencies.operations, dependencies.clock).create(ann)
+    async with calling(dependencies, OURS) as browser:
+        # A page that another site opens could use the session of whoever is signed in.
+        assert (await browser.post(f"{BASE}/sign-in/link", data={"token": secret})).status_code == 303
+        assert (await browser.get(f"{BASE}/")).status_code == 200
+        refused = await browser.get("/orders", headers={"Accept": "text/html"})
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    async with calling(dependencies, bearer(KEYS[Role.CLIENT])) as shop:
+        refused = await shop.get("/orders")
+        assert (refused.status_code, refused.json()["status"]) == (403, 403)
+    async with calling(dependencies, ADMIN) as program:
+        assert (await program.get("/orders")).status_code == 200
+        elsewhere = {"Sec-Fetch-Site": "cross-site"}
+        assert (await program.post("/orders/x1/cancel", json=WHY, headers=elsewhere)).status_code == 403
+
+
+async def test_tokens_and_personal_fields_are_masked(dependencies: ConsoleDependencies) -> None:
+    await record_letters(dependencies, a_letter("o1", body=PERSONAL))
+    for role, is_masked in ((Role.OPERATOR, True), (Role.ADMIN, False)):
+        async with calling(dependencies, bearer(KEYS[role])) as caller:
+            (letter,) = (await caller.get("/dead-letters")).json()["items"]
+            body = (await caller.get(f"/dead-letters/{letter['id']}")).json()["body"]
+            assert ("tok_secret" not in body) == ("Ann" not in body) == is_masked, body
+            assert json.loads(body)["orderId"] == "o1"
+
+
+async def test_what_needs_a_second_person_waits_for_one(dependencies: ConsoleDependencies) -> None:
+    order = {"status": "FAILED", "settled": False, "totalAmount": 10_000, "createdAt": dependencies.clock()}
+    await dependencies.orders.insert_one({"_id": "large", "history": [], **order})
+    await record_letters(dependencies, a_letter("o1"))
+    every: dict[str, Any] = {"letters": {"all": True}, **WHY}
+    async with calling(dependencies, ADMIN) as program:
+        for path, body, action in (
+            ("/orders/large/refund", WHY, "order.refund"),
+            ("/replays", every, REPLAY),
+            ("/dead-letters/discard", every, DISCARD),
+        ):
+            answer = await program.post(path, json=body)
+            assert (answer.status_code, answer.json()["outcome"]) == (202, "waiting"), answer.text
+            asked = (await program.get(answer.headers["location"].removeprefix("/api/v1"))).json()
+            assert (asked["action"], asked["status"], asked["by"]) == (action, "pending", BY_ADMIN)
+        waiting = (await program.get("/approvals")).json()["items"]
+        assert [each["action"] for each in waiting] == [DISCARD, REPLAY, "order.refund"]
+        # A letter that is named is decided on by one person.
+        (letter,) = (await program.get("/dead-letters")).json()["items"]
+        done = await program.post("/dead-letters/discard", json={"letters": {"ids": [letter["id"]]}, **WHY})
+        assert (done.status_code, done.json()["discarded"]) == (200, 1)
+
+
+async def test_what_is_away_is_said_and_the_rest_is_shown(dependencies: ConsoleDependencies) -> None:
+    async with calling(dependencies, ADMIN) as program:
+        away = {outage["name"] for outage in (await program.get("/outages")).json()["items"]}
+        assert {"order", "inventory", "payment"} <= away
+        shown = (await program.get("/overview")).json()
+        assert (shown["unsettled"]["inFlight"], shown["unavailable"]) == (0, {})
