@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from shared.access.middleware import API_BESIDE_PAGES
 from tests.support.access_table import all_routes
 from tests.support.stand_in_services import DELIVERY, SLOT, WEBHOOK
 
@@ -29,6 +30,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     "/orders/{order_id}/do/nudge": {"order-nudge": "/orders/{stuck}/do/nudge"},
     "/orders/{order_id}/refund-part": {"order-refund-part": "/orders/{confirmed}/refund-part"},
     "/orders/{order_id}/release": {"order-release": "/orders/{unknown}/release"},
+    "/bulk-actions": {"orders-actions": "/bulk-actions"},
     "/bulk-actions/cancel": {"orders-cancel": "/bulk-actions/cancel?ids={stuck}"},
     "/bulk-actions/retry": {"orders-retry": "/bulk-actions/retry?ids={failed}"},
     "/bulk-actions/refund": {"orders-refund": "/bulk-actions/refund?ids={failed}"},
@@ -44,6 +46,15 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     "/webhooks/{webhook_id}": {"webhook": f"/webhooks/{WEBHOOK}"},
     "/webhooks/{webhook_id}/deliveries/{delivery_id}": {"delivery": f"/webhooks/{WEBHOOK}/deliveries/{DELIVERY}"},
     "/audit": {"audit": "/audit"},
+    "/audit/runs/{run_id}": {"audit-run": "/audit/runs/{run}"},
+    "/incidents": {"incidents": "/incidents", "incidents-not-found": "/incidents?kind=failover"},
+    "/notifications": {"notifications": "/notifications"},
+    "/consumers": {"consumers": "/consumers"},
+    "/consumers/{service}/{what}": {
+        "consumer-pause": "/consumers/inventory/pause",
+        "consumer-resume": "/consumers/payment/resume",
+    },
+    "/search": {"search": "/search?q=lamp", "search-not-found": "/search?q=nothing"},
     "/dead-letters": {"dead-letters": "/dead-letters"},
     "/dead-letters/groups/{fingerprint}": {"group": "/dead-letters/groups/{group}"},
     "/dead-letters/groups/{fingerprint}/preview": {"group-preview": "/dead-letters/groups/{group}/preview"},
@@ -53,6 +64,10 @@ PAGES: Mapping[str, Mapping[str, str]] = {
         "letter-discarded": "/dead-letters/letters/{discarded}",
         "letter-binary": "/dead-letters/letters/{binary}",
     },
+    "/dead-letters/many/replay": {"letters-replay": "/dead-letters/many/replay?letter={letter}"},
+    "/dead-letters/many/edit": {"letters-edit": "/dead-letters/many/edit?matching=1&group={group}"},
+    "/dead-letters/many/discard": {"letters-discard": "/dead-letters/many/discard?letter={letter}"},
+    "/dead-letters/many/restore": {"letters-restore": "/dead-letters/many/restore?letter={discarded}"},
     "/dead-letters/letters/{letter_id}/edit": {"letter-edit": "/dead-letters/letters/{letter}/edit"},
     "/dead-letters/replays": {"replays": "/dead-letters/replays"},
     "/dead-letters/replays/{replay_id}": {"replay": "/dead-letters/replays/{replay}"},
@@ -68,11 +83,15 @@ NOT_PAGES = {
     "/overview": "a part of /",
     "/outages": "a part of every page",
     "/audit/result": "a part of /audit",
+    "/incidents/live": "a part of /incidents",
+    "/notifications/messages": "a part of /notifications",
     "/orders/{order_id}/timeline": "a part of the page of an order",
     "/bulk-actions/results/{bulk_id}/progress": "a part of the results",
     "/dead-letters/replays/{replay_id}/progress": "a part of the page of a replay",
     "/dead-letters/letters/{letter_id}/body": "a download",
     "/static/{name}": "files",
+    "/docs": "of every service, about its API",
+    "/docs/{name}": "files",
     "/sign-in/link": "needs a link that is valid; has the form of one button",
     "/healthz": "for machines",
     "/readyz": "for machines",
@@ -91,7 +110,8 @@ def addresses(ids: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def routes_for_get(app: FastAPI) -> set[str]:
-    """Return the paths of the console's own routes that answer GET."""
-    return {
+    """Return the paths of the console's own routes that answer GET; those of the API are for programs."""
+    found = {
         route.path for route in all_routes(app.routes) if isinstance(route, APIRoute) and "GET" in (route.methods or ())
     }
+    return {path for path in found if not path.startswith(API_BESIDE_PAGES)}

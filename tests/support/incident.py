@@ -16,9 +16,15 @@ import orjson
 from notification_service.schema import SCHEMA as NOTIFICATION_SCHEMA
 from operations.actions import record_action
 from operations.approvals.records import ApprovalRecords
+from operations.audit.report import Report, Violation
+from operations.audit.runs import SCHEDULE, AuditRuns
 from operations.console import ConsoleDependencies
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.service import DeadLetterService
+from operations.incidents.incident import Incident as AnIncident
+from operations.incidents.records import IncidentRecords
+from operations.notifications.records import NotificationRecords
+from operations.notifications.rules import WEBHOOK, Rule
 from operations.order_actions.bulk import BY_CONSOLE, DONE, FAILED, BulkActions
 from operations.schema import SCHEMA
 from operations.sign_in.person import Person
@@ -69,8 +75,9 @@ async def recorded_incident(mongodb_url: str, amqp_url: str, prefix: str) -> Asy
             await _orders(dependencies)
             letters = await _letters(dependencies, clock)
             requests = await _requests(dependencies, clock)
+            run = await _what_happened(dependencies, clock)
             clock.now = NOW
-            yield Incident(dependencies, clock, {**ORDERS, **letters, **requests})
+            yield Incident(dependencies, clock, {**ORDERS, **letters, **requests, "run": run})
 
 
 def _an_order(name: str, minutes: float, **fields: Any) -> Document:
@@ -269,3 +276,26 @@ async def _requests(dependencies: ConsoleDependencies, clock: Clock) -> dict[str
         outcome="the books balance",
     )
     return {"bulk": bulk["_id"]}
+
+
+async def _what_happened(dependencies: ConsoleDependencies, clock: Clock) -> str:
+    """Record incidents, a rule with messages, and two audits; return the id of the one that found a violation."""
+    database, incidents = dependencies.operations, IncidentRecords(dependencies.operations, clock=clock)
+    happened = (
+        (12, "dead-letters", "New cause of dead letters: TypeError in inventory", "inventory", "/dead-letters"),
+        (9, "package-low", f"Package {PACKAGE} is low: 0 addresses are left", "provisioning", "/packages"),
+        (6, "process-back", "The inventory service is back after 3 minutes", "inventory", None),
+    )
+    for minutes, kind, text, service, link in happened:
+        at = clock.now = NOW - timedelta(minutes=minutes)
+        await incidents.add([AnIncident(f"{kind}-1", at, kind, text, kind, service, link)])
+    notifications = NotificationRecords(database, clock)
+    rule = Rule("on-call", WEBHOOK, severities=("critical", "warning"))
+    await notifications.add(rule)
+    await notifications.open_test(rule)
+    found = Violation(2, "reserved units", "product", "chair", "3 reserved", "2, which the orders hold")
+    runs = AuditRuns(database, clock)
+    for minutes, violations in ((60, []), (5, [found])):
+        clock.now = NOW - timedelta(minutes=minutes)
+        await runs.end(await runs.begin(SCHEDULE) or "", Report({"orders": 15}, violations), 0.5, 15)
+    return str((await runs.last() or {})["_id"])

@@ -95,6 +95,7 @@ def answers(orders: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         ),
         "/locks": _page({"package": "203.0.113", "progressAt": "2026-03-14T09:29:10Z", **lock}),
         "/webhooks": _page(endpoint, disabled),
+        "/consumer": {"paused": False, "pause": None},
         f"/webhooks/{WEBHOOK}": endpoint,
         f"/webhooks/{WEBHOOK}/deliveries": _page(delivery),
         f"/webhooks/{WEBHOOK}/deliveries/{DELIVERY}": delivery
