@@ -1,6 +1,5 @@
 """The TLS overlay against docker-compose.yml, and the certificates that its script makes."""
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -13,6 +12,7 @@ import yaml
 
 from shared import tls
 from shared.services import SERVICES
+from tests.compose.stack import compose_command
 from tests.support.compose_files import compose_services
 
 ROOT = Path(__file__).parents[2]
@@ -130,9 +130,8 @@ def test_what_exists_is_kept_and_what_is_missing_is_made_again(certificates: Pat
 
 
 def test_compose_accepts_both_files_together() -> None:
-    compose = shutil.which("docker-compose")
-    command = [compose] if compose else ["docker", "compose"]
-    if compose is None and shutil.which("docker") is None:
+    command = compose_command()
+    if command is None:
         return  # nothing here reads Compose files
     files = ("--file", str(ROOT / "docker-compose.yml"), "--file", str(OVERLAY))
     done = subprocess.run([*command, *files, "config"], capture_output=True, text=True, cwd=ROOT)
