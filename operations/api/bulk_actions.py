@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import Field
 
-from operations.api.routes import ACCEPTED, Reason, Reasoned, at, id_of, staff_router
+from operations.api.routes import ACCEPTED, Reason, Reasoned, at, id_of, read_skip, staff_router, write_skip
 from operations.console.bulk_executor import DEFAULT_RATE
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor, signed_in
@@ -95,6 +95,14 @@ class BulkActionView(View):
     open: int = Field(description="without a result yet")
 
 
+class BulkActionPage(View):
+    """A page of actions on many orders, and the number on all pages."""
+
+    items: list[BulkActionView]
+    next_cursor: str | None
+    total: int
+
+
 class ResultView(View):
     """An order of the action, and its result: null while there is none."""
 
@@ -173,6 +181,17 @@ def _add_results(router: APIRouter, dependencies: ConsoleDependencies) -> None:
         if bulk is None:
             raise not_found(f"The action {bulk_id} on many orders")
         return bulk
+
+    @router.get("/bulk-actions", response_model=BulkActionPage)
+    @requires(Permission.ORDERS_READ)
+    async def list_bulk_actions(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Actions on many orders, the newest first."""
+        skip = read_skip(cursor)
+        actions, total = await records.newest(limit, skip), await records.count()
+        outcomes = await records.outcomes_of([bulk["_id"] for bulk in actions])
+        items = [bulk_as_json(bulk, outcomes[bulk["_id"]]) for bulk in actions]
+        following = write_skip(skip + len(actions), total)
+        return json_response({"items": items, "nextCursor": following, "total": total})
 
     @router.get("/bulk-actions/{bulk_id}", response_model=BulkActionView)
     @requires(Permission.ORDERS_READ)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
 
-from operations.api.routes import Words, staff_router
+from operations.api.routes import Words, read_skip, staff_router, write_skip
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, actor
 from operations.dead_letters.filters import Filters
@@ -23,9 +23,7 @@ from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.http import Body, View, json_response, not_found
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
-
-MOST_SKIPPED = 1_000_000
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
 
 GroupStatus = Literal["new", "acknowledged", "resolved"]
 
@@ -131,13 +129,12 @@ def create_letter_groups(dependencies: ConsoleDependencies) -> APIRouter:
         cursor: CursorParameter = None,
     ) -> Response:
         """Groups of letters that failed in the same way, with what they mean for customers, the most harmful first."""
-        skip = 0 if cursor is None else min(max(read_cursor(cursor, (int,))[0], 0), MOST_SKIPPED)
+        skip = read_skip(cursor)
         filters = GroupFilters(
             status=status, service=service_name, queue=inbox, cause=cause, product=product, open_only=open_only
         )
         page = await rank_groups(service, impacts, filters, by=sort, limit=limit, skip=skip)
-        end = skip + len(page.items)
-        following = write_cursor([end]) if page.items and end < page.total else None
+        following = write_skip(skip + len(page.items), page.total)
         items = [_shown(group, impact) for group, impact in page.items]
         return json_response({"items": items, "nextCursor": following, "total": page.total})
 

@@ -9,6 +9,7 @@ from operations.api.orders import create_orders
 from operations.api.records import create_records
 from operations.api.replays import create_replays
 from operations.api.routes import staff_router
+from operations.api.stack import create_stack
 from operations.api.state import create_state
 from operations.console.dependencies import ConsoleDependencies
 from shared.access.middleware import API_BESIDE_PAGES, requires
@@ -27,6 +28,7 @@ def create_api(dependencies: ConsoleDependencies) -> APIRouter:
         create_letter_groups,
         create_replays,
         create_records,
+        create_stack,
     ):
         router.include_router(create(dependencies))
     others = staff_router("state", API_BESIDE_PAGES.rstrip("/"))

@@ -19,8 +19,11 @@ from shared import problems
 from shared.database import Document
 from shared.http import Body, ProblemError, StrictRoute, View, conflict, json_response, located, new_router
 from shared.openapi import with_headers
+from shared.paging import read_cursor, write_cursor
 
 PREFIX = "/api/v1"
+
+MOST_SKIPPED = 1_000_000
 
 Reason = Annotated[
     str,
@@ -90,6 +93,16 @@ def checked(failed: ActionFailed | None) -> None:
     """Raise the problem of an action that was not done, or may not have been."""
     if failed is not None:
         raise ProblemError(HTTPStatus(failed.status), f"{failed.verdict}: {failed.why}")
+
+
+def read_skip(cursor: str | None) -> int:
+    """Return how many items the pages before had, for a list that has no order of its own. Raises the 422 problem."""
+    return 0 if cursor is None else min(max(read_cursor(cursor, (int,))[0], 0), MOST_SKIPPED)
+
+
+def write_skip(shown: int, total: int) -> str | None:
+    """Return the cursor of the next page after the items that were shown, None if there is none."""
+    return write_cursor([shown]) if shown < min(total, MOST_SKIPPED) else None
 
 
 async def ask_second_person(

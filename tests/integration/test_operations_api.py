@@ -11,6 +11,8 @@ import pytest
 
 from operations.approvals.policy import DISCARD, REPLAY, ApprovalPolicy
 from operations.console import ConsoleDependencies
+from operations.incidents.incident import Incident
+from operations.incidents.records import IncidentRecords
 from operations.sign_in.links import SignInLinks
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
@@ -118,6 +120,8 @@ async def test_many_orders_are_counted_first_and_acted_on_once(stack: Stack, api
         assert [item["orderId"] for item in first["items"] + rest["items"]] == placed
         assert [(await stack.order(each))["status"] for each in placed] == ["CANCELLED"] * 3
         assert (await api.post(f"{address}/stop", json=WHY)).status_code == 409
+        listed = (await api.get("/bulk-actions", params={"limit": 1})).json()
+        assert (listed["items"], listed["total"], listed["nextCursor"]) == ([shown], 1, None)
     finally:
         await stack.start("payment")
     await stack.all_settled(placed)
@@ -196,6 +200,50 @@ async def verdict(api: httpx.AsyncClient, started: httpx.Response) -> str:
 
     await eventually(known, 60, "the outcome of the replay")
     return str(found["verdict"])
+
+
+async def test_many_letters_are_edited_by_one_patch_and_discarded_ones_restored(
+    dependencies: ConsoleDependencies,
+) -> None:
+    refund: dict[str, Any] = {"queue": "payment.inbox", "routing_key": "payment.refund"}
+    bodies = [b'{"orderId": "o%d", "reason": %s}' % (n, b"7" if n < 3 else b'"late"') for n in range(4)]
+    await record_letters(dependencies, *[a_letter(f"o{n}", body=body, **refund) for n, body in enumerate(bodies)])
+    patch = '[{"op":"test","path":"/reason","value":7},{"op":"replace","path":"/reason","value":"late"}]'
+    async with calling(dependencies, ADMIN) as program:
+        ids = [letter["id"] for letter in (await program.get("/dead-letters")).json()["items"]]
+        edit = {"letters": {"ids": ids}, "patch": patch, **WHY}
+        would = await program.post("/dead-letters/edit", json=edit | {"dryRun": True})
+        assert (would.status_code, would.json()["total"], would.json()["changed"]) == (200, 4, 3)
+        locked = edit | {"patch": '[{"op":"replace","path":"/orderId","value":"x"}]'}
+        assert (await program.post("/dead-letters/edit", json=locked)).json()["errors"][0]["field"] == "patch"
+        started = await program.post("/dead-letters/edit", json=edit)
+        assert (started.status_code, started.json()["total"]) == (202, 4), started.text
+        await program.post(f"{started.headers['location'].removeprefix('/api/v1')}/stop")
+
+        every = {"letters": {"ids": ids}, **WHY}
+        discarded = (await program.post("/dead-letters/discard", json=every)).json()["discarded"]
+        assert discarded > 0
+        assert (await program.post("/dead-letters/restore", json=every)).json() == {"restored": discarded}
+
+
+async def test_audits_and_incidents_are_listed(dependencies: ConsoleDependencies) -> None:
+    async with calling(dependencies, ADMIN) as program:
+        started = await program.post("/audits")
+        assert started.status_code == 202, started.text
+        address = started.headers["location"].removeprefix("/api/v1")
+
+        async def ended() -> bool:
+            return bool((await program.get(address)).json()["status"] != "running")
+
+        await eventually(ended, 60, "the audit to end")
+        (listed,) = (await program.get("/audits")).json()["items"]
+        assert (await program.get(address)).json() == listed | {"violations": []}
+        assert (listed["by"], listed["found"]) == (BY_ADMIN, 0)
+        happened = Incident("i1", dependencies.clock(), "failover", "Another member is primary", "mongodb")
+        await IncidentRecords(dependencies.operations).add([happened])
+        found = (await program.get("/incidents", params={"severity": "warning"})).json()
+        assert [(each["kind"], each["severity"]) for each in found["items"]] == [("failover", "warning")]
+        assert (await program.get("/incidents", params={"kind": "gone"})).status_code == 422
 
 
 # --- Who may do what. ---
