@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
 
 from operations.api.routes import Words, read_skip, staff_router, write_skip
+from operations.api.views import ImpactView
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, actor
 from operations.dead_letters.filters import Filters
@@ -26,20 +27,6 @@ from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
 
 GroupStatus = Literal["new", "acknowledged", "resolved"]
-
-
-class ImpactView(View):
-    """What the open letters of a group mean for customers; amounts by currency."""
-
-    orders: int
-    orders_by_status: dict[str, int]
-    unsettled_orders: int
-    customers: int
-    amounts: dict[str, float]
-    amounts_at_stake: dict[str, float] = Field(description="of the orders that are not settled")
-    next_deadline: datetime | None = Field(description="when the first of the orders times out")
-    without_order: int = Field(description="ids that the order service does not know")
-    complete: bool = Field(description="false if there are more letters than were looked at")
 
 
 class GroupView(View):
@@ -70,6 +57,7 @@ class GroupPage(View):
     items: list[GroupView]
     next_cursor: str | None
     total: int
+    all_ranked: bool = Field(description="false if there are too many groups to compare the harm of all")
 
 
 class PreviewCount(View):
@@ -136,7 +124,9 @@ def create_letter_groups(dependencies: ConsoleDependencies) -> APIRouter:
         page = await rank_groups(service, impacts, filters, by=sort, limit=limit, skip=skip)
         following = write_skip(skip + len(page.items), page.total)
         items = [_shown(group, impact) for group, impact in page.items]
-        return json_response({"items": items, "nextCursor": following, "total": page.total})
+        return json_response(
+            {"items": items, "nextCursor": following, "total": page.total, "allRanked": page.all_ranked}
+        )
 
     @router.get("/dead-letter-groups/{fingerprint}", response_model=GroupView)
     @requires(Permission.LETTERS_READ)

@@ -188,7 +188,7 @@ def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service:
     @requires(Permission.LETTERS_DECIDE)
     async def discard_dead_letters(request: Request, body: Decision) -> Response:
         """Archive letters: nothing is sent again, and nothing is deleted."""
-        filters = body.letters.filters()
+        filters = body.letters.filters(dependencies.clock())
         if not filters.ids and dependencies.approval_policy.needs(DISCARD):
             return await ask_second_person(
                 request,
@@ -205,7 +205,7 @@ def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service:
     @requires(Permission.LETTERS_DECIDE)
     async def restore_dead_letters(request: Request, body: Decision) -> Response:
         """Take discarded letters back: they wait for a decision again."""
-        number = await service.restore(body.letters.filters(), by=actor(request), why=body.reason)
+        number = await service.restore(body.letters.filters(dependencies.clock()), by=actor(request), why=body.reason)
         return json_response({"restored": number})
 
 
@@ -224,7 +224,7 @@ def _add_bulk_edit(router: APIRouter, dependencies: ConsoleDependencies, service
 
         With `dryRun`, answer with 200 what it would change and what a replay would then do, and do nothing.
         """
-        filters = body.letters.filters()
+        filters = body.letters.filters(dependencies.clock())
         try:
             patch = read_patch(body.patch, body.unlock)
         except InvalidPatchError as error:

@@ -12,16 +12,17 @@ from operations.api.routes import staff_router
 from operations.api.stack import create_stack
 from operations.api.state import create_state
 from operations.console.dependencies import ConsoleDependencies
+from operations.console.outages import OutageWatch
 from shared.access.middleware import API_BESIDE_PAGES, requires
 from shared.access.permissions import Permission
 from shared.http import not_found
 
 
-def create_api(dependencies: ConsoleDependencies) -> APIRouter:
+def create_api(dependencies: ConsoleDependencies, watch: OutageWatch) -> APIRouter:
     """Return the routes; they come before those of the console, which has a page for every other address."""
     router = APIRouter()
+    router.include_router(create_state(dependencies, watch))
     for create in (
-        create_state,
         create_orders,
         create_bulk_actions,
         create_letters,

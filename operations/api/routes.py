@@ -17,7 +17,7 @@ from operations.dead_letters.replays import NotPossibleError
 from operations.errors import UnreachableError
 from shared import problems
 from shared.database import Document
-from shared.http import Body, ProblemError, StrictRoute, View, conflict, json_response, located, new_router
+from shared.http import Body, ProblemError, StrictRoute, View, conflict, json_response, key_reused, located, new_router
 from shared.openapi import with_headers
 from shared.paging import read_cursor, write_cursor
 
@@ -85,8 +85,10 @@ def at(*steps: str) -> dict[str, str]:
 
 
 def id_of(request: Request, key: str | None) -> str:
-    """Return an id for what a request creates: with an Idempotency-Key, the same each time this caller sends it."""
-    return uuid4().hex[:16] if key is None else uuid5(NAMESPACE_URL, f"{signed_in(request).subject}\0{key}").hex[:16]
+    """Return an id for what a request creates: the same for each request of a caller to one path with one key."""
+    if key is None:
+        return uuid4().hex[:16]
+    return uuid5(NAMESPACE_URL, f"{signed_in(request).subject}\0{request.url.path}\0{key}").hex[:16]
 
 
 def checked(failed: ActionFailed | None) -> None:
@@ -115,8 +117,15 @@ async def ask_second_person(
     parameters: Document | None = None,
     approval_id: str | None = None,
 ) -> Response:
-    """Record the act of a request as one that needs a second person, and answer so; once under one id."""
-    asked = await ApprovalRecords(dependencies.operations, dependencies.clock).ask(
+    """Record the act of a request as one that needs a second person, and answer so; once under one id.
+
+    Raises the 422 problem if another act has the id.
+    """
+    records = ApprovalRecords(dependencies.operations, dependencies.clock)
+    known = await records.find(approval_id) if approval_id else None
+    if known is not None and (known["why"], known["parameters"]) != (why, parameters or {}):
+        raise key_reused("The key belongs to another request")
+    asked = await records.ask(
         signed_in(request),
         action=action,
         subject=subject,
