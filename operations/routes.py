@@ -4,12 +4,13 @@ from fastapi import APIRouter
 
 from operations.api import create_api
 from operations.console import ConsoleDependencies, create_router
+from operations.console.outages import OutageWatch
 from operations.sign_in.sessions import Sessions
 
 
 def create_routes(dependencies: ConsoleDependencies, sessions: Sessions) -> APIRouter:
     """Return the routes; the console has a page for every address that the API leaves."""
-    router = APIRouter()
-    router.include_router(create_api(dependencies))
-    router.include_router(create_router(dependencies, sessions))
+    router, watch = APIRouter(), OutageWatch(dependencies)
+    router.include_router(create_api(dependencies, watch))
+    router.include_router(create_router(dependencies, sessions, watch))
     return router

@@ -3,10 +3,11 @@
     routes          what all routes share: staff alone, errors as problems, acts that wait for a second person
     orders          the list, one order, and the actions on it
     bulk_actions    actions on many orders
-    letters         dead letters: the list, one letter, edits and discards
+    letters         dead letters: the list, one letter, edits, discards and restores
     letter_groups   dead letters by cause
     replays         replays and their outcomes
     records         the log of actions, and the acts that wait for a second person
+    stack           incidents, and audits
     state           what is away, and the figures of the overview
 
 Stock, slots, packages and webhooks have routes of their own, in the services that own them.

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import Field
 
-from operations.api.routes import ACCEPTED, Reason, Reasoned, at, id_of, staff_router
+from operations.api.routes import ACCEPTED, Reason, Reasoned, at, id_of, read_skip, staff_router, write_skip
 from operations.console.bulk_executor import DEFAULT_RATE
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor, signed_in
 from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderAction
-from operations.order_actions.bulk import BY_CONSOLE, BulkActions
+from operations.order_actions.bulk import BY_CONSOLE, STARTING, BulkActions
 from operations.order_actions.order_json import bulk_as_json, item_as_json, totals_as_json
 from operations.order_actions.search import OrderSearch, query_for, query_of, select_orders, totals_of
 from order_service.order import Status
@@ -40,20 +40,23 @@ MOST_IDS = 1000
 BulkKey = Annotated[
     str | None, Header(min_length=1, max_length=255, description="The same key answers the first action again")
 ]
-Text = Annotated[str, Field(max_length=300)]
+Text = Annotated[str, Field(min_length=1, max_length=300)]
+"""A criterion; an empty one, as from a variable that is not set, would match every order."""
 
 
 class Matching(Body):
-    """Which orders: those that match all that is given. An empty one matches every order."""
+    """Which orders: those that match all that is given, or every order with `all`."""
+
+    all: bool = False
 
     status: Annotated[list[Annotated[Status, Field(strict=False)]], Field(max_length=len(Status))] = Field(
         default_factory=list
     )
-    reason: Annotated[str, Field(max_length=300, description="the failure reason, or how it begins")] = ""
-    code: Text = ""
-    user_id: Text = ""
-    owner_id: Text = ""
-    product_id: Text = ""
+    reason: Annotated[Text | None, Field(description="the failure reason, or how it begins")] = None
+    code: Text | None = None
+    user_id: Text | None = None
+    owner_id: Text | None = None
+    product_id: Text | None = None
     unsettled: bool = False
     stuck: bool = Field(False, description="only orders that have waited for an answer for 5 minutes")
 
@@ -87,12 +90,20 @@ class BulkActionView(View):
     at: datetime
     by: str
     why: str
-    status: str = Field(description="running, ended or stopped")
+    status: str = Field(description="starting, running, ended or stopped")
     total: int
     done: int
     waiting: int = Field(description="for a second person")
     failed: int
     open: int = Field(description="without a result yet")
+
+
+class BulkActionPage(View):
+    """A page of actions on many orders, and the number on all pages."""
+
+    items: list[BulkActionView]
+    next_cursor: str | None
+    total: int
 
 
 class ResultView(View):
@@ -131,7 +142,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, action: Or
         bulk = None if body.dry_run else await records.find(bulk_id)
         if bulk is not None and (bulk["action"], bulk["selection"]) != (action.name, selection):
             raise key_reused("The key belongs to another action on many orders")
-        if bulk is None:
+        if bulk is None or bulk["status"] == STARTING:
             selected = await select_orders(dependencies.orders, query_for(action, search))
             if body.dry_run:
                 return json_response(await _selected(dependencies, search, selected))
@@ -174,6 +185,17 @@ def _add_results(router: APIRouter, dependencies: ConsoleDependencies) -> None:
             raise not_found(f"The action {bulk_id} on many orders")
         return bulk
 
+    @router.get("/bulk-actions", response_model=BulkActionPage)
+    @requires(Permission.ORDERS_READ)
+    async def list_bulk_actions(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Actions on many orders, the newest first."""
+        skip = read_skip(cursor)
+        actions, total = await records.newest(limit, skip), await records.count()
+        outcomes = await records.outcomes_of([bulk["_id"] for bulk in actions])
+        items = [bulk_as_json(bulk, outcomes[bulk["_id"]]) for bulk in actions]
+        following = write_skip(skip + len(actions), total)
+        return json_response({"items": items, "nextCursor": following, "total": total})
+
     @router.get("/bulk-actions/{bulk_id}", response_model=BulkActionView)
     @requires(Permission.ORDERS_READ)
     async def get_bulk_action(bulk_id: str) -> Response:
@@ -209,16 +231,19 @@ def _search(body: NewBulkAction, dependencies: ConsoleDependencies) -> OrderSear
     if body.matching is None:
         return OrderSearch(ids=tuple(dict.fromkeys(body.order_ids or ())))
     asked = body.matching
-    return OrderSearch(
-        user=asked.user_id,
-        reason=asked.reason,
+    search = OrderSearch(
+        user=asked.user_id or "",
+        reason=asked.reason or "",
         open=asked.unsettled,
         statuses=tuple(asked.status),
-        code=asked.code,
-        owner=asked.owner_id,
-        product=asked.product_id,
+        code=asked.code or "",
+        owner=asked.owner_id or "",
+        product=asked.product_id or "",
         stuck_at=dependencies.clock() if asked.stuck else None,
     )
+    if (search == OrderSearch()) != asked.all:
+        raise invalid(("matching", "give what the orders must match, or all, and not both"))
+    return search
 
 
 def _selection(body: NewBulkAction) -> Document:

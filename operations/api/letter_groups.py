@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
 
-from operations.api.routes import Words, staff_router
+from operations.api.routes import Words, read_skip, staff_router, write_skip
+from operations.api.views import ImpactView
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, actor
 from operations.dead_letters.filters import Filters
@@ -23,25 +24,9 @@ from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.http import Body, View, json_response, not_found
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
-
-MOST_SKIPPED = 1_000_000
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
 
 GroupStatus = Literal["new", "acknowledged", "resolved"]
-
-
-class ImpactView(View):
-    """What the open letters of a group mean for customers; amounts by currency."""
-
-    orders: int
-    orders_by_status: dict[str, int]
-    unsettled_orders: int
-    customers: int
-    amounts: dict[str, float]
-    amounts_at_stake: dict[str, float] = Field(description="of the orders that are not settled")
-    next_deadline: datetime | None = Field(description="when the first of the orders times out")
-    without_order: int = Field(description="ids that the order service does not know")
-    complete: bool = Field(description="false if there are more letters than were looked at")
 
 
 class GroupView(View):
@@ -72,6 +57,7 @@ class GroupPage(View):
     items: list[GroupView]
     next_cursor: str | None
     total: int
+    all_ranked: bool = Field(description="false if there are too many groups to compare the harm of all")
 
 
 class PreviewCount(View):
@@ -131,15 +117,16 @@ def create_letter_groups(dependencies: ConsoleDependencies) -> APIRouter:
         cursor: CursorParameter = None,
     ) -> Response:
         """Groups of letters that failed in the same way, with what they mean for customers, the most harmful first."""
-        skip = 0 if cursor is None else min(max(read_cursor(cursor, (int,))[0], 0), MOST_SKIPPED)
+        skip = read_skip(cursor)
         filters = GroupFilters(
             status=status, service=service_name, queue=inbox, cause=cause, product=product, open_only=open_only
         )
         page = await rank_groups(service, impacts, filters, by=sort, limit=limit, skip=skip)
-        end = skip + len(page.items)
-        following = write_cursor([end]) if page.items and end < page.total else None
+        following = write_skip(skip + len(page.items), page.total)
         items = [_shown(group, impact) for group, impact in page.items]
-        return json_response({"items": items, "nextCursor": following, "total": page.total})
+        return json_response(
+            {"items": items, "nextCursor": following, "total": page.total, "allRanked": page.all_ranked}
+        )
 
     @router.get("/dead-letter-groups/{fingerprint}", response_model=GroupView)
     @requires(Permission.LETTERS_READ)

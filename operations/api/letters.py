@@ -6,15 +6,17 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
-from operations.api.replays import ReplayView, started
+from operations.api.replays import NewReplay, ReplayView, started
 from operations.api.routes import ACCEPTED, Accepted, Reason, ask_second_person, staff_router
 from operations.api.selections import QueryFilters, Selection
-from operations.approvals.policy import DISCARD
+from operations.approvals.policy import DISCARD, EDIT, REPLAY
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor
+from operations.dead_letters.edit_previewing import EditPreviews
 from operations.dead_letters.editing import InvalidBodyError
 from operations.dead_letters.letter_json import letter_as_json
 from operations.dead_letters.masking import mask_letter
+from operations.dead_letters.patching import MOST_BYTES, InvalidPatchError, read_patch
 from operations.dead_letters.previewing import ReplayPreviews
 from operations.dead_letters.service import DeadLetterService
 from shared.access.middleware import Caller, requires
@@ -24,6 +26,9 @@ from shared.database import Document
 from shared.http import Body, View, invalid, json_response, not_found
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+
+SAMPLES = 5
+"""Letters whose changes a preview shows."""
 
 
 class ErrorView(View):
@@ -75,7 +80,7 @@ class Edit(Body):
     reason: Reason
 
 
-class Discard(Body):
+class Decision(Body):
     """Which letters, and why."""
 
     letters: Selection
@@ -88,11 +93,47 @@ class Discarded(Accepted):
     discarded: int
 
 
+class Restored(View):
+    """How many letters were restored."""
+
+    restored: int
+
+
+class PatchedEdit(NewReplay):
+    """Which letters to edit by a patch and to send again, how, and why."""
+
+    patch: Annotated[
+        str,
+        Field(
+            max_length=MOST_BYTES,
+            description="JSON patch (RFC 6902), as text",
+            examples=['[{"op": "replace", "path": "/items/0/quantity", "value": 1}]'],
+        ),
+    ]
+    unlock: list[Annotated[str, Field(max_length=40)]] = Field(
+        default_factory=list,
+        max_length=20,
+        description="what messages are about and the patch may change, such as `orderId`",
+    )
+    dry_run: bool = Field(False, description="only answer what it would do")
+
+
+class PreviewOfEdit(View):
+    """What a patch would do; it has more fields than these, such as the changes of some letters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    total: int
+    looked_at: int
+    changed: int
+
+
 def create_letters(dependencies: ConsoleDependencies) -> APIRouter:
     """Return the routes."""
     router, service = staff_router("dead letters"), DeadLetterService(dependencies.operations)
     _add_reading(router, service, ReplayPreviews(dependencies.client, dependencies.prefix))
     _add_deciding(router, dependencies, service)
+    _add_bulk_edit(router, dependencies, service)
     return router
 
 
@@ -145,9 +186,9 @@ def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service:
         "/dead-letters/discard", response_model=Discarded, responses=documented(409) | {202: {"model": Accepted}}
     )
     @requires(Permission.LETTERS_DECIDE)
-    async def discard_dead_letters(request: Request, body: Discard) -> Response:
+    async def discard_dead_letters(request: Request, body: Decision) -> Response:
         """Archive letters: nothing is sent again, and nothing is deleted."""
-        filters = body.letters.filters()
+        filters = body.letters.filters(dependencies.clock())
         if not filters.ids and dependencies.approval_policy.needs(DISCARD):
             return await ask_second_person(
                 request,
@@ -159,6 +200,52 @@ def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service:
             )
         number = await service.discard(filters, by=actor(request), why=body.reason)
         return json_response({"outcome": "done", "approval": None, "discarded": number})
+
+    @router.post("/dead-letters/restore", response_model=Restored, responses=documented(409))
+    @requires(Permission.LETTERS_DECIDE)
+    async def restore_dead_letters(request: Request, body: Decision) -> Response:
+        """Take discarded letters back: they wait for a decision again."""
+        number = await service.restore(body.letters.filters(dependencies.clock()), by=actor(request), why=body.reason)
+        return json_response({"restored": number})
+
+
+def _add_bulk_edit(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
+    previews = EditPreviews(dependencies.operations, ReplayPreviews(dependencies.client, dependencies.prefix))
+
+    @router.post(
+        "/dead-letters/edit",
+        status_code=202,
+        response_model=ReplayView | Accepted,
+        responses=ACCEPTED | {200: {"model": PreviewOfEdit, "description": "With `dryRun`"}} | documented(409),
+    )
+    @requires(Permission.LETTERS_EDIT)
+    async def edit_dead_letters(request: Request, body: PatchedEdit) -> Response:
+        """Edit letters by one JSON patch, and replay those to which it applies; the originals are kept.
+
+        With `dryRun`, answer with 200 what it would change and what a replay would then do, and do nothing.
+        """
+        filters = body.letters.filters(dependencies.clock())
+        try:
+            patch = read_patch(body.patch, body.unlock)
+        except InvalidPatchError as error:
+            raise invalid(("patch", str(error))) from None
+        if body.dry_run:
+            found = await previews.of_selection(filters, patch, samples=SAMPLES, masked=False)
+            return json_response(found.as_json())
+        how = {"rate": body.rate, "careful": body.careful}
+        if not filters.ids and dependencies.approval_policy.needs(REPLAY):
+            return await ask_second_person(
+                request,
+                dependencies,
+                action=EDIT,
+                subject=filters.in_words(),
+                why=body.reason,
+                parameters={"filters": filters.as_document(), "patch": patch._asdict()} | how,
+            )
+        replay_id = await service.start_edit(
+            filters, patch, by=actor(request), why=body.reason, rate=body.rate, careful=body.careful
+        )
+        return await started(service, replay_id)
 
 
 async def _letter(service: DeadLetterService, letter_id: str) -> Document:

@@ -195,7 +195,11 @@ def _add_reading(router: APIRouter, dependencies: ConsoleDependencies) -> None:
         actions = [action.name for action in possible_actions(records.order)]
         return json_response(
             timeline_as_json(records, build_timeline(records))
-            | {"actions": actions, "mentions": [_mention_as_json(mention) for mention in mentions]}
+            | {
+                "found": records.exist,
+                "actions": actions,
+                "mentions": [_mention_as_json(mention) for mention in mentions],
+            }
         )
 
 

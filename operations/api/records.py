@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from operations.actions import list_actions
-from operations.api.routes import Words, staff_router
+from operations.api.routes import Words, read_skip, staff_router, write_skip
 from operations.approvals.records import ApprovalRecords
 from operations.console.dependencies import ConsoleDependencies
 from operations.sign_in.person import person_of
@@ -54,10 +54,12 @@ class ApprovalView(View):
     outcome: str | None = Field(description="what came of it, once it is over")
 
 
-class Approvals(View):
-    """The newest acts that need a second person."""
+class ApprovalPage(View):
+    """A page of acts that need a second person, and the number on all pages."""
 
     items: list[ApprovalView]
+    next_cursor: str | None
+    total: int
 
 
 def create_records(dependencies: ConsoleDependencies) -> APIRouter:
@@ -76,14 +78,17 @@ def create_records(dependencies: ConsoleDependencies) -> APIRouter:
             raise invalid(("cursor", "is not a nextCursor of this list")) from None
         return json_response({"items": [_action(entry) for entry in page.items], "nextCursor": page.next_cursor})
 
-    @router.get("/approvals", response_model=Approvals)
+    @router.get("/approvals", response_model=ApprovalPage)
     @requires(Permission.ORDERS_READ)
-    async def list_approvals(limit: Limit = DEFAULT_LIMIT) -> Response:
-        """The newest acts that need a second person.
+    async def list_approvals(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Acts that need a second person, the newest first.
 
         A person who is signed in to the console decides about them: a key does not say who uses it.
         """
-        return json_response({"items": [_approval(record) for record in await approvals.newest(limit)]})
+        skip = read_skip(cursor)
+        found, total = await approvals.newest(limit, skip), await approvals.count()
+        following = write_skip(skip + len(found), total)
+        return json_response({"items": [_approval(each) for each in found], "nextCursor": following, "total": total})
 
     @router.get("/approvals/{approval_id}", response_model=ApprovalView)
     @requires(Permission.ORDERS_READ)

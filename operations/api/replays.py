@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from operations.api.routes import ACCEPTED, Accepted, Reason, ask_second_person, at, staff_router
+from operations.api.routes import ACCEPTED, Accepted, Reason, ask_second_person, at, read_skip, staff_router, write_skip
 from operations.api.selections import Selection
 from operations.approvals.policy import REPLAY
 from operations.console.dependencies import ConsoleDependencies
@@ -22,7 +22,7 @@ from shared.access.permissions import Permission
 from shared.database import Document
 from shared.http import Body, View, conflict, json_response, not_found
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, Limit
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
 
 
 class NewReplay(Body):
@@ -56,10 +56,12 @@ class ReplayView(View):
     unknown: int = Field(description="sent, and not known yet to be handled or to have failed")
 
 
-class Replays(View):
-    """The newest replays."""
+class ReplayPage(View):
+    """A page of replays, and the number on all pages."""
 
     items: list[ReplayView]
+    next_cursor: str | None
+    total: int
 
 
 def create_replays(dependencies: ConsoleDependencies) -> APIRouter:
@@ -75,7 +77,7 @@ def create_replays(dependencies: ConsoleDependencies) -> APIRouter:
     @requires(Permission.LETTERS_DECIDE)
     async def replay_dead_letters(request: Request, body: NewReplay) -> Response:
         """Send dead letters again to the inboxes in which they failed; the answer leads to the outcome."""
-        filters = body.letters.filters()
+        filters = body.letters.filters(dependencies.clock())
         if not filters.ids and dependencies.approval_policy.needs(REPLAY):
             parameters = {"filters": filters.as_document(), "rate": body.rate, "careful": body.careful}
             return await ask_second_person(
@@ -91,13 +93,16 @@ def create_replays(dependencies: ConsoleDependencies) -> APIRouter:
         )
         return await started(service, replay_id)
 
-    @router.get("/replays", response_model=Replays)
+    @router.get("/replays", response_model=ReplayPage)
     @requires(Permission.LETTERS_READ)
-    async def list_replays(limit: Limit = DEFAULT_LIMIT) -> Response:
-        """The newest replays."""
-        found = await service.replays(limit=limit)
+    async def list_replays(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
+        """Replays, the newest first."""
+        skip = read_skip(cursor)
+        found, total = await service.replays(limit, skip), await service.count_replays()
         outcomes = await service.outcomes(replay["_id"] for replay in found)
-        return json_response({"items": [_shown(replay, outcomes[replay["_id"]]) for replay in found]})
+        items = [_shown(replay, outcomes[replay["_id"]]) for replay in found]
+        following = write_skip(skip + len(found), total)
+        return json_response({"items": items, "nextCursor": following, "total": total})
 
     @router.get("/replays/{replay_id}", response_model=ReplayView)
     @requires(Permission.LETTERS_READ)

@@ -9,24 +9,27 @@ from operations.api.orders import create_orders
 from operations.api.records import create_records
 from operations.api.replays import create_replays
 from operations.api.routes import staff_router
+from operations.api.stack import create_stack
 from operations.api.state import create_state
 from operations.console.dependencies import ConsoleDependencies
+from operations.console.outages import OutageWatch
 from shared.access.middleware import API_BESIDE_PAGES, requires
 from shared.access.permissions import Permission
 from shared.http import not_found
 
 
-def create_api(dependencies: ConsoleDependencies) -> APIRouter:
+def create_api(dependencies: ConsoleDependencies, watch: OutageWatch) -> APIRouter:
     """Return the routes; they come before those of the console, which has a page for every other address."""
     router = APIRouter()
+    router.include_router(create_state(dependencies, watch))
     for create in (
-        create_state,
         create_orders,
         create_bulk_actions,
         create_letters,
         create_letter_groups,
         create_replays,
         create_records,
+        create_stack,
     ):
         router.include_router(create(dependencies))
     others = staff_router("state", API_BESIDE_PAGES.rstrip("/"))

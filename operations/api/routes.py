@@ -17,10 +17,13 @@ from operations.dead_letters.replays import NotPossibleError
 from operations.errors import UnreachableError
 from shared import problems
 from shared.database import Document
-from shared.http import Body, ProblemError, StrictRoute, View, conflict, json_response, located, new_router
+from shared.http import Body, ProblemError, StrictRoute, View, conflict, json_response, key_reused, located, new_router
 from shared.openapi import with_headers
+from shared.paging import read_cursor, write_cursor
 
 PREFIX = "/api/v1"
+
+MOST_SKIPPED = 1_000_000
 
 Reason = Annotated[
     str,
@@ -82,14 +85,26 @@ def at(*steps: str) -> dict[str, str]:
 
 
 def id_of(request: Request, key: str | None) -> str:
-    """Return an id for what a request creates: with an Idempotency-Key, the same each time this caller sends it."""
-    return uuid4().hex[:16] if key is None else uuid5(NAMESPACE_URL, f"{signed_in(request).subject}\0{key}").hex[:16]
+    """Return an id for what a request creates: the same for each request of a caller to one path with one key."""
+    if key is None:
+        return uuid4().hex[:16]
+    return uuid5(NAMESPACE_URL, f"{signed_in(request).subject}\0{request.url.path}\0{key}").hex[:16]
 
 
 def checked(failed: ActionFailed | None) -> None:
     """Raise the problem of an action that was not done, or may not have been."""
     if failed is not None:
         raise ProblemError(HTTPStatus(failed.status), f"{failed.verdict}: {failed.why}")
+
+
+def read_skip(cursor: str | None) -> int:
+    """Return how many items the pages before had, for a list that has no order of its own. Raises the 422 problem."""
+    return 0 if cursor is None else min(max(read_cursor(cursor, (int,))[0], 0), MOST_SKIPPED)
+
+
+def write_skip(shown: int, total: int) -> str | None:
+    """Return the cursor of the next page after the items that were shown, None if there is none."""
+    return write_cursor([shown]) if shown < min(total, MOST_SKIPPED) else None
 
 
 async def ask_second_person(
@@ -102,8 +117,15 @@ async def ask_second_person(
     parameters: Document | None = None,
     approval_id: str | None = None,
 ) -> Response:
-    """Record the act of a request as one that needs a second person, and answer so; once under one id."""
-    asked = await ApprovalRecords(dependencies.operations, dependencies.clock).ask(
+    """Record the act of a request as one that needs a second person, and answer so; once under one id.
+
+    Raises the 422 problem if another act has the id.
+    """
+    records = ApprovalRecords(dependencies.operations, dependencies.clock)
+    known = await records.find(approval_id) if approval_id else None
+    if known is not None and (known["why"], known["parameters"]) != (why, parameters or {}):
+        raise key_reused("The key belongs to another request")
+    asked = await records.ask(
         signed_in(request),
         action=action,
         subject=subject,

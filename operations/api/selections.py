@@ -32,12 +32,14 @@ class Selection(Body):
     since: Moment | None = None
     until: Moment | None = None
 
-    def filters(self) -> Filters:
-        """Return the letters. Raises the 422 problem unless they are named in one way."""
+    def filters(self, now: datetime) -> Filters:
+        """Return the letters that have failed by now. Raises the 422 problem unless they are named in one way."""
         matched = self.model_dump(exclude={"ids", "all"}, exclude_none=True)
         if [self.ids is not None, self.all, bool(matched)].count(True) != 1:
             raise invalid(("ids", "give either ids, filters or all"))
-        return Filters(ids=tuple(self.ids or ()), **matched)
+        if self.ids is not None:
+            return Filters(ids=tuple(self.ids))
+        return Filters(**matched | {"until": min(self.until or now, now)})
 
 
 Asked = Annotated[str | None, Query(max_length=300)]

@@ -2,14 +2,16 @@
 
 import asyncio
 from datetime import datetime
+from typing import Any
 
 from fastapi import APIRouter, Response
 from pydantic import Field
 
 from operations.api.routes import staff_router
+from operations.api.views import ImpactView
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import read_open_orders, read_recent_orders
-from operations.console.outages import OutageWatch
+from operations.console.outages import Outage, OutageWatch, PausedInbox
 from operations.console.upstream import Unavailable, attempt
 from operations.dead_letters.service import DeadLetterService
 from operations.reading.broker import count_messages
@@ -23,16 +25,28 @@ class OutageView(View):
     """A server or service that cannot be used."""
 
     name: str
+    state: str = Field(examples=["cannot be used"])
     since: datetime
     why: str
     meaning: str = Field(description="what does not work because of it")
     runbook: str = Field(description="the name of a page in docs/runbooks")
+    waiting: ImpactView | None = Field(description="the orders that wait for it, where that is known")
+
+
+class PausedView(View):
+    """An inbox that an operator has paused; `GET /consumer` of its service says who and why."""
+
+    inbox: str
+    since: datetime
+    until: datetime | None
+    meaning: str
 
 
 class Outages(View):
-    """What is away."""
+    """What is away, and what is paused."""
 
     items: list[OutageView]
+    paused: list[PausedView]
 
 
 class RecentView(View):
@@ -66,18 +80,17 @@ class Overview(View):
     unavailable: dict[str, str]
 
 
-def create_state(dependencies: ConsoleDependencies) -> APIRouter:
+def create_state(dependencies: ConsoleDependencies, watch: OutageWatch) -> APIRouter:
     """Return the routes."""
-    router, watch = staff_router("state"), OutageWatch(dependencies)
-    letters = DeadLetterService(dependencies.operations)
+    router, letters = staff_router("state"), DeadLetterService(dependencies.operations)
 
     @router.get("/outages", response_model=Outages)
     @requires(Permission.SELF_READ)
     async def list_outages() -> Response:
         """What is away, since when, and what that means."""
         await watch.refresh()
-        items = [outage._asdict() | {"since": to_rfc3339(outage.since)} for outage in watch.outages]
-        return json_response({"items": items})
+        paused = [_paused(pause) for pause in watch.pauses]
+        return json_response({"items": [_outage(outage) for outage in watch.outages], "paused": paused})
 
     @router.get("/overview", response_model=Overview)
     @requires(Permission.SELF_READ)
@@ -123,3 +136,24 @@ def create_state(dependencies: ConsoleDependencies) -> APIRouter:
         return json_response(shown.model_dump())
 
     return router
+
+
+def _outage(outage: Outage) -> dict[str, Any]:
+    return {
+        "name": outage.name,
+        "state": outage.state,
+        "since": to_rfc3339(outage.since),
+        "why": outage.why,
+        "meaning": outage.meaning,
+        "runbook": outage.runbook,
+        "waiting": outage.waiting.as_json() if outage.waiting else None,
+    }
+
+
+def _paused(pause: PausedInbox) -> dict[str, Any]:
+    return {
+        "inbox": pause.inbox,
+        "since": to_rfc3339(pause.since),
+        "until": to_rfc3339(pause.until) if pause.until else None,
+        "meaning": pause.meaning,
+    }

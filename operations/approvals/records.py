@@ -96,12 +96,16 @@ class ApprovalRecords:
     async def newest(self, limit: int, skip: int = 0) -> list[Document]:
         """Return the newest records, without the first `skip`, with the status `expired` where the time is over."""
         found = await self._approvals.find(sort=[("at", -1)], skip=skip, limit=limit).to_list(None)
-        now = self._clock()
-        return [r | {"status": EXPIRED} if r["status"] == PENDING and r["expiresAt"] <= now else r for r in found]
+        return [self._current(record) for record in found]
 
     async def find(self, approval_id: str) -> Document | None:
-        """Return a record."""
-        return await self._approvals.find_one({"_id": approval_id})
+        """Return a record, with the status `expired` if the time is over."""
+        record = await self._approvals.find_one({"_id": approval_id})
+        return self._current(record) if record else None
+
+    def _current(self, record: Document) -> Document:
+        is_over = record["status"] == PENDING and record["expiresAt"] <= self._clock()
+        return record | {"status": EXPIRED} if is_over else record
 
     async def decide(self, approval_id: str, person: Person, *, approve: bool) -> None:
         """Approve or reject an act.

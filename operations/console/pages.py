@@ -66,9 +66,9 @@ Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 class Pages:
     """The templates of a console."""
 
-    def __init__(self, dependencies: ConsoleDependencies) -> None:
+    def __init__(self, dependencies: ConsoleDependencies, watch: OutageWatch) -> None:
         self._dependencies = dependencies
-        self._watch = OutageWatch(dependencies)
+        self._watch = watch
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,

@@ -14,7 +14,7 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.incidents import create_incidents
 from operations.console.notifications import create_notifications
 from operations.console.orders import create_orders
-from operations.console.outages import read_runbook
+from operations.console.outages import OutageWatch, read_runbook
 from operations.console.overview import create_overview
 from operations.console.packages import create_packages
 from operations.console.pages import STATIC, Pages
@@ -29,12 +29,13 @@ from shared.access.permissions import Permission
 from shared.http import not_found
 
 
-def create_router(dependencies: ConsoleDependencies, sessions: Sessions) -> APIRouter:
+def create_router(dependencies: ConsoleDependencies, sessions: Sessions, watch: OutageWatch) -> APIRouter:
     """Return the console's pages; the caller closes `dependencies.services` at the end.
 
-    `sessions` are those that `ConsolePeople` looks up, so that a sign-out is effective at once.
+    `sessions` are those that `ConsolePeople` looks up, so that a sign-out is effective at once; `watch` knows what is
+    away, for all pages.
     """
-    pages = Pages(dependencies)
+    pages = Pages(dependencies, watch)
     router = pages.router()
     for create in (
         create_overview,

@@ -29,6 +29,9 @@ from shared.database import Database, Document
 CLAIM_VALID_FOR = timedelta(seconds=30)
 """Longer than one attempt on an order takes: after it, the process that claimed the order has ended."""
 
+START_VALID_FOR = timedelta(minutes=2)
+"""Longer than it takes to record the orders of an action: after it, the process that began has ended."""
+
 STARTING, RUNNING, ENDED, STOPPED = "starting", "running", "ended", "stopped"
 DONE, WAITING, FAILED = "done", "waiting", "failed"
 
@@ -60,7 +63,7 @@ class BulkActions:
         """Record the action on these orders, and return its record; `selection` is how they were chosen.
 
         With an id that an action has already, return that one. The action is running once all of it is recorded: an
-        interrupted start has no effect.
+        interrupted start has no effect, and is done anew by the next one with its id after START_VALID_FOR.
         """
         bulk_id = bulk_id or new_id()
         record: Document = {
@@ -78,10 +81,20 @@ class BulkActions:
         try:
             await self._bulk.insert_one(record)
         except DuplicateKeyError:
-            return await self.find(bulk_id) or record
+            if not await self._take_over(record):
+                return await self.find(bulk_id) or record
         await self._orders.insert_many([_item(bulk_id, position, order) for position, order in enumerate(orders)])
-        await self._bulk.update_one({"_id": bulk_id, "status": STARTING}, {"$set": {"status": RUNNING}})
-        return record | {"status": RUNNING}
+        started = {"_id": bulk_id, "status": STARTING, "at": record["at"]}
+        await self._bulk.update_one(started, {"$set": {"status": RUNNING}})
+        return await self.find(bulk_id) or record
+
+    async def _take_over(self, record: Document) -> bool:
+        """Replace a start that was interrupted, without the orders that it recorded; return whether there was one."""
+        interrupted = {"_id": record["_id"], "status": STARTING, "at": {"$lte": record["at"] - START_VALID_FOR}}
+        taken = await self._bulk.replace_one(interrupted, record)
+        if taken.matched_count:
+            await self._orders.delete_many({"bulk": record["_id"]})
+        return bool(taken.matched_count)
 
     async def find(self, bulk_id: str) -> Document | None:
         """Return a record."""

@@ -9,14 +9,17 @@ import aio_pika
 import httpx
 import pytest
 
-from operations.approvals.policy import DISCARD, REPLAY, ApprovalPolicy
+from operations.approvals.policy import DISCARD, REFUND_PART, REPLAY, ApprovalPolicy
 from operations.console import ConsoleDependencies
+from operations.incidents.incident import Incident
+from operations.incidents.records import IncidentRecords
+from operations.order_actions.bulk import BY_CONSOLE, RUNNING, START_VALID_FOR, STARTING, BulkActions
 from operations.sign_in.links import SignInLinks
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
 from shared.topology import EXCHANGE
 from tests.support.access import ADMIN, ADMIN_KEY, KEYS, bearer
-from tests.support.consoles import BASE, BY_ADMIN, OURS, a_letter, an_app, console_dependencies, record_letters
+from tests.support.consoles import BASE, BY_ADMIN, OURS, Clock, a_letter, an_app, console_dependencies, record_letters
 from tests.support.eventually import eventually
 from tests.support.processes import SAGA_SERVICES, Stack, run_module_stack
 from tests.support.servers import Servers
@@ -103,7 +106,8 @@ async def test_many_orders_are_counted_first_and_acted_on_once(stack: Stack, api
         started = [await api.post("/bulk-actions/cancel", json=body, headers=key) for _ in range(2)]
         assert [answer.status_code for answer in started] == [202, 202]
         assert len({answer.headers["location"] for answer in started}) == 1
-        assert (await api.post("/bulk-actions/nudge", json=body, headers=key)).status_code == 422
+        another = body | {"matching": {"userId": "another"}}
+        assert (await api.post("/bulk-actions/cancel", json=another, headers=key)).status_code == 422
 
         address = started[0].headers["location"].removeprefix("/api/v1")
 
@@ -118,15 +122,35 @@ async def test_many_orders_are_counted_first_and_acted_on_once(stack: Stack, api
         assert [item["orderId"] for item in first["items"] + rest["items"]] == placed
         assert [(await stack.order(each))["status"] for each in placed] == ["CANCELLED"] * 3
         assert (await api.post(f"{address}/stop", json=WHY)).status_code == 409
+        listed = (await api.get("/bulk-actions", params={"limit": 1})).json()
+        assert (listed["items"], listed["total"], listed["nextCursor"]) == ([shown], 1, None)
     finally:
         await stack.start("payment")
     await stack.all_settled(placed)
+
+
+async def test_a_start_that_was_killed_is_done_anew(dependencies: ConsoleDependencies) -> None:
+    clock, orders = Clock(), [{"_id": "o1", "userId": "u1"}, {"_id": "o2", "userId": "u1"}]
+    records = BulkActions(dependencies.operations, clock)
+    asked: dict[str, Any] = {"why": "because", "action": "cancel", "selection": {}, "rate": 10.0, "via": BY_CONSOLE}
+    asked |= {"person": Person("ann", "ann", frozenset({Role.ADMIN})), "bulk_id": "b1"}
+    await records.start(orders, **asked)
+    await dependencies.operations["bulk_actions"].update_one({"_id": "b1"}, {"$set": {"status": STARTING}})
+    await dependencies.operations["bulk_action_orders"].delete_one({"orderId": "o2"})
+    # Another process may still be at it.
+    assert (await records.start(orders, **asked))["status"] == STARTING
+    clock.now += START_VALID_FOR
+    assert (await records.start(orders[1:], **asked))["status"] == RUNNING
+    assert [item["orderId"] for item in await records.results("b1")] == ["o2"]
 
 
 async def test_what_is_wrong_is_named(api: httpx.AsyncClient) -> None:
     both = {"orderIds": ["x1"], "matching": {}, **WHY}
     for path, body, field in (
         ("/bulk-actions/cancel", both, "orderIds"),
+        ("/bulk-actions/cancel", {"matching": {}, **WHY}, "matching"),
+        ("/bulk-actions/cancel", {"matching": {"userId": ""}, **WHY}, "matching.userId"),
+        ("/bulk-actions/cancel", {"matching": {"all": True, "stuck": True}, **WHY}, "matching"),
         ("/bulk-actions/cancel", {"matching": {"status": ["GONE"]}, **WHY}, "matching.status[0]"),
         ("/replays", {"letters": {}, **WHY}, "ids"),
         ("/replays", {"letters": {"all": True, "service": "order"}, **WHY}, "ids"),
@@ -198,6 +222,50 @@ async def verdict(api: httpx.AsyncClient, started: httpx.Response) -> str:
     return str(found["verdict"])
 
 
+async def test_many_letters_are_edited_by_one_patch_and_discarded_ones_restored(
+    dependencies: ConsoleDependencies,
+) -> None:
+    refund: dict[str, Any] = {"queue": "payment.inbox", "routing_key": "payment.refund"}
+    bodies = [b'{"orderId": "o%d", "reason": %s}' % (n, b"7" if n < 3 else b'"late"') for n in range(4)]
+    await record_letters(dependencies, *[a_letter(f"o{n}", body=body, **refund) for n, body in enumerate(bodies)])
+    patch = '[{"op":"test","path":"/reason","value":7},{"op":"replace","path":"/reason","value":"late"}]'
+    async with calling(dependencies, ADMIN) as program:
+        ids = [letter["id"] for letter in (await program.get("/dead-letters")).json()["items"]]
+        edit = {"letters": {"ids": ids}, "patch": patch, **WHY}
+        would = await program.post("/dead-letters/edit", json=edit | {"dryRun": True})
+        assert (would.status_code, would.json()["total"], would.json()["changed"]) == (200, 4, 3)
+        locked = edit | {"patch": '[{"op":"replace","path":"/orderId","value":"x"}]'}
+        assert (await program.post("/dead-letters/edit", json=locked)).json()["errors"][0]["field"] == "patch"
+        started = await program.post("/dead-letters/edit", json=edit)
+        assert (started.status_code, started.json()["total"]) == (202, 4), started.text
+        await program.post(f"{started.headers['location'].removeprefix('/api/v1')}/stop")
+
+        every = {"letters": {"ids": ids}, **WHY}
+        discarded = (await program.post("/dead-letters/discard", json=every)).json()["discarded"]
+        assert discarded > 0
+        assert (await program.post("/dead-letters/restore", json=every)).json() == {"restored": discarded}
+
+
+async def test_audits_and_incidents_are_listed(dependencies: ConsoleDependencies) -> None:
+    async with calling(dependencies, ADMIN) as program:
+        started = await program.post("/audits")
+        assert started.status_code == 202, started.text
+        address = started.headers["location"].removeprefix("/api/v1")
+
+        async def ended() -> bool:
+            return bool((await program.get(address)).json()["status"] != "running")
+
+        await eventually(ended, 60, "the audit to end")
+        (listed,) = (await program.get("/audits")).json()["items"]
+        assert (await program.get(address)).json() == listed | {"violations": []}
+        assert (listed["by"], listed["found"]) == (BY_ADMIN, 0)
+        happened = Incident("i1", dependencies.clock(), "failover", "Another member is primary", "mongodb")
+        await IncidentRecords(dependencies.operations).add([happened])
+        found = (await program.get("/incidents", params={"severity": "warning"})).json()
+        assert [(each["kind"], each["severity"]) for each in found["items"]] == [("failover", "warning")]
+        assert (await program.get("/incidents", params={"kind": "gone"})).status_code == 422
+
+
 # --- Who may do what. ---
 
 
@@ -231,7 +299,7 @@ async def test_tokens_and_personal_fields_are_masked(dependencies: ConsoleDepend
 
 async def test_what_needs_a_second_person_waits_for_one(dependencies: ConsoleDependencies) -> None:
     order = {"status": "FAILED", "settled": False, "totalAmount": 10_000, "createdAt": dependencies.clock()}
-    await dependencies.orders.insert_one({"_id": "large", "history": [], **order})
+    await dependencies.orders.insert_many([{"_id": name, "history": [], **order} for name in ("large", "other")])
     await record_letters(dependencies, a_letter("o1"))
     every: dict[str, Any] = {"letters": {"all": True}, **WHY}
     async with calling(dependencies, ADMIN) as program:
@@ -246,6 +314,13 @@ async def test_what_needs_a_second_person_waits_for_one(dependencies: ConsoleDep
             assert (asked["action"], asked["status"], asked["by"]) == (action, "pending", BY_ADMIN)
         waiting = (await program.get("/approvals")).json()["items"]
         assert [each["action"] for each in waiting] == [DISCARD, REPLAY, "order.refund"]
+        key = {"Idempotency-Key": "refund-1"}
+        for order_id, amount, answered in (("large", 5, 202), ("large", 5, 202), ("large", 6, 422), ("other", 5, 202)):
+            part = {"amount": amount, **WHY}
+            answer = await program.post(f"/orders/{order_id}/refunds", json=part, headers=key)
+            assert answer.status_code == answered, answer.text
+        parts = [each for each in (await program.get("/approvals")).json()["items"] if each["action"] == REFUND_PART]
+        assert [each["subject"] for each in parts] == ["other", "large"]
         # A letter that is named is decided on by one person.
         (letter,) = (await program.get("/dead-letters")).json()["items"]
         done = await program.post("/dead-letters/discard", json={"letters": {"ids": [letter["id"]]}, **WHY})
@@ -254,7 +329,10 @@ async def test_what_needs_a_second_person_waits_for_one(dependencies: ConsoleDep
 
 async def test_what_is_away_is_said_and_the_rest_is_shown(dependencies: ConsoleDependencies) -> None:
     async with calling(dependencies, ADMIN) as program:
-        away = {outage["name"] for outage in (await program.get("/outages")).json()["items"]}
-        assert {"order", "inventory", "payment"} <= away
+        order = {"status": "PENDING", "settled": False, "paymentStatus": "PENDING", "createdAt": dependencies.clock()}
+        await dependencies.orders.insert_one({"_id": "waiting", "history": [], "totalAmount": 1000, **order})
+        away = {outage["name"]: outage for outage in (await program.get("/outages")).json()["items"]}
+        assert {"order", "inventory", "payment"} <= away.keys()
+        assert away["payment"]["waiting"]["orders"] == 1
         shown = (await program.get("/overview")).json()
-        assert (shown["unsettled"]["inFlight"], shown["unavailable"]) == (0, {})
+        assert (shown["unsettled"]["inFlight"], shown["unavailable"]) == (1, {})
