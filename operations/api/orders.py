@@ -33,12 +33,13 @@ from operations.timeline.release import NotReleasableError, refuse_release, rele
 from operations.timeline.timeline import TimelineRecords, build_timeline
 from operations.timeline.timeline_json import timeline_as_json
 from order_service.order import Status
-from order_service.refund_requests import NewRefund
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.clock import in_utc, to_rfc3339
-from shared.http import View, conflict, json_response, not_found
-from shared.money import to_json_number
+from shared.contracts.base import Name
+from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY
+from shared.http import Body, View, conflict, json_response, not_found, shown_as
+from shared.money import JsonMoney, to_json_number
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
 
@@ -117,9 +118,21 @@ class OrderDetail(View):
     mentions: list[MentionView]
 
 
-class PartialRefund(NewRefund):
+class RefundLine(Body):
+    """Units of one product to refund, at the price of the order's line."""
+
+    product_id: Name
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
+
+
+class PartialRefund(Body):
     """The part to refund: an amount or lines; with `restock`, the units of the lines go back into free stock."""
 
+    model_config = shown_as({"items": [{"productId": "p1", "quantity": 1}], "reason": "Damaged", "restock": True})
+
+    amount: Annotated[JsonMoney, Field(gt=0)] | None = None
+    items: Annotated[list[RefundLine], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
+    restock: bool = False
     reason: Reason
 
 
