@@ -1,5 +1,6 @@
 """The loop that finds the orders whose timers have run out, and acts on them; deadlines.py says when that is."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 
@@ -68,9 +69,11 @@ class Sweeper:
         """End the orders of one page whose time is over, publish the others again; returns how many there were."""
         now = self._clock()
         orders = await self._orders.due(now, PAGE)
-        over = [order for order in orders if is_over(order, now)]
+        later = await self._extended([order for order in orders if is_over(order, now)], now)
+        over = [order for order in orders if is_over(order, now) and order.order_id not in later]
         unpublished = [order for order in orders if not is_over(order, now)]
-        await self._end(await self._without_paused(over, now), now)
+        unpublished += [order for order in orders if order.order_id in later and order.unpublished]
+        await self._end(over, now)
         await self._publish_again(unpublished)
         return len(orders)
 
@@ -98,10 +101,10 @@ class Sweeper:
             await self._orders.adopt(now)
             self._adopt_at = now + ADOPT_EVERY * self._timeouts.resend_after
 
-    async def _without_paused(self, over: list[Order], now: datetime) -> list[Order]:
-        """Give the orders that wait for what is or was paused their time again; return the others."""
+    async def _extended(self, over: list[Order], now: datetime) -> Collection[str]:
+        """Give the orders that wait for what is or was paused their time again; return their ids."""
         if not over:
-            return over
+            return ()
         pauses, timeout = await self._pauses.all(), self._timeouts.saga_timeout
         later = {
             order.order_id: deadline
@@ -111,7 +114,7 @@ class Sweeper:
         await self._orders.extend([(order, later[order.order_id]) for order in over if order.order_id in later])
         if later:
             _log.info("deadlines extended by a pause", orders=len(later), order_ids=[*later][:NAMED_ORDERS])
-        return [order for order in over if order.order_id not in later]
+        return later
 
     async def _end(self, orders: list[Order], now: datetime) -> None:
         changes = [self._deadline_passed(order, now) for order in orders]

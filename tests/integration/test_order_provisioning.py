@@ -545,6 +545,23 @@ async def test_a_request_is_not_repeated_while_provisioning_is_paused(service: O
     assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 1)]
 
 
+async def test_an_order_that_was_not_published_before_a_pause_took_its_time_is_published_after_it(
+    service: OrderService,
+) -> None:
+    service.dies_at = ORDER_INSERTED
+    order_id = (await service.client.post("/orders", json=order_body())).json()["orderId"]
+    await service.outbox.drain()
+    assert not service.said("inventory.inbox", order_id)
+    service.dies_at = None
+    await service.pauses.begin("payment", service.now(), by="ann", reason="a test", until=None)
+    service.late = TIMEOUTS.saga_timeout + timedelta(seconds=1)
+    await service.sweeper.sweep_once()
+    assert [message["key"] for message in service.said("inventory.inbox", order_id)] == ["order.created"]
+    order = (await service.orders.load([order_id]))[order_id]
+    assert (order.status, order.unpublished) == ("PENDING", False)
+    assert order.due_at == order.deadline > service.now()
+
+
 @pytest.mark.parametrize("ended_by", ["cancel", "refund", "hold"])
 async def test_a_lost_compensation_is_sent_again_until_it_is_answered(service: OrderService, ended_by: str) -> None:
     order_id = await service.failed_order()
