@@ -579,6 +579,10 @@ async def test_an_order_that_was_not_published_before_a_pause_took_its_time_is_p
     service.dies_at = None
     await service.pauses.begin("payment", service.now(), by="ann", reason="a test", until=None)
     service.late = TIMEOUTS.saga_timeout + timedelta(seconds=1)
+    service.broker.stop()
+    with pytest.raises(BusUnavailableError):  # after the deadline is extended
+        await service.sweeper.sweep_once()
+    service.broker.start()
     await service.sweeper.sweep_once()
     assert [message["key"] for message in service.said("inventory.inbox", order_id)] == ["order.created"]
     order = (await service.orders.load([order_id]))[order_id]
