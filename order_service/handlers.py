@@ -73,15 +73,16 @@ class AnswerHandlers:
 class PauseHandlers:
     """The order service's handler of the pauses of other services, which deadlines depend on."""
 
-    def __init__(self, records: PauseRecords) -> None:
+    def __init__(self, records: PauseRecords, clock: Clock) -> None:
         self._records = records
+        self._clock = clock
 
     async def note_pauses(self, changes: Sequence[ConsumerPausesChanged]) -> Sequence[Message]:
         """Store the newest state of each; raises PoisonError for a service that no order waits for."""
         for change in changes:
             if change.service not in {service.name for service in ANSWERING}:
                 raise PoisonError(f"{change.routing_key} of {change.service}, which answers no order")
-            await self._records.copy(change)
+            await self._records.copy(change, self._clock())
         return ()
 
 
@@ -90,4 +91,4 @@ def handlers(
 ) -> Handlers:
     """Return the handler of each answer: the same for all, so that the answers of a join can meet in one batch."""
     answers = dict.fromkeys(SAGA.answer_types, AnswerHandlers(orders, timeouts, clock, waiting).advance_orders)
-    return {**answers, ConsumerPausesChanged: PauseHandlers(pauses).note_pauses}
+    return {**answers, ConsumerPausesChanged: PauseHandlers(pauses, clock).note_pauses}

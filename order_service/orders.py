@@ -216,11 +216,12 @@ class Orders:
     async def extend(self, orders: Sequence[tuple[Order, datetime]]) -> None:
         """Give PENDING orders a later deadline; those that have changed meanwhile are left alone.
 
-        The version stays the same, as in `schedule_resend`.
+        The version stays the same, as in `schedule_resend`. Unpublished orders stay due, to be published.
         """
         updates = [
             UpdateOne(
-                {"_id": order.order_id, "version": order.version}, {"$set": {"deadline": deadline, "dueAt": deadline}}
+                {"_id": order.order_id, "version": order.version},
+                {"$set": {"deadline": deadline} if order.unpublished else {"deadline": deadline, "dueAt": deadline}},
             )
             for order, deadline in orders
         ]

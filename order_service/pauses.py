@@ -4,14 +4,15 @@ An order that waits for a paused service has its whole time again from the end o
 the pause took from it, and leaves the service the time for all that has piled up.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 
 from order_service.order import Order, Status
 from order_service.participants import PARTICIPANTS, PENDING
 from order_service.saga import SAGA
 from shared.contracts import Message
-from shared.pausing.pause import Pause, Pauses, running
+from shared.pausing.pause import Pause, Pauses, as_last_heard, running
+from shared.pausing.records import PauseRecord
 from shared.services import ANSWERING, ORDER
 from shared.topology import INBOXES
 
@@ -47,6 +48,19 @@ def waits_for_paused_only(order: Order, paused: Collection[str]) -> bool:
     """
     awaited = awaited_services(order)
     return bool(awaited) and (awaited <= frozenset(paused) or ORDER.name in paused)
+
+
+def known_pauses(records: Iterable[PauseRecord], hears_since: datetime, now: datetime) -> Mapping[str, Pauses]:
+    """Return the pauses of each service, by its name; what is known of others is over when their news stay away.
+
+    `hears_since` is when this process could be told again, after its start or an outage of the broker.
+    """
+    return {
+        record.service: record.pauses
+        if record.heard_at is None
+        else as_last_heard(record.pauses, max(record.heard_at, hears_since), now)
+        for record in records
+    }
 
 
 def paused_services(pauses: Mapping[str, Pauses], now: datetime) -> frozenset[str]:

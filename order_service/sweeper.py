@@ -1,5 +1,6 @@
 """The loop that finds the orders whose timers have run out, and acts on them; deadlines.py says when that is."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,11 +12,12 @@ from order_service.metrics import count_changes
 from order_service.order import Order, Status
 from order_service.orders import Change, Orders
 from order_service.outbox import NAMED_ORDERS, Outbox
-from order_service.pauses import deadline_with, paused_services, waits_for_paused_only
+from order_service.pauses import deadline_with, known_pauses, paused_services, waits_for_paused_only
 from order_service.saga import SAGA
 from shared import tracing
 from shared.background import jitter, run_periodically
 from shared.clock import Clock
+from shared.pausing.pause import Pauses
 from shared.pausing.records import PauseRecords
 
 PAGE = 500
@@ -46,6 +48,8 @@ class Sweeper:
         self._clock = clock
         self._interval = interval
         self._adopt_at = clock()
+        self._hears_since: datetime | None = clock()
+        """Since when other services can tell of their pauses; None without the broker."""
 
     async def run(self) -> None:
         """Sweep after each interval, until cancelled."""
@@ -57,7 +61,9 @@ class Sweeper:
         A process that cannot publish leaves all of them to the others. Returns whether there is another page.
         """
         if not self._outbox.can_publish:
+            self._hears_since = None
             return False
+        self._hears_since = self._hears_since or self._clock()
         if await self.sweep_once() == PAGE:
             return True
         await self._adopt()
@@ -68,9 +74,11 @@ class Sweeper:
         """End the orders of one page whose time is over, publish the others again; returns how many there were."""
         now = self._clock()
         orders = await self._orders.due(now, PAGE)
-        over = [order for order in orders if is_over(order, now)]
+        later = await self._extended([order for order in orders if is_over(order, now)], now)
+        over = [order for order in orders if is_over(order, now) and order.order_id not in later]
         unpublished = [order for order in orders if not is_over(order, now)]
-        await self._end(await self._without_paused(over, now), now)
+        unpublished += [order for order in orders if order.order_id in later and order.unpublished]
+        await self._end(over, now)
         await self._publish_again(unpublished)
         return len(orders)
 
@@ -83,7 +91,7 @@ class Sweeper:
         """
         now = self._clock()
         orders = await self._orders.to_resend(now, RESENT_AT_ONCE)
-        paused = paused_services(await self._pauses.all(), now) if orders else ()
+        paused = paused_services(await self._known_pauses(now), now) if orders else ()
         if sent := [order for order in orders if not waits_for_paused_only(order, paused)]:
             await self._outbox.send_commands(sent)
             named = [order.order_id for order in sent[:NAMED_ORDERS]]
@@ -98,11 +106,14 @@ class Sweeper:
             await self._orders.adopt(now)
             self._adopt_at = now + ADOPT_EVERY * self._timeouts.resend_after
 
-    async def _without_paused(self, over: list[Order], now: datetime) -> list[Order]:
-        """Give the orders that wait for what is or was paused their time again; return the others."""
+    async def _known_pauses(self, now: datetime) -> Mapping[str, Pauses]:
+        return known_pauses(await self._pauses.all(), self._hears_since or now, now)
+
+    async def _extended(self, over: list[Order], now: datetime) -> Collection[str]:
+        """Give the orders that wait for what is or was paused their time again; return their ids."""
         if not over:
-            return over
-        pauses, timeout = await self._pauses.all(), self._timeouts.saga_timeout
+            return ()
+        pauses, timeout = await self._known_pauses(now), self._timeouts.saga_timeout
         later = {
             order.order_id: deadline
             for order in over
@@ -111,7 +122,7 @@ class Sweeper:
         await self._orders.extend([(order, later[order.order_id]) for order in over if order.order_id in later])
         if later:
             _log.info("deadlines extended by a pause", orders=len(later), order_ids=[*later][:NAMED_ORDERS])
-        return [order for order in over if order.order_id not in later]
+        return later
 
     async def _end(self, orders: list[Order], now: datetime) -> None:
         changes = [self._deadline_passed(order, now) for order in orders]

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from operations.audit import holds, orders, servers, slots, stock
+from operations.audit import holds, orders, paused, servers, slots, stock
 from operations.audit.chains import Chains
 from operations.audit.journal import Journal
 from operations.audit.ledger import LedgerPass
 from operations.audit.order_records import OrderRecords
+from operations.audit.paused import PausesByService
 from operations.audit.report import Report, Subject, Violation
 from operations.audit.service_databases import PAGE, ServiceDatabases
 from operations.audit.stock import StockRecords
@@ -116,6 +117,8 @@ class _Audit:
     locks_held: int = 0
     lingering_moves: int = 0
     booked: int = 0
+    pauses: PausesByService = field(default_factory=dict)
+    waiting_for_paused: int = 0
     suspicions: dict[tuple[str, str, str], Violation] = field(default_factory=dict)
     stalled: dict[str, OrderRecords] = field(default_factory=dict)
     assignments_suspected: bool = False
@@ -126,6 +129,7 @@ class _Audit:
 
     async def run(self) -> Report:
         started = time.monotonic()
+        self.pauses = await self.databases.pauses()
         async for page in self.databases.orders():
             self._judge_orders(page)
             self.on_progress(len(page))
@@ -162,8 +166,9 @@ class _Audit:
         now = self.clock()
         for records in page:
             self._count(records, now)
-            if found := orders.judge(records, now):
-                self._suspect(found)
+            found, excused = paused.judge(records, now, self.pauses)
+            self.waiting_for_paused += bool(excused)
+            self._suspect(found)
 
     def _count(self, records: OrderRecords, now: datetime) -> None:
         self.checked.update(records.kinds)
@@ -177,7 +182,7 @@ class _Audit:
             in_flight, stalled = orders.activity(records, now)
             self.activity["inFlight"] += in_flight
             self.activity["stalled"] += stalled
-            if stalled and len(self.stalled) < MOST_LISTED:
+            if stalled and paused.is_stalled(records, now, self.pauses) and len(self.stalled) < MOST_LISTED:
                 self.stalled[records.order_id] = records
 
     def _judge_stock(self, item: StockRecords) -> None:
@@ -292,13 +297,14 @@ class _Audit:
         if not order_ids:
             return []
         found: list[Violation] = []
+        self.pauses = await self.databases.pauses()  # one may have begun meanwhile
         unexplained = set(await self._without_message(order_ids, await count_messages(self.amqp_url)))
         for start in range(0, len(order_ids), PAGE):
             page = await self.databases.orders_of(order_ids[start : start + PAGE])
             now = self.clock()
             for records in page:
-                found += orders.judge(records, now)
-                if records.order_id in unexplained and orders.activity(records, now).stalled:
+                found += paused.judge(records, now, self.pauses)[0]
+                if records.order_id in unexplained and paused.is_stalled(records, now, self.pauses):
                     found.append(orders.lost(records))
         return found
 
@@ -314,6 +320,7 @@ class _Audit:
             "orders": dict(sorted(self.statuses.items())),
             "inFlight": self.activity["inFlight"],
             "stalled": self.activity["stalled"],
+            "waitingForPaused": self.waiting_for_paused,
             "archivedOrders": self.archived,
             "unknownOrdersReturned": self.unknown_returned,
             "lingeringMarks": self.lingering_moves,

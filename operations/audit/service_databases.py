@@ -16,6 +16,7 @@ from operations import actions
 from operations.audit import servers
 from operations.audit.holds import HoldRecords
 from operations.audit.order_records import Document, OrderRecords
+from operations.audit.paused import PausesByService
 from operations.audit.servers import OwnedRecord
 from operations.audit.slots import AssignmentRecords
 from operations.audit.stock import ASSIGNMENT, HOLD, StockRecords, order_of
@@ -25,7 +26,8 @@ from operations.reading.order_collections import order_collections
 from operations.reading.participant_records import PARTICIPANT_RECORDS, by_participant
 from operations.reading.snapshots import Snapshots, Source, by_ids, drivers_errors, find, side_by_side
 from shared import audit_log
-from shared.services import CONSOLE, INVENTORY, PROVISIONING
+from shared.pausing.records import PauseRecords
+from shared.services import CONSOLE, INVENTORY, PROVISIONING, SERVICES
 
 PAGE = 2000
 """Ids per page: round trips do not matter, and a page takes a few megabytes."""
@@ -145,6 +147,11 @@ class ServiceDatabases:
         self._locks: Source = (provisioning["locks"], LOCK_FIELDS)
         self._actions: Source = (operations[audit_log.COLLECTION], ACTION_FIELDS)
         self._archived = ArchivedTotals(client, database_prefix)
+        self._pauses = {
+            name: PauseRecords(client[service.database_in(database_prefix)])
+            for name, service in SERVICES.items()
+            if service.can_be_paused
+        }
 
     async def orders(self) -> AsyncIterator[list[OrderRecords]]:
         """Yield the records of every order id, in pages; each page comes from one snapshot."""
@@ -171,6 +178,12 @@ class ServiceDatabases:
         """Yield all products and slots, or these, and all ids with reservations, from one snapshot."""
         async for stock in self._snapshots.stream(lambda session: self._stream_stock(session, product_ids)):
             yield stock
+
+    async def pauses(self) -> PausesByService:
+        """Return the pauses of every service, as it has recorded its own."""
+        with drivers_errors():
+            found = {name: await records.find(name) for name, records in self._pauses.items()}
+        return {name: record.pauses for name, record in found.items() if record is not None}
 
     async def addresses(self) -> AsyncIterator[list[OwnedRecord]]:
         """Yield every address that is recorded as an order's, in pages."""

@@ -55,8 +55,9 @@ def _information(report: Report) -> str:
     known = report.information
     booked = f", {known['bookedInSlots']:,} booked in {slots:,} slots" if (slots := report.checked["slots"]) else ""
     returned = f", {unknown:,} unknown orders released" if (unknown := known["unknownOrdersReturned"]) else ""
+    paused = f", {waiting:,} orders wait for a paused service" if (waiting := known.get("waitingForPaused")) else ""
     queued, retries = (sum(count or 0 for count in known[name].values()) for name in ("inboxes", "waitingForRetry"))
     return (
         f"{known['inFlight']:,} orders in flight, {queued:,} messages queued, {retries:,} waiting for a retry, "
-        f"{known['deadLetters']:,} dead letters{booked}{returned}"
+        f"{known['deadLetters']:,} dead letters{paused}{booked}{returned}"
     )

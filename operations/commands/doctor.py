@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.queue_members import Control
 from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.stack.rabbitmq_cluster import RabbitMQCluster
-from operations.stack.services import ask_readiness
+from operations.stack.services import Answer, ask_readiness
 from operations.stack.state import State, UnreadableStateError, read_state, read_state_if_readable
 from operations.stack.status import check_stack
 from shared.errors import StartError
@@ -33,6 +32,7 @@ from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.tls import client_context
 
 RESUME = "`ordersaga pauses` says who paused it and why, `ordersaga resume {}` ends it"
+BREAKER_OPEN = "docs/runbooks/breaker-open.md"
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]-[/]", "wrong": "[red]✗[/]"}
 
 
@@ -91,25 +91,24 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
     ]
     if archive := await check_archive(stack.url_for_changes, stack.database_prefix):
         findings.append(archive)
-    paused = await _paused(stack)
+    answers = await _answers(stack)
+    paused = {name: answer.paused for name, answer in answers.items() if answer.paused is not None}
     findings += [note(f"{name} consumer", f"paused {times}", RESUME.format(name)) for name, times in paused.items()]
-    findings += [finding async for finding in _broker_findings(layout, state, stack, services, paused)]
+    broken = {name: answer.degraded or "" for name, answer in answers.items() if answer.breaker_is_open}
+    findings += [wrong(f"{name} consumer", why, BREAKER_OPEN) for name, why in broken.items()]
+    control = control_of(layout, state, stack)
+    of_broker = check_broker(stack.amqp_url, control, stack.events_retention, services, paused, broken)
+    findings += [finding async for finding in of_broker]
     if "provisioning" in services:
         findings.append(await check_provider(_simulator_url(state), os.environ))
     return findings
 
 
-async def _paused(stack: Stack) -> dict[str, str]:
-    """Return since when and until when the consumption of services is paused, by their names."""
+async def _answers(stack: Stack) -> dict[str, Answer]:
+    """Return what the services say about themselves, by their names."""
     names = [name for name, service in SERVICES.items() if service.can_be_paused and name in stack.urls]
     answers = await asyncio.gather(*(asyncio.to_thread(ask_readiness, stack.urls[name]) for name in names))
-    return {name: answer.paused for name, answer in zip(names, answers, strict=True) if answer.paused is not None}
-
-
-def _broker_findings(
-    layout: Layout, state: State, stack: Stack, services: list[str], paused: Collection[str]
-) -> AsyncIterator[Finding]:
-    return check_broker(stack.amqp_url, control_of(layout, state, stack), stack.events_retention, services, paused)
+    return dict(zip(names, answers, strict=True))
 
 
 def _simulator_url(state: State) -> str | None:

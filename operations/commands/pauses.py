@@ -28,7 +28,7 @@ _NAMES = tuple(service.name for service in PAUSABLE)
 ServiceArgument = Annotated[str, typer.Argument(metavar="SERVICE", help=f"One of {', '.join(_NAMES)}.")]
 Why = Annotated[
     str | None,
-    typer.Option("--reason", "--why", help="Reason, shown to everybody in the console.", show_default="asked for"),
+    typer.Option("--reason", "--why", help="Reason, shown to operators, viewers and admins.", show_default="asked for"),
 ]
 
 

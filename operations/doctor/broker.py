@@ -62,10 +62,12 @@ async def check_broker(
     events_retention: str = topology.EVENTS_OFF,
     services: Collection[str] = SERVICES.keys(),
     paused: Collection[str] = (),
+    broken: Collection[str] = (),
 ) -> AsyncIterator[Finding]:
     """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run.
 
-    `services` names those that are meant to run, `paused` those whose consumption is paused.
+    `services` names those that are meant to run, `paused` those whose consumption is paused, `broken` those whose
+    breaker is open.
     """
     nodes = [finding async for finding in check_nodes(url)]
     for finding in nodes:
@@ -80,7 +82,7 @@ async def check_broker(
         yield check_support(broker_version(connection) or "unknown")
         yield await check_exchanges(connection)
         yield await check_queues(connection)
-        yield check_consumers(await _levels(connection), services, paused)
+        yield check_consumers(await _levels(connection), services, paused, broken)
         yield await check_event_stream(connection, events_retention)
         yield await check_former_queues(connection)
     yield await check_alarms(url)
@@ -215,18 +217,25 @@ async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
 
 
 def check_consumers(
-    levels: Mapping[str, QueueLevel], services: Collection[str], paused: Collection[str] = ()
+    levels: Mapping[str, QueueLevel],
+    services: Collection[str],
+    paused: Collection[str] = (),
+    broken: Collection[str] = (),
 ) -> Finding:
     """Check that every queue has a consumer: the exchange fills it whether or not its service runs.
 
     It is in order if no service runs at all, if those that do not run are not meant to and nothing waits for them, or
-    if an operator has paused the consumption.
+    if an operator has paused the consumption. A service whose breaker is open runs; its process is degraded.
     """
     subject = "consumers"
-    without = [queue for queue, level in levels.items() if not level.consumers and CONSUMERS[queue].name not in paused]
+    waiting_on_purpose = dict.fromkeys(paused, "paused") | dict.fromkeys(broken, "stopped by a breaker")
+    without = [
+        queue
+        for queue, level in levels.items()
+        if not level.consumers and CONSUMERS[queue].name not in waiting_on_purpose
+    ]
     if not without:
-        but = f" but those of {' and '.join(sorted(paused))}, which is paused" if paused else ""
-        return ok(subject, f"all {len(levels)} queues have one{but}" if levels else "there is no queue")
+        return ok(subject, _with_consumers(len(levels), waiting_on_purpose) if levels else "there is no queue")
     waiting = {queue: levels[queue].messages for queue in without}
     detail = f"none for {', '.join(f'{queue} ({number} waiting)' for queue, number in waiting.items())}"
     missing = [CONSUMERS[queue] for queue in without]
@@ -238,6 +247,14 @@ def check_consumers(
         return note(subject, f"no service runs: {detail}", fix)
     expected = any(service.name in services for service in missing)
     return wrong(subject, detail, fix) if expected or any(waiting.values()) else note(subject, detail, fix)
+
+
+def _with_consumers(number: int, others: Mapping[str, str]) -> str:
+    """Say how many queues have a consumer; `others` are the services that do not consume, with what they are."""
+    if not others:
+        return f"all {number} queues have one"
+    named = " and ".join(f"{name} ({state})" for name, state in sorted(others.items()))
+    return f"all {number} queues have one, except those of {named}"
 
 
 async def _levels(connection: aio_pika.abc.AbstractConnection) -> dict[str, QueueLevel]:

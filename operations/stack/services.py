@@ -72,6 +72,11 @@ class Answer(NamedTuple):
     degraded: str | None = None
     paused: str | None = None
 
+    @property
+    def breaker_is_open(self) -> bool:
+        """Whether the consumer only tests single messages, because all of them fail."""
+        return self.degraded is not None and "breaker: " in self.degraded
+
 
 def probe_readiness(url: str) -> str | None:
     """Request /readyz of a service; return None if it is ready, else the reason in one line. Never raises."""

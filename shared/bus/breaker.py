@@ -1,7 +1,7 @@
 """The circuit breaker of a consumer: when it stops consuming because everything fails, and when it tries again. Pure.
 
-It is open once batches in a row, and as many different messages, have failed for one cause. Then single messages test
-it, after pauses that double; the first that is handled closes it. What each batch counts as:
+It is open once batches in a row, and as many different messages, have failed for one cause within five minutes. Then
+single messages test it, after pauses that double; the first that is handled closes it. What each batch counts as:
 
     the batch                                          while it is closed                while it is open
     ─────────────────────────────────────────────────  ────────────────────────────────  ─────────────────────────────
@@ -10,8 +10,8 @@ it, after pauses that double; the first that is handled closes it. What each bat
     none was handled, and they failed for several      counts from zero again            the next test is later
     none was handled, and none is to be retried        changes nothing                   changes nothing
 
-The last are poison, which is the message's own fault, and messages that wait for a newer release. A message alone never
-opens it, however often it is retried.
+The last are poison, which is the message's own fault, messages that wait for a newer release, and the news of pauses. A
+message alone never opens it, however often it is retried.
 """
 
 from collections.abc import Collection
@@ -21,6 +21,8 @@ from shared.bus.patterns import pattern
 
 FIRST_TEST_SECONDS = 1.0
 LONGEST_TEST_SECONDS = 30.0
+COUNTED_FOR_SECONDS = 300.0
+"""The longest time that a count takes: a few bad messages of a quiet night are no fault that every message meets."""
 
 
 def cause_of(error: Exception) -> str:
@@ -44,6 +46,7 @@ class Breaker:
     opens_after: int
     cause: str | None = None
     batches: int = 0
+    counts_since: float = 0.0
     messages: frozenset[str] = frozenset()
     opened_at: float | None = None
     tests: int = 0
@@ -68,7 +71,8 @@ class Breaker:
         return self._counted(cause, batch.failed, now)
 
     def _counted(self, cause: str, failed: Collection[str], now: float) -> "Breaker":
-        before = self if cause == self.cause else Breaker(self.opens_after)
+        goes_on = cause == self.cause and now - self.counts_since <= COUNTED_FOR_SECONDS
+        before = self if goes_on else Breaker(self.opens_after, counts_since=now)
         known = before.messages.union(failed) if len(before.messages) < self.opens_after else before.messages
         counted = replace(before, cause=cause, batches=before.batches + 1, messages=known)
         if counted.batches < self.opens_after or len(counted.messages) < self.opens_after:

@@ -50,11 +50,15 @@ from shared.bus.metrics import (
 from shared.bus.publisher import Publisher, envelope
 from shared.bus.reading import read, type_name
 from shared.bus.replays import handled_notice
-from shared.contracts import Message
+from shared.contracts import ConsumerPausesChanged, Message
 from shared.errors import NewerReleaseError, PoisonError
 from shared.failpoints import ACKNOWLEDGED, HANDLED, PUBLISHED, Failpoint, nothing_fails
 
 log = structlog.get_logger()
+
+
+_NO_PROOF = frozenset({ConsumerPausesChanged.routing_key})
+"""The types whose success says nothing about the other handlers: while a service is paused, its news come for ever."""
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ class _Outcome:
 
     def of_breaker(self) -> Batch:
         """Return what the breaker needs to know."""
-        return Batch(bool(self.handled), frozenset(self.causes), frozenset(self.failed))
+        return Batch(not self.handled.keys() <= _NO_PROOF, frozenset(self.causes), frozenset(self.failed))
 
 
 def _utc_now() -> datetime:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
+NEWS_WITHIN = timedelta(minutes=5)
+"""How long the news of a running pause may stay away: they come every minute, once the broker takes messages."""
 MOST_KEPT = 20
 """The most pauses of an inbox that its record keeps: deadlines of orders may depend on those that are over."""
 
@@ -47,6 +49,17 @@ Pauses = Sequence[Pause]
 def running(pauses: Pauses, now: datetime) -> Pause | None:
     """Return the pause that is running, None if there is none."""
     return pauses[-1] if pauses and pauses[-1].is_running(now) else None
+
+
+def as_last_heard(pauses: Pauses, heard_at: datetime, now: datetime) -> Pauses:
+    """Return the pauses of another service as far as its news reach: without any, the running one ended with the last.
+
+    Its process may be of an older release by now, which consumes, or its record may be lost.
+    """
+    current = running(pauses, now)
+    if current is None or now - heard_at <= NEWS_WITHIN:
+        return pauses
+    return (*pauses[:-1], replace(current, ended_at=max(heard_at, current.since)))
 
 
 def begun(pauses: Pauses, now: datetime, *, by: str, reason: str, until: datetime | None) -> tuple[Pause, ...]:

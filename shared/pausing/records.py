@@ -25,12 +25,17 @@ _TICK = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class PauseRecord:
-    """What is recorded about an inbox; `announced_at` is when the order service was last told of this state."""
+    """What is recorded about an inbox.
+
+    `announced_at` is when the order service was last told of this state; `heard_at` is when the service that has this
+    copy last heard of it, None for a service's own record.
+    """
 
     service: str
     changed_at: datetime
     pauses: tuple[Pause, ...]
     announced_at: datetime | None = None
+    heard_at: datetime | None = None
 
     def message(self) -> ConsumerPausesChanged:
         """Return what the order service is told: the times, and nothing about people."""
@@ -49,10 +54,9 @@ class PauseRecords:
         found = await self._collection.find_one({"_id": service})
         return _record(found) if found else None
 
-    async def all(self) -> Mapping[str, Pauses]:
-        """Return the known pauses of every inbox, by the name of its service."""
-        records = [_record(document) async for document in self._collection.find()]
-        return {record.service: record.pauses for record in records}
+    async def all(self) -> list[PauseRecord]:
+        """Return the record of every inbox that is known."""
+        return [_record(document) async for document in self._collection.find()]
 
     async def begin(
         self, service: str, now: datetime, *, by: str, reason: str, until: datetime | None
@@ -81,15 +85,14 @@ class PauseRecords:
         same = {"_id": record.service, "changedAt": record.changed_at}
         await self._collection.update_one(same, {"$set": {"announcedAt": now}})
 
-    async def copy(self, message: ConsumerPausesChanged) -> None:
-        """Store what another service has told about its inbox, unless something newer is known."""
+    async def copy(self, message: ConsumerPausesChanged, now: datetime) -> None:
+        """Store what another service has told about its inbox, and when, unless something newer is known."""
         pauses = tuple(Pause(times.since, times.until, times.ended_at) for times in message.pauses)
-        older = {"_id": message.service, "changedAt": {"$lt": message.changed_at}}
+        not_newer = {"_id": message.service, "changedAt": {"$lte": message.changed_at}}
+        document = {**_document(message.service, message.changed_at, pauses), "heardAt": now}
         try:
-            await self._collection.replace_one(
-                older, _document(message.service, message.changed_at, pauses), upsert=True
-            )
-        except DuplicateKeyError:  # it is known already, or a newer one
+            await self._collection.replace_one(not_newer, document, upsert=True)
+        except DuplicateKeyError:  # a newer one is known
             return
 
     async def _replace(self, service: str, before: PauseRecord | None, pauses: Pauses, now: datetime) -> bool:
@@ -128,4 +131,6 @@ def _record(document: Mapping[str, Any]) -> PauseRecord:
         Pause(each["since"], each.get("until"), each.get("endedAt"), each.get("by"), each.get("reason"))
         for each in stored
     )
-    return PauseRecord(document["_id"], document["changedAt"], pauses, document.get("announcedAt"))
+    return PauseRecord(
+        document["_id"], document["changedAt"], pauses, document.get("announcedAt"), document.get("heardAt")
+    )

@@ -4,13 +4,13 @@ The record is read every second, which costs messages nothing. While MongoDB is 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime, timedelta
 
 import pymongo
 import structlog
 
-from shared.background import run_periodically
+from shared.background import ErrorLog, run_periodically
 from shared.bus.metrics import CONSUMER_PAUSED
 from shared.bus.publisher import Publisher
 from shared.clock import Clock, utc_now
@@ -25,6 +25,8 @@ ANNOUNCE_EVERY = timedelta(minutes=1)
 """How often a pause is told again: the broker may have lost what it confirmed."""
 ANNOUNCED_FOR = timedelta(hours=1)
 """How long after its end it is still told."""
+
+FOLLOW, ANNOUNCE = "follow", "announce"
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +50,9 @@ class PauseWatch:
         self._publisher = publisher
         self._clock = clock
         self._pause: Pause | None = None
+        self._followed: Pause | None = None
+        self._errors = {name: ErrorLog(f"{name} pauses") for name in (FOLLOW, ANNOUNCE)}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         CONSUMER_PAUSED.labels(service.inbox).set(0)
 
     @property
@@ -57,24 +62,44 @@ class PauseWatch:
 
     async def run(self) -> None:
         """Follow the record until cancelled."""
-        await run_periodically(self.look, every=LOOK_SECONDS, name="watching for pauses")
+        try:
+            await run_periodically(self.look, every=LOOK_SECONDS, name="watching for pauses")
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
 
     async def look(self) -> None:
-        """Read the record once, and act on what has changed."""
+        """Read the record once, and begin what follows from it: the broker may need its time for each."""
         with pymongo.timeout(READ_SECONDS):
             record = await self._records.find(self._service.name)
         now = self._clock()
-        pause = running(record.pauses, now) if record else None
-        if pause != self._pause or not self.known.is_set():
-            await self._follow(pause)
-        self.known.set()
+        self._pause = running(record.pauses, now) if record else None
+        CONSUMER_PAUSED.labels(self._service.inbox).set(float(self._pause is not None))
+        if self._pause != self._followed or not self.known.is_set():
+            self._begin(FOLLOW, self._follow)
         if record is not None and self._service in ANSWERING and must_announce(record, now):
-            await self._announce(record, now)
+            self._begin(ANNOUNCE, lambda: self._announce(record, now))
 
-    async def _follow(self, pause: Pause | None) -> None:
+    def _begin(self, name: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Begin some work unless it is under way; the next look begins it again if it fails."""
+        if name in self._tasks and not self._tasks[name].done():
+            return
+        task = self._tasks[name] = asyncio.create_task(work(), name=f"{name} pauses")
+        task.add_done_callback(lambda done: self._ended(name, done))
+
+    def _ended(self, name: str, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._errors[name].failed(error)
+        else:
+            self._errors[name].succeeded()
+
+    async def _follow(self) -> None:
+        before, pause = self._followed, self._pause
         await self._set_paused(pause is not None)
-        before, self._pause = self._pause, pause
-        CONSUMER_PAUSED.labels(self._service.inbox).set(float(pause is not None))
+        self._followed = pause
+        self.known.set()
         if pause is None and before is not None:
             _log.warning("consumption resumed", inbox=self._service.inbox, paused_since=before.since)
         elif pause is not None:

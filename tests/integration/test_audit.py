@@ -33,6 +33,7 @@ from payment_service.retainer_charger import RetainerCharger
 from shared.bus.rabbitmq import RabbitBus
 from shared.clock import utc_now
 from shared.contracts.orders import DeliveryInstruction, Item, OrderCreated, PaymentInstruction, RefundPart
+from shared.pausing.records import PauseRecords
 from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INVENTORY_INBOX
 from tests.support.eventually import eventually
 from tests.support.servers import Servers, delete_topology
@@ -602,6 +603,18 @@ async def test_records_without_an_order_are_reported(name: str, record: Document
         assert [violation.id for violation in (await common_world.audit()).violations] == [document["_id"]]
     finally:
         await records.delete_one({"_id": document["_id"]})
+
+
+async def test_what_waits_for_a_paused_service_is_counted_and_not_reported(world: World) -> None:
+    await world.collection("orders").update_one({"_id": "returning"}, put(updatedAt=LONG_AGO))
+    kinds = [violation.kind for violation in (await world.audit()).violations]
+    assert kinds == ["compensation", "message lost"]
+    await PauseRecords(world.client[f"{world.prefix}_inventory"]).begin(
+        "inventory", LONG_AGO, by="ann", reason="a test", until=None
+    )
+    report = await world.audit()
+    assert report.ok
+    assert report.information["waitingForPaused"] == 1
 
 
 async def test_an_unknown_order_is_over_once_its_stock_and_its_money_are_back(world: World) -> None:

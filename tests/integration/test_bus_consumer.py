@@ -148,8 +148,8 @@ async def test_a_paused_consumer_finishes_its_batch_and_takes_no_other(harness: 
 
     await consumer.set_paused(False)
 
-    assert sorted(await answered(harness, 20)) == many(20)
-    await eventually(lambda: sorted(handled) == many(20), 60)
+    # The broker may not have seen the acknowledgement before the connection was lost: then the batch comes again.
+    await eventually(lambda: set(handled) == set(many(20)), 60)
 
 
 async def test_a_breaker_opens_tests_single_messages_and_closes(harness: Harness, running: Running) -> None:

@@ -109,6 +109,7 @@ async def test_operations_audits_all_databases_and_logs_actions(prepared: Prepar
         assert [records.order_id async for page in databases.orders() for records in page] == ["o1"]
         assert [stock async for stock in databases.stock()] == []
         assert await databases.shared_addresses() == []
+        assert await databases.pauses() == {}
         own = client[CONSOLE.database_in(PREFIX)]
         await actions.record_action(own, by="ann", why="test", action="order.cancel", subject="o1", outcome="done")
         assert [entry["by"] for entry in (await actions.list_actions(own, subject="o1")).items] == ["ann"]

@@ -306,7 +306,17 @@ def test_a_service_that_is_not_meant_to_run_is_missed_once_messages_wait_for_it(
 def test_a_queue_whose_consumption_is_paused_is_no_problem() -> None:
     levels = dict.fromkeys(CONSUMERS, QueueLevel(0, 1)) | {topology.PAYMENT_INBOX: QueueLevel(500, 0)}
     finding = check_consumers(levels, SERVICES, {"payment"})
-    assert (finding.outcome, "payment, which is paused" in finding.detail) == ("ok", True)
+    assert finding.outcome == "ok"
+    assert finding.detail == f"all {len(levels)} queues have one, except those of payment (paused)"
+
+
+def test_a_service_whose_breaker_is_open_runs() -> None:
+    without = {topology.PAYMENT_INBOX: QueueLevel(500, 0), topology.ORDER_INBOX: QueueLevel(1, 0)}
+    levels = dict.fromkeys(CONSUMERS, QueueLevel(0, 1)) | without
+    finding = check_consumers(levels, SERVICES, {"order"}, {"payment"})
+    assert finding.outcome == "ok"
+    assert finding.detail.endswith("except those of order (paused) and payment (stopped by a breaker)")
+    assert check_consumers(levels, SERVICES, {"order"}).outcome == "wrong"
 
 
 def test_every_service_is_named_once_when_none_runs() -> None:

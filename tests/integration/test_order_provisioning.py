@@ -39,7 +39,7 @@ from shared.database import Database
 from shared.errors import BusUnavailableError, PoisonError
 from shared.failpoints import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
 from shared.http import create_app
-from shared.pausing.pause import running
+from shared.pausing.pause import NEWS_WITHIN, running
 from shared.pausing.records import PauseRecords
 from shared.schema import prepare
 from tests.support.access import ADMIN, key_authenticator
@@ -520,7 +520,7 @@ async def test_a_lost_request_for_a_server_is_sent_again_until_it_is_answered(se
 
 
 async def test_pauses_are_noted_whatever_the_order_of_their_messages(service: OrderService) -> None:
-    note = PauseHandlers(service.pauses).note_pauses
+    note = PauseHandlers(service.pauses, service.now).note_pauses
     at, later = service.now(), service.now() + timedelta(seconds=1)
     paused = c.ConsumerPausesChanged(service="payment", changed_at=at, pauses=(c.PauseTimes(since=at),))
     resumed = paused.model_copy(
@@ -528,9 +528,33 @@ async def test_pauses_are_noted_whatever_the_order_of_their_messages(service: Or
     )
     for message in (resumed, paused, resumed):
         assert await note([message]) == ()
-        assert running((await service.pauses.all())["payment"], later) is None
+        (known,) = await service.pauses.all()
+        assert (known.service, running(known.pauses, later)) == ("payment", None)
     with pytest.raises(PoisonError, match="answers no order"):
         await note([paused.model_copy(update={"service": "order"})])
+
+
+async def test_a_pause_without_news_is_over_and_an_outage_of_the_broker_is_no_silence(service: OrderService) -> None:
+    note = PauseHandlers(service.pauses, service.now).note_pauses
+    paused = c.ConsumerPausesChanged(
+        service="provisioning", changed_at=service.now(), pauses=(c.PauseTimes(since=service.now()),)
+    )
+    order_id = await service.order_in_provisioning()
+    await note([paused])
+    service.late = NEWS_WITHIN
+    await note([paused])
+    service.late += NEWS_WITHIN
+    await service.sweeper.sweep()
+    assert service.asked_of_provisioning(order_id) == []
+    service.broker.stop()
+    service.late += timedelta(days=1)
+    await service.sweeper.sweep()
+    service.broker.start()
+    await service.sweeper.sweep()
+    assert service.asked_of_provisioning(order_id) == []
+    service.late += timedelta(days=1)
+    await service.sweeper.sweep()
+    assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 1)]
 
 
 async def test_a_request_is_not_repeated_while_provisioning_is_paused(service: OrderService) -> None:
@@ -543,6 +567,27 @@ async def test_a_request_is_not_repeated_while_provisioning_is_paused(service: O
     service.late *= 2
     assert await service.sweeper.resend() == 1
     assert service.asked_of_provisioning(order_id) == [("provisioning.requested", 1)]
+
+
+async def test_an_order_that_was_not_published_before_a_pause_took_its_time_is_published_after_it(
+    service: OrderService,
+) -> None:
+    service.dies_at = ORDER_INSERTED
+    order_id = (await service.client.post("/orders", json=order_body())).json()["orderId"]
+    await service.outbox.drain()
+    assert not service.said("inventory.inbox", order_id)
+    service.dies_at = None
+    await service.pauses.begin("payment", service.now(), by="ann", reason="a test", until=None)
+    service.late = TIMEOUTS.saga_timeout + timedelta(seconds=1)
+    service.broker.stop()
+    with pytest.raises(BusUnavailableError):  # after the deadline is extended
+        await service.sweeper.sweep_once()
+    service.broker.start()
+    await service.sweeper.sweep_once()
+    assert [message["key"] for message in service.said("inventory.inbox", order_id)] == ["order.created"]
+    order = (await service.orders.load([order_id]))[order_id]
+    assert (order.status, order.unpublished) == ("PENDING", False)
+    assert order.due_at == order.deadline > service.now()
 
 
 @pytest.mark.parametrize("ended_by", ["cancel", "refund", "hold"])

@@ -10,9 +10,13 @@ from typer.testing import CliRunner
 
 from operations import cli
 from operations.actions import list_actions
+from operations.commands import pauses
 from operations.console import ConsoleDependencies
+from operations.console.consumers import Consumption
 from operations.stack.services import ask_readiness
-from tests.support.access import ADMIN_KEY
+from shared.access.permissions import Role
+from shared.clock import utc_now
+from tests.support.access import ADMIN_KEY, KEYS, bearer
 from tests.support.consoles import BY_ADMIN, NO_SERVICES, console_dependencies, pages_of
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
@@ -69,6 +73,9 @@ async def test_a_consumer_is_paused_and_resumed_by_page_and_command(
         return "order.inbox is paused" in banner and REASON in banner and "none is cancelled" in banner
 
     await eventually(named_on_every_page, 60, "the banner")
+    banner = (await pages.get("/outages", headers=bearer(KEYS[Role.ACCOUNTANT]))).text
+    assert "order.inbox is paused" in banner
+    assert all(hidden not in banner for hidden in (REASON, BY_ADMIN, "/consumers")), "it needs letters:read"
     shown = await asyncio.to_thread(ask_readiness, stack.url("order"))
     assert (shown.unhealthy_reason, shown.degraded) == (None, None)
     assert "until 20" in (shown.paused or "")
@@ -102,6 +109,29 @@ async def test_a_consumer_is_paused_and_resumed_by_page_and_command(
         ("consumer.pause", "order", "ann", "paused"),
         ("consumer.pause", "order", BY_ADMIN, "paused for 1800 s"),
     ]
+
+
+PAUSED = Consumption("payment", "payment.inbox", True, utc_now(), None, "ann", REASON)
+RUNS = Consumption("order", "order.inbox")
+AWAY = Consumption("inventory", "inventory.inbox", problem="it does not answer")
+
+
+@pytest.mark.parametrize(
+    ("found", "status"), [([RUNS], 0), ([RUNS, PAUSED], 1), ([RUNS, AWAY], 3), ([PAUSED, AWAY], 3)]
+)
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_the_exit_status_says_whether_something_is_paused(
+    found: list[Consumption], status: int, form: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(_stack: object) -> list[Consumption]:
+        return found
+
+    monkeypatch.setattr(pauses, "chosen_stack", lambda: None)
+    monkeypatch.setattr(pauses, "_read", read)
+    words = ("pauses", *form)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.build_application(words), words)
+    assert result.exit_code == status, result.output
+    assert (REASON in result.stdout) == (PAUSED in found)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """When the breaker of a consumer opens, tests and closes."""
 
+from collections import Counter
+from typing import Any, cast
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bus.breaker import FIRST_TEST_SECONDS, LONGEST_TEST_SECONDS, Batch, Breaker, cause_of
+from shared.bus.breaker import COUNTED_FOR_SECONDS, FIRST_TEST_SECONDS, LONGEST_TEST_SECONDS, Batch, Breaker, cause_of
+from shared.bus.consumer import _Outcome
 
 AFTER = 3
 
@@ -58,6 +62,31 @@ def test_several_causes_open_nothing() -> None:
     assert not after(failing("a"), failing("b", cause="ValueError"), failing("c"), failing("d", cause="E")).is_open
     both = Batch(handled=False, causes=frozenset({"A", "B"}), failed=frozenset({"m1", "m2"}))
     assert not after(*[both] * 20).is_open
+
+
+def test_failures_that_are_far_apart_open_nothing() -> None:
+    breaker = Breaker(AFTER)
+    for number in range(20):
+        breaker = breaker.after(failing(f"m{number}"), number * COUNTED_FOR_SECONDS * 0.6)
+        assert not breaker.is_open
+    last = 19 * COUNTED_FOR_SECONDS * 0.6
+    assert breaker.after(failing("a"), last).after(failing("b"), last).is_open
+
+
+@given(st.lists(st.floats(0, COUNTED_FOR_SECONDS), min_size=AFTER, max_size=AFTER))
+def test_failures_within_its_time_open_it(moments: list[float]) -> None:
+    breaker = Breaker(AFTER)
+    for number, moment in enumerate(sorted(moments)):
+        breaker = breaker.after(failing(f"m{number}"), 1e6 + moment)
+    assert breaker.is_open
+
+
+def test_the_news_of_pauses_prove_nothing_about_the_other_messages() -> None:
+    of_news = _Outcome(cast("Any", None), handled=Counter({"consumer.pauses_changed": 3}))
+    assert of_news.of_breaker() == POISON
+    of_both = _Outcome(cast("Any", None), handled=Counter({"consumer.pauses_changed": 1, "payment.processed": 1}))
+    assert of_both.of_breaker() == HANDLED
+    assert after(failing("a"), of_news.of_breaker(), failing("b"), of_news.of_breaker(), failing("c")).is_open
 
 
 def test_zero_turns_it_off() -> None:

@@ -8,9 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from order_service.order import Order, Status
-from order_service.pauses import awaited_services, deadline_with, paused_services, waits_for_paused_only
+from order_service.pauses import (
+    awaited_services,
+    deadline_with,
+    known_pauses,
+    paused_services,
+    waits_for_paused_only,
+)
 from order_service.saga import SAGA
-from shared.pausing.pause import MOST_KEPT, Pause, begun, ended, running
+from shared.pausing.pause import MOST_KEPT, NEWS_WITHIN, Pause, begun, ended, running
 from shared.pausing.records import PauseRecord
 from shared.pausing.watch import ANNOUNCE_EVERY, ANNOUNCED_FOR, must_announce
 from tests.support.builders import TIMEOUTS, an_order
@@ -94,6 +100,25 @@ def test_what_the_order_service_is_told_names_nobody() -> None:
     told = PauseRecord("payment", NOW, paused_by_ann((), 0)).message().to_json()
     assert b"ann" not in told
     assert b"a test" not in told
+
+
+def test_a_pause_of_another_service_is_over_when_its_news_stay_away() -> None:
+    lasting, own = (
+        PauseRecord("payment", NOW, (Pause(NOW),), heard_at=after(60)),
+        PauseRecord("order", NOW, (Pause(NOW),)),
+    )
+    heard_until = after(60) + NEWS_WITHIN
+    moment = timedelta(seconds=1)
+
+    def known(now: datetime, hears_since: datetime = NOW) -> frozenset[str]:
+        return paused_services(known_pauses([lasting, own], hears_since, now), now)
+
+    assert known(heard_until) == {"payment", "order"}
+    assert known(heard_until + moment) == {"order"}
+    assert known_pauses([lasting], NOW, heard_until + moment) == {"payment": (Pause(NOW, ended_at=after(60)),)}
+    assert known(heard_until + moment, hears_since=heard_until) == {"payment", "order"}, "it could not hear before"
+    over = PauseRecord("payment", NOW, (Pause(NOW, ended_at=after(1)),), heard_at=after(60))
+    assert known_pauses([over], NOW, heard_until + moment) == {"payment": over.pauses}
 
 
 # --- Deadlines. ---
