@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from operations.actions import STARTED, record_action
-from operations.dead_letters.editing import MOST_EDITS, changed_identities, check_body
+from operations.dead_letters.editing import MOST_EDITS, check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.groups import MOST_NOTES, Group, GroupOrder, GroupPage, GroupRecords
@@ -238,8 +238,7 @@ class DeadLetterService:
             raise NotPossibleError(f"{letter_id} cannot be replayed: {reason}")
         if len(letter["edits"]) >= MOST_EDITS:
             raise NotPossibleError(f"{letter_id} has already been edited {MOST_EDITS} times, the maximum")
-        check_body(letter, body, unlocked)
-        edit = Edit(body, changed_identities(letter, body))
+        edit = Edit(body, check_body(letter, body, unlocked))
         replay = await self._replays.start(Filters(ids=(letter_id,)), by=by, why=why, rate=DEFAULT_RATE, edit=edit)
         moved = "".join(f", {name} {old} → {new}" for name, (old, new) in edit.identities.items())
         await self._log(by, why, "dead-letters.edit", letter_id, f"replayed with {len(body)} bytes{moved}")
