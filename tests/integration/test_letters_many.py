@@ -152,7 +152,12 @@ async def test_eighty_bodies_with_one_mistake_are_one_edit(
     assert "82 letters changed" in changed.text
     assert await service.replays() == []
 
-    answers = [await pages.post("/dead-letters/many/edit", data=confirmed) for _ in range(2)]
+    for address in ("/dead-letters/many/edit/preview", "/dead-letters/many/edit"):
+        both = await pages.post(address, data=confirmed | {"example": '{"reason": "later"}'})
+        assert (both.status_code, "the example is changed too" in both.text) == (422, True), address
+        assert "later" in both.text, "what was written is still there"
+    same = {"example": '{\r\n  "reason": 7\r\n}\r\n'}
+    answers = [await pages.post("/dead-letters/many/edit", data=confirmed | same) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [303, 303]
     assert answers[0].headers["location"] == answers[1].headers["location"]
     (replay,) = await service.replays()
