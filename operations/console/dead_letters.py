@@ -207,12 +207,8 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             "until": until.strip(),
             "sort": "" if sort is LetterOrder.NEWEST else str(sort),
             "replay": replay.strip(),
-            "outcome": outcome if replay else "",
+            "outcome": outcome,
         }
-        if outcome and outcome not in OUTCOMES:
-            raise invalid(("outcome", f"is {outcome!r}, must be one of {', '.join(OUTCOMES)}"))
-        if status and status not in STATUSES:
-            raise invalid(("status", f"is {status!r}, must be one of {', '.join(STATUSES)}"))
         filters = filters_of(asked, dependencies.clock())
         found, total = await asyncio.gather(
             attempt(_page(service, filters, cursor, sort), "MongoDB"),
@@ -365,7 +361,15 @@ def refresh_seconds(replay: Document, outcome: ReplayOutcome, now: datetime) -> 
 
 
 def filters_of(asked: dict[str, str], now: datetime) -> Filters:
-    """Return the filters of the search form; empty fields match everything. Raises the 422 problem for a wrong time."""
+    """Return the filters of the search form; empty fields match everything.
+
+    Raises the 422 problem for a wrong time, status or outcome, and for an outcome without its replay.
+    """
+    for name, allowed in (("outcome", OUTCOMES), ("status", STATUSES)):
+        if asked[name] and asked[name] not in allowed:
+            raise invalid((name, f"is {asked[name]!r}, must be one of {', '.join(allowed)}"))
+    if asked["outcome"] and not asked["replay"]:
+        raise invalid(("outcome", "is that of a replay: name the replay too"))
     period = read_period(asked["span"], asked["since"], asked["until"], now)
     return Filters(
         service=asked["service"] or None,

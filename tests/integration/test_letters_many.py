@@ -219,9 +219,15 @@ async def test_what_a_form_does_not_show_is_not_done(
         none = await pages.get("/dead-letters/many/discard", params={"matching": "1", "status": status})
         assert none.status_code == 409, status
     assert (await pages.get("/dead-letters/many/restore", params={"matching": "1"})).status_code == 409
+    for wrong in ({"outcome": "failed"}, {"outcome": "gone", "replay": "r1"}, {"status": "gone"}, {"since": "x"}):
+        for address in ("list", "many/replay", "many/edit"):
+            asked = await pages.get(f"/dead-letters/{address}", params={"matching": "1"} | wrong)
+            assert asked.status_code == 422, (address, wrong)
     hostile = {"selection": '{"ids": [], "service": {"$gt": ""}}', "confirmed": "", "token": "0" * 16}
     for act in ("replay", "discard", "restore", "edit"):
-        assert (await pages.post(f"/dead-letters/many/{act}", data=WHY | hostile)).status_code == 422
+        for selection in (hostile["selection"], '{"status": ["gone"]}', '{"outcome": "failed"}'):
+            sent = await pages.post(f"/dead-letters/many/{act}", data=WHY | hostile | {"selection": selection})
+            assert sent.status_code == 422, (act, selection)
 
 
 @pytest.mark.parametrize(
