@@ -151,9 +151,9 @@ def _check(operation: object, where: str) -> None:
     if not isinstance(operation, dict) or operation.get("op") not in _MEMBERS:
         raise InvalidPatchError(f"{where} must be an object with an op: {', '.join(_MEMBERS)}")
     needed = ["path"] if "absent" in operation else ["path", _MEMBERS[operation["op"]]]
-    if "absent" in operation:
-        if operation["op"] != "test" or operation["absent"] is not True or "value" in operation:
-            raise InvalidPatchError(f'{where}: only a test without a value may have "absent", and it must be true')
+    tests_absence = operation["op"] == "test" and operation.get("absent") is True and "value" not in operation
+    if "absent" in operation and not tests_absence:
+        raise InvalidPatchError(f'{where}: only a test without a value may have "absent", and it must be true')
     if missing := [name for name in needed if name not in operation]:
         raise InvalidPatchError(f"{where} ({operation['op']}) needs {missing[0]!r}")
     for name in ("path", "from"):
