@@ -1,5 +1,6 @@
 """The console's acts on many dead letters at once: what they concern, what they do, and who may do them."""
 
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -256,7 +257,11 @@ async def test_more_than_ticked_letters_may_need_a_second_person(open_dependenci
         pages_of(dependencies) as pages,
     ):
         ids = await letters_of(dependencies, 7, 7, 7)
-        given: dict[str, dict[str, str]] = {"replay": {}, "discard": {}, "edit": {"patch": FIX}}
+        given: dict[str, dict[str, str]] = {
+            "replay": {},
+            "discard": {},
+            "edit": {"patch": FIX, "unlock": "refundId"},
+        }
         for act, more in given.items():
             form = (await pages.get(f"/dead-letters/many/{act}", params={"matching": "1"})).text
             assert "This needs a second person" in form
@@ -269,6 +274,8 @@ async def test_more_than_ticked_letters_may_need_a_second_person(open_dependenci
         asked = {record["action"]: record["_id"] for record in await records.newest(10)}
         shown = await pages.get("/approvals")
         assert "&#34;path&#34;:&#34;/reason&#34;" in shown.text, "who approves sees the patch"
+        assert "refundId unlocked" in shown.text
+        assert len(re.findall(r"Letters: until 2\d{3}-[^<·]+ · 3 now<", shown.text)) == 3
         assert "/reason" not in (await pages.get("/approvals", headers=bearer(KEYS[Role.OPERATOR]))).text
         await records.decide(asked["dead-letters.edit"], Person("b", "boris", frozenset({Role.ADMIN})), approve=True)
         await Executor(dependencies).work()
