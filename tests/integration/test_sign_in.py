@@ -399,7 +399,7 @@ async def test_a_page_offers_a_role_only_what_it_may_do(
             offered.add((method, template))
             if method == "GET" and address not in seen and address not in waiting and len(seen) < 200:
                 waiting.append(address)
-    decides = {("POST", "/orders/{order_id}/do/cancel"), ("POST", "/dead-letters/groups/{fingerprint}/replay")}
+    decides = {("POST", "/orders/{order_id}/do/cancel"), ("POST", "/dead-letters/many/replay")}
     assert (decides <= offered) == (role in (Role.OPERATOR, Role.ADMIN)), offered
     assert ("POST", "/dead-letters/letters/{letter_id}/edit/preview") in offered or role is not Role.ADMIN
     assert ("POST", "/orders/{order_id}/do/refund") in offered or role not in (Role.OPERATOR, Role.ADMIN)
