@@ -58,7 +58,7 @@ an answer, one order waits for its stock, and {failed} servers were not sold.
 
 [bold]Click first:[/]
 
-  1. Dead letters, the group `payment.processed`: "Replay all dead letters". The
+  1. Dead letters, the group `payment.processed`: "Replay all…". The
      page of the replay says what became of it.
   2. Dead letters, the group about `quantity`: its letter, "Edit and replay",
      and a number in place of the word.

@@ -1,7 +1,7 @@
 """Acts that need a second person: the page that lists them, the decision, and the execution."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -64,7 +64,9 @@ def create_approvals(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
     async def approvals(request: Request, page: Annotated[int, Query(ge=1, le=10_000)] = 1) -> Response:
         found = await records.newest(PAGE, (page - 1) * PAGE)
         links = page_links(APPROVALS, {}, page=page, size=PAGE, shown=len(found), total=await records.count())
-        caller = caller_of(request.scope)
+        caller, letters = caller_of(request.scope), {}
+        if caller is not None and caller.may(Permission.LETTERS_READ):
+            letters = await _letters_of(DeadLetterService(dependencies.operations), found)
         decidable = {r["_id"] for r in found if r["status"] == "pending" and _may_decide(request, r)}
         return pages.show(
             request,
@@ -72,6 +74,7 @@ def create_approvals(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
             found=found,
             links=links,
             label=_label,
+            letters=letters,
             decidable=decidable,
             own=caller and caller.id,
         )
@@ -100,6 +103,18 @@ def create_approvals(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
             raise conflict(f"The request cannot be decided: {error}") from None
 
     return router
+
+
+async def _letters_of(service: DeadLetterService, asked: Sequence[Document]) -> dict[str, tuple[str, int | None]]:
+    """Return, by the ids of requests about letters, which ones in words, and how many now while that is undecided."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for request in asked:
+        if (stored := request["parameters"].get("filters")) is not None:
+            filters = Filters.from_document(stored)
+            count = service.count_decidable if request["action"] == DISCARD else service.count_replayable
+            number = await count(filters) if request["status"] == "pending" else None
+            found[request["_id"]] = filters.in_words(), number
+    return found
 
 
 def _label(document: Document) -> str:

@@ -7,8 +7,6 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 
-from operations.approvals.policy import DISCARD, REPLAY
-from operations.console.approvals import ask_for_approval
 from operations.console.bodies import MOST_SHOWN, view, view_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
@@ -41,13 +39,11 @@ from shared.topology import INBOXES
 
 PAGE = 50
 PREVIEWS_LISTED = 100
-RATE = 100.0
 
 CLOSELY_WATCHED = timedelta(minutes=10)
 """The time for which the page of an ended replay refreshes often: all retry levels take three minutes."""
 
 Short = Annotated[str, Query(max_length=300)]
-Rate = Annotated[float, Form(gt=0, le=10_000)]
 
 
 def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
@@ -57,7 +53,7 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
     router.include_router(create_groups(dependencies, pages))
     _add_group(router, dependencies, pages, service)
     _add_previews(router, pages, service, previews)
-    _add_group_actions(router, dependencies, service)
+    _add_group_actions(router, service)
     _add_list(router, dependencies, pages, service)
     _add_letter(router, pages, service, previews)
     _add_letter_actions(router, service)
@@ -98,46 +94,12 @@ def _add_group(router: APIRouter, dependencies: ConsoleDependencies, pages: Page
             cursor=cursor,
             letters_acts=offered(Filters(group=fingerprint)),
             statuses=GROUP_STATUSES,
-            rate=RATE,
-            approvals=dependencies.approval_policy,
         )
 
 
-def _add_group_actions(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
+def _add_group_actions(router: APIRouter, service: DeadLetterService) -> None:
     def back(fingerprint: str) -> Response:
         return redirect(path("dead-letters", "groups", fingerprint))
-
-    @router.post("/dead-letters/groups/{fingerprint}/replay")
-    @requires(Permission.LETTERS_DECIDE)
-    async def replay(
-        request: Request,
-        fingerprint: str,
-        why: Annotated[Why, Form()],
-        rate: Rate = RATE,
-        careful: Annotated[bool, Form()] = False,
-    ) -> Response:
-        """Replay all dead letters of the group, or ask for it."""
-        filters = Filters(group=fingerprint, status=("dead",))
-        if dependencies.approval_policy.needs(REPLAY):
-            parameters = {"filters": filters.as_document(), "rate": rate, "careful": careful}
-            return await ask_for_approval(
-                request, dependencies, action=REPLAY, subject=fingerprint, why=why, parameters=parameters
-            )
-        replay_id = await _start(service, filters, actor(request), why, rate, careful)
-        return redirect(path("dead-letters", "replays", replay_id))
-
-    @router.post("/dead-letters/groups/{fingerprint}/discard")
-    @requires(Permission.LETTERS_DECIDE)
-    async def discard(request: Request, fingerprint: str, why: Annotated[Why, Form()]) -> Response:
-        """Discard all dead letters of the group, or ask for it."""
-        filters = Filters(group=fingerprint, status=("dead",))
-        if dependencies.approval_policy.needs(DISCARD):
-            parameters = {"filters": filters.as_document()}
-            return await ask_for_approval(
-                request, dependencies, action=DISCARD, subject=fingerprint, why=why, parameters=parameters
-            )
-        await _discard(service, filters, actor(request), why)
-        return back(fingerprint)
 
     @router.post("/dead-letters/groups/{fingerprint}/status")
     @requires(Permission.LETTERS_DECIDE)
@@ -207,12 +169,8 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             "until": until.strip(),
             "sort": "" if sort is LetterOrder.NEWEST else str(sort),
             "replay": replay.strip(),
-            "outcome": outcome if replay else "",
+            "outcome": outcome,
         }
-        if outcome and outcome not in OUTCOMES:
-            raise invalid(("outcome", f"is {outcome!r}, must be one of {', '.join(OUTCOMES)}"))
-        if status and status not in STATUSES:
-            raise invalid(("status", f"is {status!r}, must be one of {', '.join(STATUSES)}"))
         filters = filters_of(asked, dependencies.clock())
         found, total = await asyncio.gather(
             attempt(_page(service, filters, cursor, sort), "MongoDB"),
@@ -274,7 +232,7 @@ def _add_letter_actions(router: APIRouter, service: DeadLetterService) -> None:
     async def replay(request: Request, letter_id: str, why: Annotated[Why, Form()]) -> Response:
         """Replay one letter unchanged."""
         operator = actor(request)
-        replay_id = await _start(service, Filters(ids=(letter_id,)), operator, why, RATE)
+        replay_id = await _start(service, Filters(ids=(letter_id,)), operator, why)
         return redirect(path("dead-letters", "replays", replay_id))
 
     @router.post("/dead-letters/letters/{letter_id}/discard")
@@ -365,7 +323,15 @@ def refresh_seconds(replay: Document, outcome: ReplayOutcome, now: datetime) -> 
 
 
 def filters_of(asked: dict[str, str], now: datetime) -> Filters:
-    """Return the filters of the search form; empty fields match everything. Raises the 422 problem for a wrong time."""
+    """Return the filters of the search form; empty fields match everything.
+
+    Raises the 422 problem for a wrong time, status or outcome, and for an outcome without its replay.
+    """
+    for name, allowed in (("outcome", OUTCOMES), ("status", STATUSES)):
+        if asked[name] and asked[name] not in allowed:
+            raise invalid((name, f"is {asked[name]!r}, must be one of {', '.join(allowed)}"))
+    if asked["outcome"] and not asked["replay"]:
+        raise invalid(("outcome", "is that of a replay: name the replay too"))
     period = read_period(asked["span"], asked["since"], asked["until"], now)
     return Filters(
         service=asked["service"] or None,
@@ -415,11 +381,9 @@ def _no_letter(letter_id: str) -> ProblemError:
     return not_found(f"Dead letter {letter_id}")
 
 
-async def _start(
-    service: DeadLetterService, filters: Filters, operator: str, why: str, rate: float, careful: bool = False
-) -> str:
+async def _start(service: DeadLetterService, filters: Filters, operator: str, why: str) -> str:
     try:
-        return await service.start_replay(filters, by=operator, why=why, rate=rate, careful=careful)
+        return await service.start_replay(filters, by=operator, why=why)
     except NotPossibleError as error:
         raise conflict(str(error)) from None
 

@@ -138,6 +138,7 @@ class LettersEditor:
         if await self._service.replay(token) is not None:
             return redirect(replays)
         try:
+            written = await self._completed(filters, written)
             patch = written.read()
         except InvalidPatchError as error:
             return await self.show(request, filters, written, Shown(str(error)), HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -175,11 +176,19 @@ class LettersEditor:
         return None
 
     async def _completed(self, filters: Filters, written: Written) -> Written:
-        """Return what was written, with the patch that an example makes. Raises InvalidPatchError."""
-        example = None if written.patch.strip() else await self._example(filters)
+        """Return what was written, with the patch that an example makes.
+
+        Raises InvalidPatchError, also if there are both a patch and a changed example: one would be dropped.
+        """
+        example = await self._example(filters)
         if example is None:
             return written
-        return replace(written, patch=patch_from_example(example[1], written.example), example="")
+        if not written.patch.strip():
+            return replace(written, patch=patch_from_example(example[1], written.example), example="")
+        now = written.example.replace("\r\n", "\n").strip()  # browsers end the lines of a text field with CR LF
+        if now and now != view(example[1]).text.strip():
+            raise InvalidPatchError("there is a patch, and the example is changed too: empty one of the two fields")
+        return replace(written, example="")
 
     async def _look(self, filters: Filters, written: Written, patch: Patch) -> Shown:
         """Return what the patch does, and what it does with the letter that was asked for."""
@@ -233,11 +242,12 @@ def create_letters_edit(dependencies: ConsoleDependencies, pages: Pages, filters
         confirmed: Annotated[str, Form(max_length=64)],
         token: Token,
         patch: PatchText = "",
+        example: PatchText = "",
         unlock: Unlock = "",
         rate: Rate = DEFAULT_RATE,
         careful: Annotated[bool, Form()] = False,
     ) -> Response:
-        written = Written(patch=patch, unlock=unlock, why=why, rate=rate, careful=careful)
+        written = Written(patch=patch, example=example, unlock=unlock, why=why, rate=rate, careful=careful)
         return await editor.send(request, read_selection(selection), written, confirmed=confirmed, token=token)
 
     return router

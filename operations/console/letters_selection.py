@@ -3,13 +3,12 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from operations.dead_letters.filters import Filters, discardable, replayable, restorable
+from operations.dead_letters.filters import Filters, discardable, replayable, restorable, until_now
 from operations.dead_letters.status import DEAD, DISCARDED, OPEN, PENDING, STATUSES
 from shared.access.permissions import Permission
 from shared.database import Document
@@ -104,7 +103,7 @@ def select(
             raise conflict("No letter is selected: tick some, or everything that matches")
         return Filters(ids=ids)
     found = filters_of(defaultdict(str, parameters), now)
-    found = replace(found, group=parameters.get("group") or None, until=found.until or now)
+    found = until_now(found, now)
     # Only who names a letter by its id has seen that its last replay is pending.
     if not set(statuses_shown(found)) & set(act.statuses) - {PENDING}:
         raise conflict(f"None of the letters that match can be {act.participle}")

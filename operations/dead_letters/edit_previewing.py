@@ -1,5 +1,6 @@
 """What a patch would make of a selection of letters, and what a replay of them would then do; it writes nothing."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ class EditPreviews:
         counts, named, changed = Counter[str](), list[Sample](), 0
         for start in range(0, len(ids), PAGE):
             for letter in await self._letters.without_big_bodies(ids[start : start + PAGE]):
+                await asyncio.sleep(0)  # thousands of bodies take seconds, in which others are served, too
                 outcome = edited(letter, patch)
                 if isinstance(outcome, LeftOut):
                     counts[outcome.reason] += 1

@@ -40,10 +40,11 @@ class ChangedIdentityError(InvalidBodyError):
     """The body would change what the message is about, and that is locked."""
 
 
-def check_body(letter: Document, body: bytes, unlocked: Container[str] = ()) -> None:
-    """Raise InvalidBodyError unless the body is valid JSON for the letter's type and keeps every identity.
+def check_body(letter: Document, body: bytes, unlocked: Container[str] = ()) -> dict[str, list[Any]]:
+    """Return the identities that a body changes: by their names in messages, the value before and after.
 
-    `letter` must be the whole letter. The identities that are `unlocked`, by their names in messages, may change.
+    `letter` must be the whole letter. Raises InvalidBodyError unless the body is valid JSON for the letter's type and
+    changes no identity but those that are `unlocked`.
     """
     type_ = type_of(letter)
     contract = BY_ROUTING_KEY.get(type_)
@@ -64,19 +65,15 @@ def check_body(letter: Document, body: bytes, unlocked: Container[str] = ()) -> 
         message = contract.model_validate_json(body)
     except ValidationError as error:
         raise InvalidBodyError([_explained(dict(problem)) for problem in error.errors(include_url=False)]) from None
-    changed = [
+    changed = {name: [old, new] for name, old, new in _changed_identities(letter, message)}
+    refused = [
         (name, f"is {new!r} and must stay {old!r}: an edit cannot change the subject of a message")
-        for name, old, new in _changed_identities(letter, message)
+        for name, (old, new) in changed.items()
         if name not in unlocked
     ]
-    if changed:
-        raise ChangedIdentityError(changed)
-
-
-def changed_identities(letter: Document, body: bytes) -> dict[str, list[Any]]:
-    """Return the identities that a valid body changes: by their names in messages, the value before and after."""
-    message = BY_ROUTING_KEY[type_of(letter)].model_validate_json(body)
-    return {name: [old, new] for name, old, new in _changed_identities(letter, message)}
+    if refused:
+        raise ChangedIdentityError(refused)
+    return changed
 
 
 def locked_identities(letter: Document) -> dict[str, Any]:

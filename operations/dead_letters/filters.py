@@ -1,6 +1,6 @@
 """Select letters by id, by their fields, by when they failed, or by the words in them. Pure."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -70,6 +70,13 @@ class Filters:
             elif value:
                 parts.append(f"{name.replace('_', ' ')} {', '.join(value) if isinstance(value, list) else value}")
         return "; ".join(parts) or "all"
+
+
+def until_now(filters: Filters, now: datetime) -> Filters:
+    """Return the selection without what fails from now on. Letters that are named by their ids stay selected."""
+    if filters.ids:
+        return filters
+    return replace(filters, until=now if filters.until is None else min(filters.until, now))
 
 
 def query(filters: Filters, statuses: tuple[str, ...] | None = None) -> Document:

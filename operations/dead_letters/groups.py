@@ -133,9 +133,13 @@ class GroupRecords:
             UpdateOne({"_id": key}, {"$setOnInsert": _new_group(failure, now)}, upsert=True)
             for key, failure in groups.items()
         ]
-        resolved = {"_id": {"$in": list(groups)}, "status": {"$in": stored_group_statuses(RESOLVED)}}
-        writes.append(UpdateMany(resolved, {"$set": {"status": NEW, "statusAt": now, "reopenedAt": now}}))
+        writes.append(_reopening(list(groups), now))
         await self._groups.bulk_write(writes, ordered=False)
+
+    async def reopen(self, letters: Document, now: datetime) -> None:
+        """Make the groups of the letters of a query new again where they are resolved."""
+        groups = await self._letters.distinct("fingerprint", letters)
+        await self._groups.bulk_write([_reopening(groups, now)])
 
     async def list(
         self,
@@ -297,6 +301,11 @@ class _TimeBins(NamedTuple):
             if 0 <= found["b"] < self.bins:
                 counts[int(found["b"])] += found["n"]
         return [HistogramBin(self.since + number * self.width, count) for number, count in enumerate(counts)]
+
+
+def _reopening(groups: Sequence[str], now: datetime) -> UpdateMany:
+    resolved = {"_id": {"$in": groups}, "status": {"$in": stored_group_statuses(RESOLVED)}}
+    return UpdateMany(resolved, {"$set": {"status": NEW, "statusAt": now, "reopenedAt": now}})
 
 
 def _new_group(failure: Failure, now: datetime) -> Document:

@@ -118,6 +118,8 @@ class Replayer:
             if goes_in_steps(replay):
                 wait = page.is_empty or is_end_of_step(replay["published"], replay["rate"])
                 replay = await self._check_step(replay, token, on_progress, wait=wait)
+                if wait and replay["status"] in GOING_ON:
+                    page = await self._next(replay)  # its letters may have changed in that time
                 # What waiting took is not made up for by going faster.
                 started = max(started, time.monotonic() - sent / replay["rate"])
             if page.is_empty or replay["status"] not in GOING_ON:

@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from operations.actions import STARTED, record_action
-from operations.dead_letters.editing import MOST_EDITS, changed_identities, check_body
-from operations.dead_letters.filters import Filters
+from operations.dead_letters.editing import MOST_EDITS, check_body
+from operations.dead_letters.filters import Filters, restorable
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.groups import MOST_NOTES, Group, GroupOrder, GroupPage, GroupRecords
 from operations.dead_letters.letter import why_not_replayable
@@ -238,8 +238,7 @@ class DeadLetterService:
             raise NotPossibleError(f"{letter_id} cannot be replayed: {reason}")
         if len(letter["edits"]) >= MOST_EDITS:
             raise NotPossibleError(f"{letter_id} has already been edited {MOST_EDITS} times, the maximum")
-        check_body(letter, body, unlocked)
-        edit = Edit(body, changed_identities(letter, body))
+        edit = Edit(body, check_body(letter, body, unlocked))
         replay = await self._replays.start(Filters(ids=(letter_id,)), by=by, why=why, rate=DEFAULT_RATE, edit=edit)
         moved = "".join(f", {name} {old} → {new}" for name, (old, new) in edit.identities.items())
         await self._log(by, why, "dead-letters.edit", letter_id, f"replayed with {len(body)} bytes{moved}")
@@ -293,9 +292,16 @@ class DeadLetterService:
     async def restore(self, filters: Filters, *, by: str, why: str) -> int:
         """Take discarded letters back, so that they wait for a decision again; return how many.
 
-        Raises ValueError without a reason. Interrupted, it has done it for some letters, like `discard`.
+        Their groups are new again if they were resolved. Raises ValueError without a reason. Interrupted, it has done
+        it for some letters, like `discard`.
         """
-        return await self._decide("restore", "restored", self._letters.restore, filters, by, why)
+
+        async def take_back(selected: Filters, restored: Document) -> int:
+            # The groups first: once a letter is taken back, an interrupted act would not find its group any more.
+            await self._groups.reopen(restorable(selected), restored["at"])
+            return await self._letters.restore(selected, restored)
+
+        return await self._decide("restore", "restored", take_back, filters, by, why)
 
     async def _decide(
         self,

@@ -225,10 +225,9 @@ async def one_is_edited_and_its_order_confirms(shop: Shop, page: Page, corrupted
 async def one_is_discarded(page: Page) -> None:
     await page.goto("/dead-letters")
     await page.locator(".group-link", has_text="which does not exist").click()
-    await page.get_by_text("Discard all dead letters…").click()
-    section = page.locator("section[aria-labelledby=discard]")
-    await section.get_by_label("Reason").fill("no such order was placed")
-    await section.get_by_role("button").click()
+    await page.get_by_role("link", name="Discard all…").click()
+    await page.get_by_label("Reason").fill("no such order was placed")
+    await page.get_by_role("button", name="Discard 1 dead letter").click()
     await expect(page.locator("td .tag-discarded")).to_have_count(1)
 
 
@@ -248,9 +247,10 @@ async def a_fault_is_fixed_and_all_is_replayed_with_one_click(shop: Shop, page: 
 
     await group.click()
     await expect(page.get_by_label("Traceback")).to_be_visible()
-    await page.get_by_label("What was fixed").fill("the orders are back from the other backup")
+    await page.get_by_role("link", name="Replay all…").click()
+    await page.get_by_label("Reason").fill("the orders are back from the other backup")
     order_service = await shop.process("order")
-    await page.get_by_role("button", name="Replay all dead letters").click()
+    await page.get_by_role("button", name=f"Replay {HIT} dead letters").click()
     await expect(page.get_by_text("published")).to_be_visible()
     order_service.kill()
     await expect(page.get_by_text(f"{HIT} of {HIT} published")).to_be_visible()

@@ -183,8 +183,9 @@ async def open_section(tutorial: Tutorial, page: Page, name: str) -> None:
 async def replay_what_only_needs_a_replay(tutorial: Tutorial, page: Page) -> None:
     await open_section(tutorial, page, "Dead letters")
     await page.locator(".group-link", has_text="payment.processed for order").click()
-    await page.get_by_label("What was fixed").fill("the orders are back")
-    await tutorial.click(page.get_by_role("button", name="Replay all"), "Replay all dead letters")
+    await tutorial.click(page.get_by_role("link", name="Replay all…"), "Replay all…")
+    await page.get_by_label("Reason").fill("the orders are back")
+    await tutorial.click(page.get_by_role("button", name="Replay 12 dead letters"), "Replay 12 dead letters")
     await expect(page.get_by_text("Every message was handled.")).to_be_visible()
 
 

@@ -36,6 +36,7 @@ from tests.support.consoles import (
     BY_ADMIN,
     NO_SERVICES,
     a_letter,
+    act_on_group,
     an_app,
     console_dependencies,
     hidden,
@@ -767,7 +768,8 @@ async def test_from_the_overview_to_the_cause_and_the_replay_in_two_clicks(
     group = await text_of(pages, address)
     assert "Traceback (most recent call last)" in group
     assert "Poison: Unknown product p" in group
-    answer = await pages.post(f"{address}/replay", data=REASON | {"rate": "50"})
+    assert "/dead-letters/many/replay?matching=1&amp;status=dead&amp;group=" in group
+    answer = await act_on_group(pages, "replay", address.rpartition("/")[2], **REASON, rate="50")
     assert answer.status_code == 303
     text = await text_of(pages, answer.headers["location"])
     assert "0 of 12" in text
@@ -867,9 +869,11 @@ async def test_a_group_is_replayed_carefully_unless_that_is_unchecked(
     await record_letters(dependencies, *(a_letter(f"d{n}") for n in range(3)))
     letters = DeadLetterService(dependencies.operations)
     (group,) = await letters.groups()
-    address = f"/dead-letters/groups/{group.fingerprint}"
-    assert '<input name="careful" type="checkbox" value="true" checked>' in await text_of(pages, address)
-    started = (await pages.post(f"{address}/replay", data=REASON | {"careful": "true"})).headers["location"]
+    selected = f"matching=1&status=dead&group={group.fingerprint}"
+    asked = await text_of(pages, f"/dead-letters/many/replay?{selected}")
+    assert '<input name="careful" type="checkbox" value="true" checked>' in asked
+    answer = await act_on_group(pages, "replay", group.fingerprint, **REASON, careful="true")
+    started = answer.headers["location"]
     text = await text_of(pages, started)
     assert "0 of 3</span>\n published, carefully" in text
     assert "Stop the replay" in text
@@ -882,7 +886,7 @@ async def test_a_group_is_replayed_carefully_unless_that_is_unchecked(
     text = await text_of(pages, started)
     assert "l1 failed again: KeyError: no &lt;card&gt;" in text
     assert "Stop the replay" not in text
-    at_once = (await pages.post(f"{address}/replay", data=REASON)).headers["location"]
+    at_once = (await act_on_group(pages, "replay", group.fingerprint, **REASON)).headers["location"]
     assert "carefully" not in await text_of(pages, at_once)
 
 
@@ -1095,15 +1099,16 @@ async def test_letters_are_discarded_for_a_reason_and_kept(
     letters = DeadLetterService(dependencies.operations)
     ids = {letter["orderId"]: letter for letter in (await letters.page(Filters())).items}
     assert (await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/discard", data=REASON)).status_code == 303
-    group = f"/dead-letters/groups/{ids['d2']['fingerprint']}"
-    assert (await pages.post(f"{group}/discard", data=REASON)).status_code == 303
+    group = ids["d2"]["fingerprint"]
+    discarded = await act_on_group(pages, "discard", group, **REASON)
+    assert discarded.headers["location"] == f"/dead-letters/groups/{group}"
     assert await letters.counts() == {"dead": 0, "replaying": 0, "pending": 0, "handled": 0, "discarded": 3}
     text = await text_of(pages, f"/dead-letters/letters/{ids['d1']['_id']}")
     assert f"Discarded by {BY_ADMIN}" in text
     assert "Replay</button>" not in text
     refused = await pages.post(f"/dead-letters/letters/{ids['d1']['_id']}/replay", data=REASON)
     assert refused.status_code == 409
-    assert (await pages.post(f"{group}/replay", data=REASON)).status_code == 409
+    assert (await act_on_group(pages, "replay", group, **REASON)).status_code == 409
 
 
 async def test_a_foreign_letter_is_marked_and_left_out_of_the_replay_of_its_group(
@@ -1121,8 +1126,7 @@ async def test_a_foreign_letter_is_marked_and_left_out_of_the_replay_of_its_grou
     group = f"/dead-letters/groups/{foreign['fingerprint']}"
     left_out = "1 foreign letter, whose sender has no right to send such a message, is left out"
     assert left_out in await text_of(pages, group)
-    form = REASON | {"rate": "100"}
-    answer = await pages.post(f"{group}/replay", data=form)
+    answer = await act_on_group(pages, "replay", foreign["fingerprint"], **REASON)
     assert answer.status_code == 303
     (started,) = await service.replays()
     assert started["total"] == 1

@@ -386,6 +386,12 @@ async def test_eighty_bodies_with_one_mistake_take_three_clicks_and_two_texts(
         await click("button", "Preview")
         await expect(page.get_by_role("heading", name="80 letters changed, 2 left as they are")).to_be_visible()
         await expect(page.locator("ins").first).to_have_text('"late"')
+        (right,) = (await letters.page(Filters(order_id="o81"))).items
+        another = page.get_by_label("Another letter")
+        await another.fill(right["_id"])
+        await another.press("Enter")
+        await expect(page.get_by_text("Left as it is: the test of /reason failed")).to_be_visible()
+        assert await letters.replays() == [], "Enter in a field sends nothing"
         await write("Reason", "the shop sent a number")
         await click("button", "Edit and replay 80 letters")
         await page.wait_for_url("**/dead-letters/replays/*")

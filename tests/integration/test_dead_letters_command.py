@@ -194,7 +194,8 @@ async def test_what_is_recorded_is_shown_without_the_broker_and_nothing_is_sent(
 
 async def test_it_replays_after_asking(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"), dead(message_id="m3", type_="order.created"))
-    assert "Replay 2 dead letters?" in await world.run("replay", "--type", "payment.refund", given="n\n", status=1)
+    asked = await world.run("replay", "--type", "payment.refund", given="n\n", status=1)
+    assert "Replay 2 dead letters (0 orders of 0 customers, 1 order that cannot be found)?" in asked
     await world.harness.take_from(INBOX, 0)
     done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes", "--at-once")
     assert (done["published"], done["total"], done["status"], done["by"]) == (2, 2, "done", "ann")
@@ -217,7 +218,7 @@ async def test_foreign_letters_are_named_and_left_out_unless_their_ids_are_given
     assert why in (await world.run("show", foreign))
     asked = await world.run("replay", "--all", given="n\n", status=1)
     assert f"{foreign} is foreign, left out (replay it by its id): {why}" in asked
-    assert "Replay 1 dead letter?" in asked
+    assert "Replay 1 dead letter (" in asked
     assert (await world.document("replay", "--all", "--yes"))["total"] == 1
     refused = await world.run("replay", "--all", "--yes", status=1)
     assert "no matching dead letter to replay" in refused
@@ -595,6 +596,9 @@ async def test_more_than_named_letters_may_need_a_second_person(world: World) ->
         assert f"nothing is done yet: dead-letters.{action} needs a second person" in said.replace("\n", " ")
     asked = {record["action"]: record for record in await records.newest(10)}
     assert asked["dead-letters.discard"]["parameters"]["filters"]["type"] == "payment.refund"
+    for record in asked.values():
+        until = record["parameters"]["filters"]["until"]
+        assert until <= record["at"], "what fails after the question is not what was confirmed"
     assert {(record["by"]["subject"], record["status"], record["why"]) for record in asked.values()} == {
         ("ann", "pending", "because")
     }

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from operations.dead_letters.patching import Patch, read_patch
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replays import NotPossibleError
 from shared.clock import utc_now
-from shared.contracts import DeadLetterHandled
+from shared.contracts import DeadLetterHandled, RefundPayment
 from tests.integration.test_dead_letters import (
     INBOX,
     DeadLetterHarness,
@@ -82,6 +83,24 @@ async def test_a_careful_edit_goes_past_what_it_leaves_as_it_is(dead_letters: De
     assert (await dead_letters.service.outcome(done["_id"])).in_brief() == "12 handled"
 
 
+async def test_a_careful_edit_judges_letters_as_they_are_after_it_has_waited(dead_letters: DeadLetterHarness) -> None:
+    await dead_letters.send_dead(dead(WRONG), dead(RIGHT, message_id="m2"))
+    letters = {letter["messageId"]: letter["_id"] for letter in await dead_letters.record_waiting()}
+    a_second_earlier = [{"$set": {"lastFailedAt": {"$subtract": ["$lastFailedAt", 1000]}}}]
+    await dead_letters.database["dead_letters"].update_one({"_id": letters["m1"]}, a_second_earlier)
+
+    async def another_is_edited_meanwhile(messages: Sequence[RefundPayment]) -> Sequence[Any]:
+        edit = {"$push": {"edits": {"body": WRONG}}, "$inc": {"changes": 1}}
+        await dead_letters.database["dead_letters"].update_one({"_id": letters["m2"], "edits": []}, edit)
+        return ()
+
+    async def start(_: object, **how: Any) -> str:
+        return await dead_letters.service.start_edit(Filters(), FIX, **how)
+
+    done = await dead_letters.replay_carefully(another_is_edited_meanwhile, start)
+    assert (done["status"], done["published"], done["left"]) == ("done", 2, [])
+
+
 async def test_a_letter_that_changes_meanwhile_is_patched_as_it_is_then(
     dead_letters: DeadLetterHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,10 +161,14 @@ async def test_a_discarded_letter_is_taken_back_as_what_it_then_is(dead_letters:
     assert await service.discard(Filters(ids=(dead_one, handled_one, waiting_one)), by="ann", why="a mistake") == 3
     own = (await dead_letters.stored(handled_one))["replays"][0]["messageId"]
     await dead_letters.records.record_handled([DeadLetterHandled(letter_id=handled_one, message_id=own)], utc_now())
+    (group,) = await service.groups()
+    await service.set_group_status(group.fingerprint, "resolved", by="ann")
     with pytest.raises(ValueError, match="reason"):
         await service.restore(Filters(), by="bob", why="")
     assert await service.restore(Filters(type="order.created"), by="bob", why="not these") == 0
+    assert [found.status for found in await service.groups()] == ["resolved"]
     assert await service.restore(Filters(), by="bob", why="they were right") == 3
+    assert [found.status for found in await service.groups()] == ["new"], "it has letters to decide on again"
     assert await service.restore(Filters(), by="bob", why="again") == 0, "each is taken back once"
     letters = {letter["_id"]: letter for letter in await dead_letters.all()}
     assert [letters[each]["status"] for each in (dead_one, handled_one, waiting_one)] == ["dead", "handled", "pending"]

@@ -1,5 +1,6 @@
 """The console's acts on many dead letters at once: what they concern, what they do, and who may do them."""
 
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -152,7 +153,12 @@ async def test_eighty_bodies_with_one_mistake_are_one_edit(
     assert "82 letters changed" in changed.text
     assert await service.replays() == []
 
-    answers = [await pages.post("/dead-letters/many/edit", data=confirmed) for _ in range(2)]
+    for address in ("/dead-letters/many/edit/preview", "/dead-letters/many/edit"):
+        both = await pages.post(address, data=confirmed | {"example": '{"reason": "later"}'})
+        assert (both.status_code, "the example is changed too" in both.text) == (422, True), address
+        assert "later" in both.text, "what was written is still there"
+    same = {"example": '{\r\n  "reason": 7\r\n}\r\n'}
+    answers = [await pages.post("/dead-letters/many/edit", data=confirmed | same) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [303, 303]
     assert answers[0].headers["location"] == answers[1].headers["location"]
     (replay,) = await service.replays()
@@ -214,9 +220,15 @@ async def test_what_a_form_does_not_show_is_not_done(
         none = await pages.get("/dead-letters/many/discard", params={"matching": "1", "status": status})
         assert none.status_code == 409, status
     assert (await pages.get("/dead-letters/many/restore", params={"matching": "1"})).status_code == 409
+    for wrong in ({"outcome": "failed"}, {"outcome": "gone", "replay": "r1"}, {"status": "gone"}, {"since": "x"}):
+        for address in ("list", "many/replay", "many/edit"):
+            asked = await pages.get(f"/dead-letters/{address}", params={"matching": "1"} | wrong)
+            assert asked.status_code == 422, (address, wrong)
     hostile = {"selection": '{"ids": [], "service": {"$gt": ""}}', "confirmed": "", "token": "0" * 16}
     for act in ("replay", "discard", "restore", "edit"):
-        assert (await pages.post(f"/dead-letters/many/{act}", data=WHY | hostile)).status_code == 422
+        for selection in (hostile["selection"], '{"status": ["gone"]}', '{"outcome": "failed"}'):
+            sent = await pages.post(f"/dead-letters/many/{act}", data=WHY | hostile | {"selection": selection})
+            assert sent.status_code == 422, (act, selection)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +257,11 @@ async def test_more_than_ticked_letters_may_need_a_second_person(open_dependenci
         pages_of(dependencies) as pages,
     ):
         ids = await letters_of(dependencies, 7, 7, 7)
-        given: dict[str, dict[str, str]] = {"replay": {}, "discard": {}, "edit": {"patch": FIX}}
+        given: dict[str, dict[str, str]] = {
+            "replay": {},
+            "discard": {},
+            "edit": {"patch": FIX, "unlock": "refundId"},
+        }
         for act, more in given.items():
             form = (await pages.get(f"/dead-letters/many/{act}", params={"matching": "1"})).text
             assert "This needs a second person" in form
@@ -258,6 +274,8 @@ async def test_more_than_ticked_letters_may_need_a_second_person(open_dependenci
         asked = {record["action"]: record["_id"] for record in await records.newest(10)}
         shown = await pages.get("/approvals")
         assert "&#34;path&#34;:&#34;/reason&#34;" in shown.text, "who approves sees the patch"
+        assert "refundId unlocked" in shown.text
+        assert len(re.findall(r"Letters: until 2\d{3}-[^<·]+ · 3 now<", shown.text)) == 3
         assert "/reason" not in (await pages.get("/approvals", headers=bearer(KEYS[Role.OPERATOR]))).text
         await records.decide(asked["dead-letters.edit"], Person("b", "boris", frozenset({Role.ADMIN})), approve=True)
         await Executor(dependencies).work()

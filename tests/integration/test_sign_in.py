@@ -370,9 +370,10 @@ class _Targets(HTMLParser):
 
 @pytest.mark.parametrize("role", sorted(STAFF))
 async def test_a_page_offers_a_role_only_what_it_may_do(
-    dependencies: ConsoleDependencies, visitor: httpx.AsyncClient, role: Role
+    dependencies: ConsoleDependencies, visitor: httpx.AsyncClient, clock: Clock, role: Role
 ) -> None:
     await fill(dependencies)
+    clock.now += timedelta(minutes=1)  # letters that fail from now on are not selected
     app = an_app(dependencies)
     await sign_in(dependencies, visitor, Person("p", "p", frozenset({role})))
     routes = {(route.method, route.path): route for route in guarded_routes(app)}
@@ -399,7 +400,7 @@ async def test_a_page_offers_a_role_only_what_it_may_do(
             offered.add((method, template))
             if method == "GET" and address not in seen and address not in waiting and len(seen) < 200:
                 waiting.append(address)
-    decides = {("POST", "/orders/{order_id}/do/cancel"), ("POST", "/dead-letters/groups/{fingerprint}/replay")}
+    decides = {("POST", "/orders/{order_id}/do/cancel"), ("POST", "/dead-letters/many/replay")}
     assert (decides <= offered) == (role in (Role.OPERATOR, Role.ADMIN)), offered
     assert ("POST", "/dead-letters/letters/{letter_id}/edit/preview") in offered or role is not Role.ADMIN
     assert ("POST", "/orders/{order_id}/do/refund") in offered or role not in (Role.OPERATOR, Role.ADMIN)

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -122,6 +123,15 @@ def hidden(page: str) -> dict[str, str]:
     """The hidden fields of the forms on a page."""
     found = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
     return {name: html.unescape(value) for name, value in found}
+
+
+async def act_on_group(pages: httpx.AsyncClient, act: str, group: str, **data: str) -> httpx.Response:
+    """Confirm an act on all dead letters of a group, with what else the form has; return the answer."""
+    address = f"/dead-letters/many/{act}"
+    asked = await pages.get(address, params={"matching": "1", "status": "dead", "group": group})
+    if asked.status_code != HTTPStatus.OK:
+        return asked
+    return await pages.post(address, data=hidden(asked.text) | data)
 
 
 def a_letter(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from operations.dead_letters.careful import end_of_step, is_end_of_step
 from operations.dead_letters.editing import InvalidBodyError, check_body
-from operations.dead_letters.filters import Filters, query
+from operations.dead_letters.filters import Filters, query, until_now
 from operations.dead_letters.fingerprint import fingerprint
 from operations.dead_letters.letter import (
     MOST_WORDS,
@@ -225,6 +225,14 @@ def test_filters_are_stored_and_read() -> None:
     assert Filters.from_document(filters.as_document()) == filters
     assert filters.in_words() == "ids a, b; status dead; since 2026-01-31 12:00:00+00:00; text x"
     assert Filters().in_words() == "all"
+
+
+def test_what_fails_later_is_not_part_of_a_selection() -> None:
+    hour = timedelta(hours=1)
+    assert until_now(Filters(group="g"), NOW) == Filters(group="g", until=NOW)
+    assert until_now(Filters(until=NOW - hour), NOW).until == NOW - hour
+    assert until_now(Filters(until=NOW + hour), NOW).until == NOW
+    assert until_now(Filters(ids=("a",)), NOW) == Filters(ids=("a",))
 
 
 @pytest.mark.parametrize(

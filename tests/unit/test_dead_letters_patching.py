@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonpointer import JsonPointer
 
 from operations.dead_letters.difference import differences, is_same
 from operations.dead_letters.editing import locked_identities, with_identities
@@ -52,6 +53,12 @@ def replace(path: str, value: object) -> dict[str, Any]:
     return {"op": "replace", "path": path, "value": value}
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
 REASON = replace("/reason", "late")
 
 
@@ -79,6 +86,10 @@ def reason_of(outcome: Edit | LeftOut) -> str:
         ('[{"op": "remove", "path": "a"}]', "'path' is not a JSON pointer"),
         ('[{"op": "remove", "path": 1}]', "'path' is not a JSON pointer"),
         ('[{"op": "test", "path": "/a", "value": 1}]', "changes nothing"),
+        ('[{"op": "test", "path": "/a"}]', r"operation 1 \(test\) needs 'value'"),
+        ('[{"op": "test", "path": "/a", "absent": false}]', "it must be true"),
+        ('[{"op": "test", "path": "/a", "absent": true, "value": 1}]', "only a test without a value"),
+        ('[{"op": "add", "path": "/a", "absent": true, "value": 1}]', "only a test without a value"),
         ("[" + " " * 70_000 + "]", "too long"),
     ],
 )
@@ -164,16 +175,58 @@ def test_an_example_makes_a_patch_for_the_same_mistake_only() -> None:
     patch = read_patch(patch_from_example(b'{"orderId": "A", "reason": 7}', '{"orderId": "A", "reason": "late"}'))
     assert body_of(edited(a_letter({"orderId": "A", "reason": 7}), patch))["reason"] == "late"
     assert reason_of(edited(a_letter({"orderId": "A", "reason": 8}), patch)) == "the test of /reason failed"
+    added = read_patch(patch_from_example(b'{"orderId": "A"}', '{"orderId": "A", "ownerId": "x"}'))
+    assert body_of(edited(a_letter({"orderId": "A"}), added))["ownerId"] == "x"
+    assert reason_of(edited(a_letter({"orderId": "A", "ownerId": "y"}), added)) == "the test of /ownerId failed"
+    for value in (2**70, "\ud800"):
+        with pytest.raises(InvalidPatchError, match="has a value that a patch cannot have"):
+            patch_from_example(b"{}", json.dumps({"reason": value}))
     for wrong, why in (("{", "not JSON"), ('{"orderId":"A","reason":7}', "not changed")):
         with pytest.raises(InvalidPatchError, match=why):
             patch_from_example(b'{"orderId": "A", "reason": 7}', wrong)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
+NAMES = st.sampled_from(["a", "b", "-", "0", "a/b"])
+NESTED = st.recursive(
+    st.sampled_from([None, True, False, 0, 1, 1.0, "", "a"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
 )
+BODIES = st.dictionaries(NAMES, NESTED, max_size=3)
+
+
+def value_at(body: Any, pointer: str) -> Any:
+    """The value at a place in a body, as JSON; None if there is none."""
+    for part in JsonPointer(pointer).parts:
+        if isinstance(body, list) and part.isdecimal() and int(part) < len(body):
+            body = body[int(part)]
+        elif isinstance(body, dict) and part in body:
+            body = body[part]
+        else:
+            return None
+    return json.dumps(body, sort_keys=True)
+
+
+@given(BODIES, BODIES, st.one_of(BODIES, st.none()))
+def test_a_patch_of_an_example_changes_a_body_only_if_it_has_the_same_mistake(
+    before: dict[str, Any], after: dict[str, Any], other: dict[str, Any] | None
+) -> None:
+    old, new = ({"orderId": "A", "x": each} for each in (before, after))
+    try:
+        patch = read_patch(patch_from_example(json.dumps(old).encode(), json.dumps(new)))
+    except InvalidPatchError:
+        return
+    assert is_same(body_of(edited(a_letter(old), patch)), new), "it makes what was written"
+    third = {"orderId": "A", "x": old["x"] if other is None else other} | {"note": "of another letter"}
+    outcome = edited(a_letter(third), patch)
+    touched = [change.path for change in differences(json.dumps(old).encode(), json.dumps(new).encode())]
+    has_the_mistake = all(value_at(third, path) == value_at(old, path) for path in touched)
+    if isinstance(outcome, Edit):
+        assert has_the_mistake
+        assert all(value_at(json.loads(outcome.body), path) == value_at(new, path) for path in touched)
+    assert other is not None or isinstance(outcome, Edit), "what else is in a body does not matter"
+
+
 POINTERS = st.sampled_from(["/reason", "/a", "/a/0", "/a/-", "/a/b", "/reason/x", "/note", "/a~1b", "/a/99"])
 OPERATIONS = st.one_of(
     st.builds(

@@ -22,7 +22,7 @@ from operations.commands.dead_letters.options import (
     require_selection,
     require_yes_with_json,
 )
-from operations.commands.dead_letters.session import confirm, resolve_ids, run
+from operations.commands.dead_letters.session import confirm, freeze, run
 from operations.commands.operator import current_operator
 from operations.commands.reason import checked_reason
 from operations.commands.terminal import print_json
@@ -54,7 +54,7 @@ def discard_letters(
     _check_options(filters, all_letters, why, yes, as_json_document)
 
     async def archive(connection: DeadLetterConnection) -> None:
-        selection = await resolve_ids(connection, filters)
+        selection = await freeze(connection, filters)
         await confirm(connection, discardable(selection), "Discard", yes)
         reason = checked_reason(why if why is not None else typer.prompt("Reason", err=True))
         if not selection.ids and (await policy_of_stack(connection.database)).needs(DISCARD):
@@ -91,7 +91,7 @@ def restore_letters(
     _check_options(filters, all_letters, why, yes, as_json_document)
 
     async def take_back(connection: DeadLetterConnection) -> None:
-        selection = await resolve_ids(connection, filters)
+        selection = await freeze(connection, filters)
         await confirm(connection, restorable(selection), "Restore", yes)
         reason = checked_reason(why if why is not None else typer.prompt("Reason", err=True))
         number = await connection.service.restore(selection, by=current_operator(), why=reason)

@@ -44,7 +44,7 @@ from operations.commands.operator import current_operator
 from operations.commands.terminal import open_console, print_json
 from operations.dead_letters.connection import DeadLetterConnection
 from operations.dead_letters.difference import differences
-from operations.dead_letters.editing import changed_identities, check_body
+from operations.dead_letters.editing import check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.patching import LOCKABLE
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError
@@ -138,7 +138,7 @@ async def _edit_one(
     new_body = read_body(body) if body is not None else await _edit_body(connection, letter_id)
     letter = await connection.service.letter(letter_id)
     assert letter is not None  # noqa: S101 - letters are never deleted
-    check_body(letter, new_body, unlocked)
+    identities = check_body(letter, new_body, unlocked)
     changes = differences(letter["current"], new_body, masked=True)
     if options.dry_run and options.as_json_document:
         print_json({"id": letter_id, "changes": [change.as_json() for change in changes]})
@@ -149,7 +149,7 @@ async def _edit_one(
     if not options.yes:
         if not typer.confirm("Replay the letter with this body?", err=True):
             raise typer.Exit(1)
-        for name, (old, new) in changed_identities(letter, new_body).items():
+        for name, (old, new) in identities.items():
             question = f"{name} would no longer be {printable(str(old))}. Type the new {name}"
             if typer.prompt(question, err=True) != str(new):
                 raise NotPossibleError(f"the new {name} is not confirmed, so nothing is sent")

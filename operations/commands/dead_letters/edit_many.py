@@ -13,7 +13,7 @@ from operations.approvals.policy import EDIT, REPLAY
 from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.dead_letters.display import short, show_changes, show_effects, wide
 from operations.commands.dead_letters.replay import conclude, run_replay
-from operations.commands.dead_letters.session import concerning, resolve_ids
+from operations.commands.dead_letters.session import concerning, freeze
 from operations.commands.operator import current_operator
 from operations.commands.reason import checked_reason
 from operations.commands.terminal import counted, open_console, print_json
@@ -58,7 +58,7 @@ async def edit_many(connection: DeadLetterConnection, filters: Filters, patch: P
 
     Raises NotPossibleError if it changes none of them.
     """
-    selection = await resolve_ids(connection, filters)
+    selection = await freeze(connection, filters)
     replays = ReplayPreviews(connection.database.client, connection.stack.database_prefix)
     previews = EditPreviews(connection.database, replays)
     found = await previews.of_selection(selection, patch, samples=options.samples, masked=True)

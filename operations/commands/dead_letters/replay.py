@@ -31,7 +31,7 @@ from operations.commands.dead_letters.options import (
     require_selection,
     require_yes_with_json,
 )
-from operations.commands.dead_letters.session import confirm_replay, resolve_ids, run
+from operations.commands.dead_letters.session import confirm_replay, freeze, run
 from operations.commands.operator import current_operator
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.dead_letters.careful import why_stopped
@@ -87,7 +87,7 @@ def replay_letters(
 
     async def send(connection: DeadLetterConnection) -> None:
         await _continue_interrupted(connection, yes)
-        selection = await resolve_ids(connection, filters)
+        selection = await freeze(connection, filters)
         await confirm_replay(connection, selection, yes)
         if not selection.ids and (await policy_of_stack(connection.database)).needs(REPLAY):
             parameters = {"filters": selection.as_document(), "rate": rate, "careful": careful}

@@ -13,13 +13,14 @@ from operations.commands.target import chosen_stack
 from operations.commands.terminal import counted, print_error
 from operations.dead_letters.connection import DeadLetterConnection, connect
 from operations.dead_letters.editing import InvalidBodyError
-from operations.dead_letters.filters import Filters
+from operations.dead_letters.filters import Filters, replayable, until_now
 from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.replays import NotPossibleError
 from operations.errors import UnreachableError
 from operations.order_actions.of_letters import Concerned, concerned
 from shared.access.permissions import Permission
+from shared.clock import utc_now
 from shared.database import Document
 
 T = TypeVar("T")
@@ -59,6 +60,14 @@ async def resolve_ids(connection: DeadLetterConnection, filters: Filters) -> Fil
     return replace(filters, ids=tuple([await connection.service.resolve(prefix) for prefix in filters.ids]))
 
 
+async def freeze(connection: DeadLetterConnection, filters: Filters) -> Filters:
+    """Return what an act is about: ids are completed, and what fails from now on does not match: nobody has seen it.
+
+    Raises NotPossibleError for unknown ids.
+    """
+    return until_now(await resolve_ids(connection, filters), utc_now())
+
+
 async def require_unmasked(connection: DeadLetterConnection, purpose: str) -> None:
     """Check that the caller may see tokens and personal fields, for which `purpose` shows them.
 
@@ -84,7 +93,11 @@ async def confirm(connection: DeadLetterConnection, letters: Document, action: s
     Raises NotPossibleError if there is none.
     """
     found = await concerned(connection.database.client, connection.stack.database_prefix, letters)
-    _ask(action, found.letters, yes, _about(found))
+    if not found.letters:
+        raise NotPossibleError(f"there is no matching dead letter to {action.lower()}")
+    question = f"{action} {counted(found.letters, 'dead letters')} ({_about(found)})?"
+    if not yes and not typer.confirm(question, err=True):
+        raise typer.Exit(1)
 
 
 async def concerning(connection: DeadLetterConnection, letters: Document) -> str:
@@ -109,12 +122,4 @@ async def confirm_replay(connection: DeadLetterConnection, filters: Filters, yes
     for letter in await connection.service.foreign(filters):
         what = "foreign" if filters.ids else "foreign, left out (replay it by its id)"
         print_error(f"{letter['_id']} is {what}: {why_foreign(letter)}")
-    _ask("Replay", await connection.service.count_replayable(filters), yes)
-
-
-def _ask(action: str, number: int, yes: bool, about: str = "") -> None:
-    if not number:
-        raise NotPossibleError(f"there is no matching dead letter to {action.lower()}")
-    letters = counted(number, "dead letters") + (f" ({about})" if about else "")
-    if not yes and not typer.confirm(f"{action} {letters}?", err=True):
-        raise typer.Exit(1)
+    await confirm(connection, replayable(filters), "Replay", yes)
