@@ -10,6 +10,7 @@ import pytest
 from shared import topology
 from shared.bus import Bus, Envelope, Handlers
 from shared.bus.consumer import Consumer
+from shared.bus.metrics import BREAKER_OPEN
 from shared.bus.publisher import Publisher, envelope
 from shared.contracts import (
     BY_ROUTING_KEY,
@@ -158,6 +159,8 @@ async def test_a_breaker_opens_tests_single_messages_and_closes(harness: Harness
     consumer = await running.consumer(handler, batch_limit=10, breaker_batches=3)
     await send(harness, refunds(*many(60)))
     await eventually(lambda: consumer.breaker_reason is not None, 60, "the breaker to open")
+    is_open = BREAKER_OPEN.labels(INBOX)._value.get
+    assert is_open() == 1
     assert consumer.unhealthy_reason is None, "it is degraded, and not down"
 
     def tests() -> int:
@@ -167,6 +170,7 @@ async def test_a_breaker_opens_tests_single_messages_and_closes(harness: Harness
     assert all(len(call) == 1 for call in handler.calls[-tests() :]), "a test is one message"
     broken = False
     await eventually(lambda: consumer.breaker_reason is None, 120, "the breaker to close")
+    assert is_open() == 0
 
     assert sorted(await answered(harness, 60)) == many(60)
     await harness.take_from(topology.DEAD_LETTERS, 0)
