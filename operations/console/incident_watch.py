@@ -59,8 +59,8 @@ REMEMBERED = timedelta(hours=1)
 """How far back new groups of dead letters are looked for; longer than a process of operations is away."""
 LONGEST_BULK = timedelta(days=7)
 
-_STATES = {"dependency-down": DOWN, "service-down": DOWN, "not-ready": NOT_READY}
-"""What an outage means for its subject, by the name of its runbook."""
+_STATES = {"dependency-down": DOWN, "service-down": DOWN, "not-ready": NOT_READY, "breaker-open": UP}
+"""What an outage means for its server or service, by the name of its runbook; a breaker is a subject of its own."""
 
 
 class IncidentWatch:
@@ -168,15 +168,12 @@ def _of_check(checked: Check, at: datetime) -> Iterator[Seen]:
     outages = {outage.name: outage for outage in outages_of(checked, at)}
     for name in (MONGODB, RABBITMQ, *checked.healths):
         outage = outages.get(name)
-        why = outage.why if outage else ""
         state = _STATES[outage.runbook] if outage else UP
-        link = f"/runbooks/{outage.runbook}" if outage else None
+        why, link = (outage.why, f"/runbooks/{outage.runbook}") if outage and state != UP else ("", None)
         if name not in checked.healths:
             yield Seen(f"server/{name}", state, why, link=link)
             continue
         health = checked.healths[name]
-        if state == NOT_READY and set(health.down) <= {BREAKER}:
-            state = UP
         yield Seen(f"service/{name}", state, why, name, link)
         if health.why is None:
             yield Seen(f"consumer/{name}", PAUSED if health.paused else RUNNING, service=name)
