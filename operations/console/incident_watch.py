@@ -68,7 +68,7 @@ class IncidentWatch:
 
     def __init__(self, dependencies: ConsoleDependencies, failpoint: Failpoint = nothing_fails) -> None:
         self._dependencies = dependencies
-        self._records = IncidentRecords(dependencies.operations, failpoint, dependencies.clock)
+        self._records = IncidentRecords(dependencies.operations, failpoint)
         self._nodes = _BrokerNodes(dependencies.amqp_url)
         self._last: dict[str, Seen] = {}
         self._missed: tuple[datetime, Sequence[Seen]] | None = None

@@ -28,7 +28,7 @@ Chosen = Annotated[str, Form(max_length=1000)]
 def create_notifications(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     """Return the routes of the page, its live part, and of the acts on rules."""
     router = pages.router()
-    records = NotificationRecords(dependencies.operations, dependencies.clock)
+    records = NotificationRecords(dependencies.operations)
 
     async def show(request: Request, template: str) -> Response:
         return pages.show(

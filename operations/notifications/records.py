@@ -19,7 +19,7 @@ from pymongo.errors import DuplicateKeyError
 from operations.incidents.incident import incident_of
 from operations.incidents.records import IncidentFilter, IncidentRecords
 from operations.notifications.channels import Sent
-from operations.notifications.message import MOST_LISTED, Message
+from operations.notifications.message import Message, collected
 from operations.notifications.rules import MARGIN, Rule, is_due, next_attempt
 from operations.notifications.schema import NOTIFICATIONS, RULES
 from shared.clock import Clock, utc_now
@@ -36,11 +36,12 @@ MOST_RULES = 50
 class NotificationRecords:
     """The operations on the records; methods let the driver's errors out."""
 
-    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        """With a clock, all times are by it; without, those of incidents by the server, and leases by this process."""
         self._rules = database[RULES]
         self._messages = database[NOTIFICATIONS]
-        self._incidents = IncidentRecords(database)
-        self._clock = clock
+        self._incidents = IncidentRecords(database, clock=clock)
+        self._clock = clock or utc_now
 
     # --- Rules. ---
 
@@ -49,7 +50,7 @@ class NotificationRecords:
         if await self._rules.count_documents({}) >= MOST_RULES:
             return False
         try:
-            await self._rules.insert_one(_document(rule) | {"until": self._clock()})
+            await self._rules.insert_one(_document(rule) | {"until": await self._incidents.stamping_time()})
         except DuplicateKeyError:
             return False
         return True
@@ -60,7 +61,7 @@ class NotificationRecords:
 
     async def enable(self, name: str, enabled: bool) -> bool:
         """Turn a rule on or off; what is recorded while it is off is never sent. False if there is no such rule."""
-        changes: Document = {"enabled": enabled} | ({"until": self._clock()} if enabled else {})
+        changes: Document = {"enabled": enabled} | ({"until": await self._incidents.stamping_time()} if enabled else {})
         changed = await self._rules.update_one({"_id": name, "enabled": {"$ne": enabled}}, {"$set": changes})
         return bool(changed.matched_count) or await self.find(name) is not None
 
@@ -77,15 +78,14 @@ class NotificationRecords:
 
     async def open_due(self) -> None:
         """Open the messages that are due."""
+        now = await self._incidents.stamping_time()
         async for document in self._rules.find({"enabled": True}):
-            await self._open(document)
+            await self._open(document, now)
 
     async def open_test(self, rule: Rule) -> str:
         """Open a test message of a rule, and return its id."""
         test_id, now = f"test-{uuid4().hex[:16]}", self._clock()
-        await self._messages.insert_one(
-            _message(rule, now) | {"_id": test_id, "test": True, "incidents": [], "count": 0}
-        )
+        await self._messages.insert_one(_message(rule, now) | {"_id": test_id, "test": True, **collected([])})
         return test_id
 
     async def claim(self) -> Document | None:
@@ -125,17 +125,14 @@ class NotificationRecords:
         """Count the messages that could not be sent."""
         return await self._messages.count_documents({"status": FAILED, "test": {"$ne": True}})
 
-    async def _open(self, document: Document) -> None:
-        rule, now, since = _rule(document), self._clock(), document["until"]
+    async def _open(self, document: Document, now: datetime) -> None:
+        """Open the message of a rule if it is due; `now` is by the clock that stamps incidents, and so is `until`."""
+        rule, since = _rule(document), document["until"]
         wanted = IncidentFilter(rule.kinds, rule.severities, rule.services)
         found = await self._incidents.recorded(wanted, since, now - MARGIN)
         if not found or not is_due(found[0]["recordedAt"], document.get("lastMessageAt"), now):
             return
-        opened = _message(rule, now) | {
-            "incidents": found[:MOST_LISTED],
-            "count": len(found),
-            "until": now - MARGIN,
-        }
+        opened = _message(rule, now) | collected(found) | {"until": now - MARGIN}
         stored = await self._messages.find_one_and_update(
             {"_id": f"{rule.name}-{int(since.timestamp() * 1000)}"},
             {"$setOnInsert": opened},
@@ -155,7 +152,7 @@ def message_of(document: Mapping[str, Any], public_url: str | None) -> Message:
         document["rule"],
         document["at"],
         [incident_of(each) for each in document["incidents"]],
-        document["count"],
+        document["counts"],
         f"{public_url}/incidents" if public_url else None,
         bool(document.get("test")),
     )

@@ -20,7 +20,7 @@ INTERVAL = timedelta(minutes=5)
 """The shortest time between two messages of one rule."""
 
 MARGIN = timedelta(seconds=5)
-"""How far the clocks of two processes may differ: what was recorded within it is left for the next message."""
+"""How far the clocks of two members of MongoDB may differ: what was recorded within it is left for the next message."""
 
 RETRIES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 300, 1800, 3600, 7200))
 """The pauses before further attempts to send a message."""

@@ -10,6 +10,7 @@ from email import message_from_bytes
 from email.message import Message as Mail
 from email.policy import default as email_policy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
@@ -22,15 +23,21 @@ from operations.commands import notifications as command
 from operations.console import ConsoleDependencies
 from operations.incidents.incident import Incident
 from operations.incidents.records import IncidentRecords
+from operations.incidents.schema import INCIDENTS
+from operations.notifications import records as notification_records
+from operations.notifications import rules
 from operations.notifications.channels import Channels, Destinations, MailServer, Security
 from operations.notifications.dispatcher import Dispatcher
 from operations.notifications.records import FAILED, LEASE, PENDING, SENT, NotificationRecords
 from operations.notifications.rules import GATHER, INTERVAL, MARGIN, RETRIES, Rule
+from operations.notifications.schema import NOTIFICATIONS
 from operations.schema import SCHEMA
+from shared.clock import utc_now
 from shared.database import Document
 from shared.schema import prepare
 from tests.support.certificates import Certificates
 from tests.support.consoles import BY_ADMIN, Clock, console_dependencies, pages_of
+from tests.support.eventually import eventually
 from tests.support.shop_receivers import FAIL, OK, REDIRECT, RESET, Receiver, run_receiver
 from tests.support.tasks import end_tasks
 
@@ -176,6 +183,49 @@ async def test_a_process_that_dies_between_the_two_steps_loses_and_repeats_nothi
     await world.pass_time(INTERVAL + GATHER)
     sent = [item["id"] for each in receiver.received for item in each.content["data"]["incidents"]]
     assert sent == ["i1", "i2"]
+
+
+async def test_an_incident_whose_write_waits_for_an_election_is_not_missed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock of the server: another incident is recorded and sent while the write of this one waits."""
+    none = timedelta()
+    monkeypatch.setattr(notification_records, "MARGIN", none)
+    monkeypatch.setattr(rules, "GATHER", none)
+    monkeypatch.setattr(rules, "INTERVAL", none)
+    operations = world.dependencies.operations
+    records, held_up = NotificationRecords(operations), IncidentRecords(operations)
+    await records.add(Rule("all", "webhook"))
+    begun, elected, incidents = asyncio.Event(), asyncio.Event(), held_up._incidents
+
+    class Waiting:
+        find = incidents.find
+
+        async def bulk_write(self, *arguments: Any, **options: Any) -> None:
+            begun.set()
+            await elected.wait()
+            await incidents.bulk_write(*arguments, **options)
+
+    def incident(name: str) -> Incident:
+        return Incident(name, world.clock.now, "process-down", name, "service/payment", "payment")
+
+    async def has_opened(*names: str) -> bool:
+        await records.open_due()
+        opened = await operations[NOTIFICATIONS].find({}).to_list(None)
+        return sorted(each["_id"] for message in opened for each in message["incidents"]) == sorted(names)
+
+    monkeypatch.setattr(held_up, "_incidents", Waiting())
+    adding = asyncio.create_task(held_up.add([incident("held up")]))
+    await begun.wait()
+    await IncidentRecords(operations).add([incident("other")])
+    await eventually(lambda: has_opened("other"), 60, "the message about the other incident")
+    elected.set()
+    await adding
+    await eventually(lambda: has_opened("other", "held up"), 60, "the message about the one that waited")
+    # A copy that a process makes once more keeps the first time, and so is not sent twice.
+    before = await operations[INCIDENTS].find_one({"_id": "other"})
+    await IncidentRecords(operations)._copy([incident("other").as_document()])
+    assert await operations[INCIDENTS].find_one({"_id": "other"}) == before
 
 
 # --- Attempts. ---
@@ -349,6 +399,7 @@ async def test_rules_are_kept_on_the_page_and_every_act_is_logged(world: World, 
         wrong = await pages.post("/notifications", data=rule | {"name": "x", "severities": "loud"})
         assert (wrong.status_code, "is not one of critical, warning, info" in wrong.text) == (422, True)
         assert (await pages.post("/notifications/night/test")).status_code == 303
+        world.clock.now = utc_now() + SECOND  # the page stamps its test with the real time
         await world.dispatcher().work()
         page = (await pages.get("/notifications")).text
         assert "It answered 204 (No Content)" in page
