@@ -8,7 +8,7 @@ next one finds the message and only moves the rule on.
        └──────▶ failed, after the last attempt or if no attempt can succeed
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,9 +18,9 @@ from pymongo.errors import DuplicateKeyError
 
 from operations.incidents.incident import incident_of
 from operations.incidents.records import IncidentFilter, IncidentRecords
-from operations.notifications.channels import Sent
+from operations.notifications.mail import Sent
 from operations.notifications.message import Message, collected
-from operations.notifications.rules import MARGIN, Rule, is_due, next_attempt
+from operations.notifications.rules import MARGIN, RETRIES, Rule, is_due, next_attempt
 from operations.notifications.schema import NOTIFICATIONS, RULES
 from shared.clock import Clock, utc_now
 from shared.database import Database, Document
@@ -88,29 +88,39 @@ class NotificationRecords:
         await self._messages.insert_one(_message(rule, now) | {"_id": test_id, "test": True, **collected([])})
         return test_id
 
-    async def claim(self) -> Document | None:
-        """Return a message to send now, which no other process sends; None if there is none."""
+    async def claim(self, full: Collection[str] = ()) -> Document | None:
+        """Return a message to send now, by no channel that is full, which no other process sends; None if none."""
         now = self._clock()
         free: Document = {"status": PENDING, "dueAt": {"$lte": now}, "$or": [{"lease": None}, {"lease": {"$lte": now}}]}
+        free["channel"] = {"$nin": list(full)}
         async for candidate in self._messages.find(free, {"_id": True}, sort=[("dueAt", ASCENDING)]):
             taken = await self._messages.find_one_and_update(
                 {"_id": candidate["_id"]} | free,
                 {"$set": {"lease": now + LEASE}, "$inc": {"attempts": 1}},
                 return_document=ReturnDocument.AFTER,
             )
-            if taken is not None:
+            if taken is None:
+                continue
+            if taken["attempts"] <= len(RETRIES) + 1:
                 return taken
+            await self.record(taken, Sent(False, "No attempt has ended: each time, the process that made it did first"))
         return None
 
     async def record(self, message: Document, sent: Sent) -> None:
-        """Record what came of an attempt; a failure is tried again later, except that of a test."""
+        """Record what came of an attempt, unless another process has begun the next one.
+
+        A failure is tried again later, except that of a test.
+        """
         now = self._clock()
         again = next_attempt(message["attempts"], now) if sent.again and not message.get("test") else None
         status = SENT if sent.ok else (PENDING if again else FAILED)
         changes: Document = {"status": status, "words": sent.words, "lease": None, "triedAt": now}
         if status == PENDING:
             changes["dueAt"] = again
-        await self._messages.update_one({"_id": message["_id"], "status": PENDING}, {"$set": changes})
+        if sent.left:
+            changes["to"] = list(sent.left)
+        mine = {"_id": message["_id"], "status": PENDING, "attempts": message["attempts"]}
+        await self._messages.update_one(mine, {"$set": changes})
 
     async def message(self, message_id: str) -> Document | None:
         """Return the record of a message."""

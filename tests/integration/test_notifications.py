@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from email import message_from_bytes
@@ -26,8 +27,9 @@ from operations.incidents.records import IncidentRecords
 from operations.incidents.schema import INCIDENTS
 from operations.notifications import records as notification_records
 from operations.notifications import rules
-from operations.notifications.channels import Channels, Destinations, MailServer, Security
+from operations.notifications.channels import Channels, Destinations
 from operations.notifications.dispatcher import Dispatcher
+from operations.notifications.mail import MailServer, Security, Sent, send_mail
 from operations.notifications.records import FAILED, LEASE, PENDING, SENT, NotificationRecords
 from operations.notifications.rules import GATHER, INTERVAL, MARGIN, RETRIES, Rule
 from operations.notifications.schema import NOTIFICATIONS
@@ -68,6 +70,12 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield running
 
 
+async def dispatch(dispatcher: Dispatcher) -> None:
+    """Send what is due, and wait for what comes of it."""
+    await dispatcher.work()
+    await dispatcher.finish()
+
+
 @dataclass
 class World:
     """Incidents, rules, and what is sent to one receiver."""
@@ -88,7 +96,7 @@ class World:
 
     async def pass_time(self, span: timedelta) -> None:
         self.clock.now += span
-        await self.dispatcher().work()
+        await dispatch(self.dispatcher())
 
     async def messages(self) -> list[Document]:
         return list(reversed(await self.records.latest(100)))
@@ -153,8 +161,8 @@ async def test_several_processes_send_a_message_once(world: World, receiver: Rec
     world.clock.now += SECOND
     await world.happen("i1", "i2")
     world.clock.now += GATHER + MARGIN
-    await asyncio.gather(*(world.dispatcher().work() for _ in range(8)))
-    await asyncio.gather(*(world.dispatcher().work() for _ in range(8)))
+    await asyncio.gather(*(dispatch(world.dispatcher()) for _ in range(8)))
+    await asyncio.gather(*(dispatch(world.dispatcher()) for _ in range(8)))
     assert [each.content["data"]["count"] for each in receiver.received] == [2]
 
 
@@ -275,13 +283,51 @@ async def test_the_message_of_a_process_that_died_is_sent_by_another_one(world: 
     assert [each.content["type"] for each in receiver.received] == ["incidents.test"]
 
 
+async def test_who_has_lost_the_lease_records_nothing(world: World) -> None:
+    await world.records.open_test(Rule("r", "webhook"))
+    slow = await world.records.claim()
+    world.clock.now += LEASE
+    quick = await world.records.claim()
+    assert slow is not None
+    assert quick is not None
+    await world.records.record(slow, Sent(False, "too late"))
+    assert [(each["status"], each.get("words")) for each in await world.messages()] == [(PENDING, None)]
+    await world.records.record(quick, Sent(True, "it took it"))
+    assert [each["status"] for each in await world.messages()] == [SENT]
+
+
+async def test_a_message_that_ends_each_process_is_given_up(world: World) -> None:
+    await world.records.open_test(Rule("r", "webhook"))
+    for _ in range(len(RETRIES) + 1):
+        assert await world.records.claim() is not None
+        world.clock.now += LEASE
+    assert await world.records.claim() is None
+    (only,) = await world.messages()
+    assert (only["status"], "No attempt has ended" in only["words"]) == (FAILED, True)
+
+
+async def test_an_unexpected_error_is_recorded_without_its_text(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: object) -> Sent:
+        raise KeyError("secret-part")
+
+    monkeypatch.setattr(world.channels, "send", fails)
+    await world.records.open_test(Rule("r", "webhook"))
+    await world.pass_time(SECOND)
+    (only,) = await world.messages()
+    words = "It could not be sent (KeyError). The log of the console has the details."
+    assert (only["status"], only["words"]) == (FAILED, words)
+    assert "secret-part" not in caplog.text
+
+
 async def test_a_redirect_or_a_private_address_is_refused(world: World, receiver: Receiver) -> None:
     receiver.behaviour["/hook"] = REDIRECT
     await world.records.open_test(Rule("r", "webhook"))
     await world.pass_time(SECOND)
     careful = Channels(Destinations(f"{receiver.url}/hook", SECRET), Sender(allow_private=False, timeout=30))
     await world.records.open_test(Rule("r", "webhook"))
-    await Dispatcher(world.records, careful, None).work()
+    await dispatch(Dispatcher(world.records, careful, None))
     await careful.close()
     found = await world.messages()
     assert {each["status"] for each in found} == {FAILED}
@@ -306,6 +352,16 @@ class Mailbox:
     received: list[Mail] = field(default_factory=list)
     signed_in: list[str] = field(default_factory=list)
     refuses: bool = False
+    addresses: dict[str, str] = field(default_factory=dict)
+    """What it answers for an address that it does not take."""
+
+    async def handle_RCPT(  # noqa: N802 - its name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        if address in self.addresses:
+            return self.addresses[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - its name
         if self.refuses:
@@ -355,7 +411,7 @@ async def mailed(world: World, server: MailServer) -> Document:
     """What came of a message by e-mail."""
     channels = Channels(Destinations(mail=server), Sender(allow_private=False, timeout=30), world.clock)
     message_id = await world.records.open_test(Rule("night", "email", ("ops@example.org", "boss@example.org")))
-    await Dispatcher(world.records, channels, None).work()
+    await dispatch(Dispatcher(world.records, channels, None))
     await channels.close()
     found = await world.records.message(message_id)
     assert found is not None
@@ -380,12 +436,87 @@ async def test_a_mail_server_that_refuses_is_told_apart_without_addresses(world:
     async with mail_server(mailbox, tmp_path, "starttls") as server:
         refused = await mailed(world, server)
         wrong = await mailed(world, replace(server, password="wrong"))
+        not_ascii = await mailed(world, replace(server, password="pässword"))
         untrusted = await mailed(world, replace(server, tls=None))
     away = await mailed(world, server)
     assert refused["words"] == "The mail server refuses the message (554)"
     assert wrong["words"].startswith("The mail server refuses the user or the password")
+    assert not_ascii["words"].startswith("ORDERSAGA_SMTP_HOST, _USERNAME or _PASSWORD has characters")
     assert untrusted["words"].startswith("The TLS handshake with the mail server failed")
     assert away["words"] == "The mail server refuses connections"
+
+
+async def test_only_who_did_not_get_an_email_gets_it_again(world: World, tmp_path: Path) -> None:
+    mailbox = Mailbox(addresses={"busy@example.org": "451 later", "gone@example.org": "550 no such user"})
+    to = ("ops@example.org", "busy@example.org", "gone@example.org")
+    await world.records.add(Rule("night", "email", to))
+    world.clock.now += SECOND
+    await world.happen("i1")
+    async with mail_server(mailbox, tmp_path, "off") as server:
+        world.channels = Channels(Destinations(mail=server), Sender(allow_private=False, timeout=30), world.clock)
+        await world.pass_time(GATHER + MARGIN)
+        (first,) = await world.messages()
+        assert (first["status"], first["to"]) == (PENDING, list(to[1:]))
+        assert first["words"] == "The mail server took it, but not for 2 of 3 addresses (451, 550)"
+        del mailbox.addresses["busy@example.org"]
+        await world.pass_time(RETRIES[0])
+        await world.channels.close()
+    (second,) = await world.messages()
+    assert [mail["To"] for mail in mailbox.received] == [", ".join(to), ", ".join(to[1:])]
+    # Nothing is gained by trying further: one address is wrong for good.
+    assert (second["status"], second["to"]) == (FAILED, ["gone@example.org"])
+
+
+@contextlib.asynccontextmanager
+async def slow_server() -> AsyncIterator[MailServer]:
+    """A mail server whose greeting never ends."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(b"220-x\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    try:
+        yield MailServer("127.0.0.1", server.sockets[0].getsockname()[1], "off", "ordersaga@example.org")
+    finally:
+        server.close()
+
+
+async def test_a_mail_server_that_never_ends_an_answer_is_cut_off(world: World) -> None:
+    message = notification_records.message_of(
+        {"_id": "m1", "rule": "r", "at": world.clock.now, "incidents": [], "counts": {}, "test": True}, None
+    )
+    with ThreadPoolExecutor(1) as threads:
+        async with slow_server() as server:
+            sent = await send_mail(server, message, ["ops@example.org"], threads, limit=0.2)
+            # The thread is free again, although the server goes on.
+            async with asyncio.timeout(60):
+                await asyncio.get_running_loop().run_in_executor(threads, str)
+    assert sent == Sent(False, "The mail server did not take it within 0.2 s")
+
+
+async def test_a_mail_server_that_hangs_holds_up_no_other_channel(world: World, receiver: Receiver) -> None:
+    await world.records.open_test(Rule("mail", "email", ("ops@example.org",)))
+    async with slow_server() as server:
+        destinations = Destinations(slack_url=receiver.url + SECRET_PATH, mail=server)
+        channels = Channels(destinations, Sender(allow_private=True, timeout=30), world.clock)
+        dispatcher = Dispatcher(world.records, channels, None)
+        running = asyncio.create_task(dispatcher.run())
+
+        async def status(rule: str, wanted: str) -> bool:
+            found = {each["rule"]: each for each in await world.messages()}
+            return found[rule]["status"] == wanted and bool(found[rule]["attempts"])
+
+        await eventually(lambda: status("mail", PENDING), 60, "the e-mail to be tried")
+        await world.records.open_test(Rule("slack", "slack"))
+        await eventually(lambda: status("slack", SENT), 60, "the message to Slack")
+        assert await status("mail", PENDING)
+        await end_tasks(running)
+        await channels.close()
 
 
 # --- The page and the commands. ---
@@ -400,7 +531,7 @@ async def test_rules_are_kept_on_the_page_and_every_act_is_logged(world: World, 
         assert (wrong.status_code, "is not one of critical, warning, info" in wrong.text) == (422, True)
         assert (await pages.post("/notifications/night/test")).status_code == 303
         world.clock.now = utc_now() + SECOND  # the page stamps its test with the real time
-        await world.dispatcher().work()
+        await dispatch(world.dispatcher())
         page = (await pages.get("/notifications")).text
         assert "It answered 204 (No Content)" in page
         assert "secret-part" not in page
@@ -439,15 +570,15 @@ async def test_rules_are_kept_by_commands(world: World, monkeypatch: pytest.Monk
     assert (await run("add", "x", "--channel", "pager", "--why", "x"))[0] == 2
     assert "night: severity critical → webhook" in (await run("list"))[1]
 
-    async def dispatch() -> None:
+    async def keep_dispatching() -> None:
         while True:
             world.clock.now += SECOND
-            await world.dispatcher().work()
+            await dispatch(world.dispatcher())
             await asyncio.sleep(0.05)
 
     # The command stamps its test with the real time.
     world.clock.now += timedelta(hours=1)
-    dispatching = asyncio.create_task(dispatch())
+    dispatching = asyncio.create_task(keep_dispatching())
     assert await run("test", "night") == (0, "It answered 204 (No Content)\n")
     await end_tasks(dispatching)
     assert (await run("remove", "night", "--why", "over"))[0] == 0
