@@ -37,7 +37,7 @@ from operations.incidents.changes import (
     Release,
     Seen,
 )
-from operations.incidents.facts import bulk_subject, ended_bulk, new_groups
+from operations.incidents.facts import COLLECTED, bulk_subject, ended_bulk, new_groups
 from operations.incidents.incident import Incident
 from operations.incidents.records import IncidentRecords
 from operations.order_actions.bulk import ENDED, STOPPED, BulkActions
@@ -71,6 +71,7 @@ class IncidentWatch:
         self._records = IncidentRecords(dependencies.operations, failpoint)
         self._nodes = _BrokerNodes(dependencies.amqp_url)
         self._last: dict[str, Seen] = {}
+        self._groups_at: datetime | None = None
         self._missed: tuple[datetime, Sequence[Seen]] | None = None
 
     async def run(self) -> None:
@@ -148,9 +149,14 @@ class IncidentWatch:
 
     async def _groups(self, at: datetime) -> list[Incident]:
         groups = self._dependencies.operations[GROUPS]
-        query = {"status": NEW, "statusAt": {"$gte": at - REMEMBERED}}
-        fields = {"statusAt": True, "errorType": True, "service": True}
-        return new_groups(await groups.find(query, fields).to_list(None), at)
+        if self._groups_at is not None and at - self._groups_at < COLLECTED:
+            return []  # all groups that are new are read, by the index of their status
+        recent = {"$gte": at - REMEMBERED}
+        query = {"status": NEW, "$or": [{"since": recent, "reopenedAt": None}, {"reopenedAt": recent}]}
+        fields = {"since": True, "reopenedAt": True, "errorType": True, "service": True}
+        found = new_groups(await groups.find(query, fields).to_list(None), at)
+        self._groups_at = at
+        return found
 
     async def _bulk(self, at: datetime) -> list[Incident]:
         operations = self._dependencies.operations
