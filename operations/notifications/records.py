@@ -28,6 +28,12 @@ from shared.database import Database, Document
 LEASE = timedelta(minutes=2)
 """Longer than an attempt takes; after it, the process that made one has ended."""
 
+RECENT = timedelta(days=1)
+"""How long a message that could not be sent counts as failing."""
+
+LATE = timedelta(minutes=10)
+"""How long a message may wait before it counts as failing: several attempts have failed."""
+
 PENDING, SENT, FAILED = "pending", "sent", "failed"
 
 MOST_RULES = 50
@@ -131,9 +137,11 @@ class NotificationRecords:
         newest = [("at", DESCENDING)]
         return await self._messages.find({}, {"incidents": False}, sort=newest, limit=limit).to_list(None)
 
-    async def count_failed(self) -> int:
-        """Count the messages that could not be sent."""
-        return await self._messages.count_documents({"status": FAILED, "test": {"$ne": True}})
+    async def count_failing(self, now: datetime) -> int:
+        """Count the messages that could not be sent within RECENT, and those that have waited for longer than LATE."""
+        failed = {"status": FAILED, "triedAt": {"$gte": now - RECENT}}
+        late = {"status": PENDING, "at": {"$lte": now - LATE}}
+        return await self._messages.count_documents({"$or": [failed, late], "test": {"$ne": True}})
 
     async def _open(self, document: Document, now: datetime) -> None:
         """Open the message of a rule if it is due; `now` is by the clock that stamps incidents, and so is `until`."""

@@ -30,7 +30,15 @@ from operations.notifications import rules
 from operations.notifications.channels import Channels, Destinations
 from operations.notifications.dispatcher import Dispatcher
 from operations.notifications.mail import MailServer, Security, Sent, send_mail
-from operations.notifications.records import FAILED, LEASE, PENDING, SENT, NotificationRecords
+from operations.notifications.records import (
+    FAILED,
+    LATE,
+    LEASE,
+    PENDING,
+    RECENT,
+    SENT,
+    NotificationRecords,
+)
 from operations.notifications.rules import GATHER, INTERVAL, MARGIN, RETRIES, Rule
 from operations.notifications.schema import NOTIFICATIONS
 from operations.schema import SCHEMA
@@ -264,14 +272,18 @@ async def test_what_finally_failed_is_counted_and_shown(world: World, receiver: 
     world.clock.now += SECOND
     await world.happen("i1")
     await world.pass_time(GATHER + MARGIN)
+    opened = world.clock.now
     for pause in RETRIES:
         assert [each["status"] for each in await world.messages()] == [PENDING]
+        assert await world.records.count_failing(world.clock.now) == (world.clock.now - opened >= LATE)
         await world.pass_time(pause)
     assert [(each["status"], each["attempts"]) for each in await world.messages()] == [(FAILED, len(RETRIES) + 1)]
     async with pages_of(world.dependencies) as pages:
         page = (await pages.get("/notifications")).text
-    assert "1 message of the last 90 days could not be sent" in page
+    assert "1 message could not be sent within the last day" in page
     assert "The connection ended without a valid HTTP answer" in page
+    world.clock.now += RECENT + SECOND
+    assert await world.records.count_failing(world.clock.now) == 0
 
 
 async def test_the_message_of_a_process_that_died_is_sent_by_another_one(world: World, receiver: Receiver) -> None:
@@ -524,9 +536,11 @@ async def test_a_mail_server_that_hangs_holds_up_no_other_channel(world: World, 
 
 async def test_rules_are_kept_on_the_page_and_every_act_is_logged(world: World, receiver: Receiver) -> None:
     rule = {"name": "night", "channel": "slack", "severities": "critical", "why": "so that we wake up"}
+    mail = {"name": "mail", "channel": "email", "to": "ops@example.org", "why": "daily work"}
     async with pages_of(world.dependencies) as pages:
         assert (await pages.post("/notifications", data=rule)).status_code == 303
         assert (await pages.post("/notifications", data=rule)).status_code == 409
+        assert (await pages.post("/notifications", data=mail)).status_code == 303
         wrong = await pages.post("/notifications", data=rule | {"name": "x", "severities": "loud"})
         assert (wrong.status_code, "is not one of critical, warning, info" in wrong.text) == (422, True)
         assert (await pages.post("/notifications/night/test")).status_code == 303
@@ -542,8 +556,10 @@ async def test_rules_are_kept_on_the_page_and_every_act_is_logged(world: World, 
         assert (await pages.post("/notifications/night/test")).status_code == 404
     (sent,) = receiver.received
     assert (sent.path, "test of the rule night" in sent.content["text"]) == (SECRET_PATH, True)
-    logged = [(entry["by"], entry["action"]) for entry in (await list_actions(world.dependencies.operations)).items]
-    acts = ("remove", "disable", "test", "add")
+    entries = (await list_actions(world.dependencies.operations)).items
+    assert "@" not in str([entry["outcome"] for entry in entries])  # the log keeps it for ever
+    logged = [(entry["by"], entry["action"]) for entry in entries]
+    acts = ("remove", "disable", "test", "add", "add")
     assert logged == [(BY_ADMIN, f"notifications.{act}") for act in acts]
 
 

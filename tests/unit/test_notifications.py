@@ -53,6 +53,7 @@ def test_a_valid_rule_describes_itself() -> None:
     rule = Rule("night", "email", ("ops@example.org",), (), ("critical",), ("payment",))
     assert rule.objections() == []
     assert rule.describe() == "severity critical; service payment → email to ops@example.org"
+    assert rule.describe(addresses=False) == "severity critical; service payment → email to 1 address"
     assert Rule("all", "slack").describe() == "all incidents → slack"
     assert split("a, b\nc,,a") == ("a", "b", "c")
 
