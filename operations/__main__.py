@@ -22,8 +22,9 @@ from operations.dead_letters.notices import handlers
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Replayer, ReplayWork
 from operations.metrics import Observer
-from operations.notifications.channels import TIMEOUT_SECONDS, Channels, Destinations, MailServer
+from operations.notifications.channels import TIMEOUT_SECONDS, Channels, Destinations
 from operations.notifications.dispatcher import Dispatcher
+from operations.notifications.mail import MailServer
 from operations.notifications.records import NotificationRecords
 from operations.routes import create_routes
 from operations.schema import SCHEMA

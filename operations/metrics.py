@@ -18,6 +18,7 @@ from pymongo import AsyncMongoClient
 
 from operations.audit.runs import REST_FACTOR, AuditRuns
 from operations.dead_letters.status import DEAD, OPEN
+from operations.notifications.records import NotificationRecords
 from operations.reading.broker import QueueLevel, queue_level
 from operations.reading.charges import AUTHORIZED
 from operations.reading.participant_records import PARTICIPANT_RECORDS
@@ -97,6 +98,10 @@ _letter_age = Gauge(
 _audited = Gauge("ordersaga_audit_timestamp_seconds", "Unix time at which an audit last judged the books")
 _violations = Gauge("ordersaga_audit_violations", "Violations that this audit found")
 _audit_interval = Gauge("ordersaga_audit_interval_seconds", "Time between two scheduled audits, 0 if there are none")
+_notifications = Gauge(
+    "ordersaga_notifications_failing",
+    "Notifications that could not be sent within the last day, or not yet after ten minutes",
+)
 _observed = Gauge("ordersaga_observed_timestamp_seconds", "Unix time at which a source was last read", ["source"])
 _failures = Counter("ordersaga_observation_failures_total", "Failed observations of a source", ["source"])
 
@@ -129,6 +134,7 @@ class Observer:
             "provisioning": self._observe_provisioning,
             "dead_letters": self._observe_dead_letters,
             "audits": self._observe_audits,
+            "notifications": self._observe_notifications,
         }
         self._errors = {source: ErrorLog(f"observing {source}") for source in self._sources}
         for source in self._sources:
@@ -199,6 +205,10 @@ class Observer:
         rests = (REST_FACTOR + 1) * last["seconds"] if last else 0.0
         every = self._audit_every.total_seconds()
         _audit_interval.set(max(every, rests) if every else 0)
+
+    async def _observe_notifications(self) -> None:
+        records = NotificationRecords(self._mongo[CONSOLE.database_in(self._prefix)])
+        _notifications.set(await records.count_failing(self._clock()))
 
 
 def show_orders(groups: Sequence[Document], now: datetime) -> None:

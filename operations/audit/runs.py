@@ -1,6 +1,6 @@
 """The records of audits that the console and its schedule ran: one at a time over all processes, each with its result.
 
-    running ──▶ ok, violations, or not done (a server was away)
+    running ──▶ ok, violations, or not done (a server was away), and soon done again
        └──────▶ interrupted: its process ended, and another one began an audit after LEASE
 
 Whoever runs an audit holds the one turn, and renews it meanwhile.
@@ -28,6 +28,9 @@ SCHEDULE = "the schedule"
 
 REST_FACTOR = 9
 """The pause after an audit, as a multiple of its duration: the schedule spends at most a tenth of the time auditing."""
+
+AGAIN = timedelta(minutes=1)
+"""The shortest pause after an audit that was not done; the pause is at least as long as that audit took."""
 
 MOST_KEPT = 200
 """The violations that a record lists; it counts all of them."""
@@ -59,17 +62,20 @@ class AuditRuns:
     async def begin(self, by: str, *, every: timedelta | None = None) -> str | None:
         """Take the turn and return the id of the new record; None if an audit is under way.
 
-        With `every`, also None if the last audit began less than that ago, or has not rested for long enough.
+        With `every`, also None if the last audit began less than that ago, or has not rested for long enough. One whose
+        process died is due again at once.
         """
         now, run_id = self._clock(), uuid4().hex[:16]
-        conditions = [{"$or": [{"run": None}, {"renewedAt": {"$lte": now - LEASE}}]}]
+        free: Document = {"run": None}
         if every is not None:
-            conditions += [{"$or": [{"startedAt": None}, {"startedAt": {"$lte": now - every}}]}]
-            conditions += [{"$or": [{"restsUntil": None}, {"restsUntil": {"$lte": now}}]}]
+            began = {"$or": [{"startedAt": None}, {"startedAt": {"$lte": now - every}}]}
+            rested = {"$or": [{"restsUntil": None}, {"restsUntil": {"$lte": now}}]}
+            free["$and"] = [began, rested]
+        left_behind = {"run": {"$ne": None}, "renewedAt": {"$lte": now - LEASE}}
         taken = {"run": run_id, "startedAt": now, "renewedAt": now}
         try:
             before = await self._turn.find_one_and_update(
-                {"_id": _TURN_ID, "$and": conditions},
+                {"_id": _TURN_ID, "$or": [free, left_behind]},
                 {"$set": taken},
                 upsert=True,
                 return_document=ReturnDocument.BEFORE,
@@ -97,11 +103,12 @@ class AuditRuns:
         await self._give_back(run_id, {"$set": {"run": None, "restsUntil": rests}})
 
     async def give_up(self, run_id: str, status: str, why: str) -> None:
-        """Record that there is no result, and why; one that was interrupted is due again at once."""
+        """Record that there is no result, and why; one that was interrupted is due again at once, another one soon."""
         await self._conclude(run_id, {"status": status, "why": why[:LONGEST_TEXT]})
-        update: Document = {"$set": {"run": None}}
-        if status == INTERRUPTED:
-            update["$unset"] = {"startedAt": ""}
+        update: Document = {"$set": {"run": None}, "$unset": {"startedAt": ""}}
+        if status != INTERRUPTED:
+            now, run = self._clock(), await self.find(run_id)
+            update["$set"]["restsUntil"] = now + max(AGAIN, now - run["startedAt"] if run else AGAIN)
         await self._give_back(run_id, update)
 
     async def current(self) -> Document | None:

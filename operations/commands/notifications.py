@@ -82,7 +82,7 @@ def add(
     async def work(database: Database) -> bool:
         added = await NotificationRecords(database).add(rule)
         if added:
-            await _log(database, "add", name, reason, rule.describe())
+            await _log(database, "add", name, reason, rule.describe(addresses=False))
         return added
 
     if not _run(work, "adding a rule"):
@@ -102,7 +102,7 @@ def remove(name: Name, why: Why) -> None:
         rule = await records.find(name)
         if rule is None or not await records.remove(name):
             return False
-        await _log(database, "remove", name, reason, rule.describe())
+        await _log(database, "remove", name, reason, rule.describe(addresses=False))
         return True
 
     if not _run(work, "removing a rule"):

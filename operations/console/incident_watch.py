@@ -37,7 +37,7 @@ from operations.incidents.changes import (
     Release,
     Seen,
 )
-from operations.incidents.facts import bulk_subject, ended_bulk, new_groups
+from operations.incidents.facts import COLLECTED, bulk_subject, ended_bulk, new_groups
 from operations.incidents.incident import Incident
 from operations.incidents.records import IncidentRecords
 from operations.order_actions.bulk import ENDED, STOPPED, BulkActions
@@ -59,8 +59,8 @@ REMEMBERED = timedelta(hours=1)
 """How far back new groups of dead letters are looked for; longer than a process of operations is away."""
 LONGEST_BULK = timedelta(days=7)
 
-_STATES = {"dependency-down": DOWN, "service-down": DOWN, "not-ready": NOT_READY}
-"""What an outage means for its subject, by the name of its runbook."""
+_STATES = {"dependency-down": DOWN, "service-down": DOWN, "not-ready": NOT_READY, "breaker-open": UP}
+"""What an outage means for its server or service, by the name of its runbook; a breaker is a subject of its own."""
 
 
 class IncidentWatch:
@@ -68,9 +68,10 @@ class IncidentWatch:
 
     def __init__(self, dependencies: ConsoleDependencies, failpoint: Failpoint = nothing_fails) -> None:
         self._dependencies = dependencies
-        self._records = IncidentRecords(dependencies.operations, failpoint, dependencies.clock)
+        self._records = IncidentRecords(dependencies.operations, failpoint)
         self._nodes = _BrokerNodes(dependencies.amqp_url)
         self._last: dict[str, Seen] = {}
+        self._groups_at: datetime | None = None
         self._missed: tuple[datetime, Sequence[Seen]] | None = None
 
     async def run(self) -> None:
@@ -148,9 +149,14 @@ class IncidentWatch:
 
     async def _groups(self, at: datetime) -> list[Incident]:
         groups = self._dependencies.operations[GROUPS]
-        query = {"status": NEW, "statusAt": {"$gte": at - REMEMBERED}}
-        fields = {"statusAt": True, "errorType": True, "service": True}
-        return new_groups(await groups.find(query, fields).to_list(None), at)
+        if self._groups_at is not None and at - self._groups_at < COLLECTED:
+            return []  # all groups that are new are read, by the index of their status
+        recent = {"$gte": at - REMEMBERED}
+        query = {"status": NEW, "$or": [{"since": recent, "reopenedAt": None}, {"reopenedAt": recent}]}
+        fields = {"since": True, "reopenedAt": True, "errorType": True, "service": True}
+        found = new_groups(await groups.find(query, fields).to_list(None), at)
+        self._groups_at = at
+        return found
 
     async def _bulk(self, at: datetime) -> list[Incident]:
         operations = self._dependencies.operations
@@ -168,15 +174,12 @@ def _of_check(checked: Check, at: datetime) -> Iterator[Seen]:
     outages = {outage.name: outage for outage in outages_of(checked, at)}
     for name in (MONGODB, RABBITMQ, *checked.healths):
         outage = outages.get(name)
-        why = outage.why if outage else ""
         state = _STATES[outage.runbook] if outage else UP
-        link = f"/runbooks/{outage.runbook}" if outage else None
+        why, link = (outage.why, f"/runbooks/{outage.runbook}") if outage and state != UP else ("", None)
         if name not in checked.healths:
             yield Seen(f"server/{name}", state, why, link=link)
             continue
         health = checked.healths[name]
-        if state == NOT_READY and set(health.down) <= {BREAKER}:
-            state = UP
         yield Seen(f"service/{name}", state, why, name, link)
         if health.why is None:
             yield Seen(f"consumer/{name}", PAUSED if health.paused else RUNNING, service=name)

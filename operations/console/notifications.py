@@ -28,7 +28,7 @@ Chosen = Annotated[str, Form(max_length=1000)]
 def create_notifications(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     """Return the routes of the page, its live part, and of the acts on rules."""
     router = pages.router()
-    records = NotificationRecords(dependencies.operations, dependencies.clock)
+    records = NotificationRecords(dependencies.operations)
 
     async def show(request: Request, template: str) -> Response:
         return pages.show(
@@ -36,7 +36,7 @@ def create_notifications(dependencies: ConsoleDependencies, pages: Pages) -> API
             template,
             rules=await attempt(records.rules(), "MongoDB"),
             messages=await attempt(records.latest(SHOWN), "MongoDB"),
-            failed=await attempt(records.count_failed(), "MongoDB"),
+            failing=await attempt(records.count_failing(dependencies.clock()), "MongoDB"),
             usable=dependencies.channels,
             channels=CHANNELS,
             kinds=KINDS,
@@ -88,7 +88,7 @@ def _add_acts(router: APIRouter, dependencies: ConsoleDependencies, records: Not
         _check(rule.objections())
         if not await records.add(rule):
             raise conflict(f"There is a rule {rule.name} already, or there are {MOST_RULES} rules")
-        await log(request, "add", rule.name, why, rule.describe())
+        await log(request, "add", rule.name, why, rule.describe(addresses=False))
         return redirect(ADDRESS)
 
     @router.post(ADDRESS + "/{name}/remove")
@@ -97,7 +97,7 @@ def _add_acts(router: APIRouter, dependencies: ConsoleDependencies, records: Not
         """Remove a rule."""
         rule = await named(name)
         await records.remove(name)
-        await log(request, "remove", name, why, rule.describe())
+        await log(request, "remove", name, why, rule.describe(addresses=False))
         return redirect(ADDRESS)
 
     @router.post(ADDRESS + "/{name}/enabled")

@@ -19,7 +19,8 @@ def new_groups(groups: Sequence[Document], now: datetime) -> list[Incident]:
     """Return the incidents of groups that are new: one for each minute that is over, however many groups it had."""
     by_minute: dict[datetime, list[Document]] = defaultdict(list)
     for group in groups:
-        minute = group["statusAt"].replace(second=0, microsecond=0)
+        # Not `statusAt`: an operator who sets a group back to new makes no new group.
+        minute = (group.get("reopenedAt") or group["since"]).replace(second=0, microsecond=0)
         if minute + 2 * COLLECTED <= now:
             by_minute[minute].append(group)
     return [_of_minute(minute, found) for minute, found in sorted(by_minute.items())]

@@ -7,8 +7,8 @@ state; if the process ends in between, the next one copies them again under the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 from pymongo.errors import DuplicateKeyError
@@ -17,7 +17,7 @@ from operations.incidents.changes import Known, Release, Seen, decide, decide_re
 from operations.incidents.incident import Incident, incident_of
 from operations.incidents.schema import INCIDENTS, STATES
 from operations.reading.cursors import read_cursor, write_cursor
-from shared.clock import Clock, utc_now
+from shared.clock import Clock
 from shared.database import Database, Document
 from shared.failpoints import INCIDENT_DECIDED, Failpoint, nothing_fails
 
@@ -65,7 +65,9 @@ class _State:
 class IncidentRecords:
     """The operations on the records; methods let the driver's errors out."""
 
-    def __init__(self, database: Database, failpoint: Failpoint = nothing_fails, clock: Clock = utc_now) -> None:
+    def __init__(self, database: Database, failpoint: Failpoint = nothing_fails, clock: Clock | None = None) -> None:
+        """Incidents are stamped by a clock; without one by the server: a write that waits gets no time of the past."""
+        self._database = database
         self._incidents = database[INCIDENTS]
         self._states = database[STATES]
         self._failpoint = failpoint
@@ -121,6 +123,13 @@ class IncidentRecords:
         items, more = [incident_of(document) for document in found[:limit]], len(found) > limit
         return IncidentPage(items, write_cursor(items[-1].at, items[-1].id) if more else None, total)
 
+    async def stamping_time(self) -> datetime:
+        """Return the time by the clock that stamps incidents."""
+        if self._clock is not None:
+            return self._clock()
+        now: datetime = (await self._database.command("hello"))["localTime"]
+        return now.replace(tzinfo=UTC)
+
     async def recorded(self, wanted: IncidentFilter, after: datetime, until: datetime) -> list[Document]:
         """Return the records that were written after one time and until another, in that order."""
         query = wanted.query() | {"recordedAt": {"$gt": after, "$lte": until}}
@@ -162,9 +171,14 @@ class IncidentRecords:
         await self._states.update_one(unchanged, {"$set": {"incidents": []}})
 
     async def _copy(self, documents: Sequence[Document]) -> None:
-        recorded = {"recordedAt": self._clock()}
+        stamp = {"recordedAt": self._clock() if self._clock is not None else "$$NOW"}
+        is_new = {"$eq": [{"$type": "$recordedAt"}, "missing"]}
         writes = [
-            UpdateOne({"_id": document["_id"]}, {"$setOnInsert": _without_id(document) | recorded}, upsert=True)
+            UpdateOne(
+                {"_id": document["_id"]},
+                [{"$replaceWith": {"$cond": [is_new, {"$mergeObjects": [{"$literal": document}, stamp]}, "$$ROOT"]}}],
+                upsert=True,
+            )
             for document in documents
         ]
         if writes:
@@ -177,7 +191,3 @@ def _state(document: Document) -> _State:
 
 def _known(values: Document) -> Known | None:
     return Known(values["state"], tuple(values["changes"]), values["flapping"]) if values else None
-
-
-def _without_id(document: Document) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name != "_id"}

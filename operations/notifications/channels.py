@@ -3,50 +3,25 @@
 What came of an attempt is told in words, without any address or password.
 """
 
-import asyncio
-import smtplib
-import ssl
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from email.message import EmailMessage
-from email.utils import format_datetime
 from http import HTTPStatus
-from typing import Literal, NamedTuple
 
 import orjson
 
 from notification_service.sender import Outcome, Sender
 from notification_service.signing import sign
+from operations.notifications.mail import MailServer, Sent, send_mail
 from operations.notifications.message import Message
 from operations.notifications.rules import EMAIL, SLACK, WEBHOOK
 from shared.clock import Clock, utc_now
-from shared.tls import plain_reason
 
 TIMEOUT_SECONDS = 15.0
-Security = Literal["starttls", "tls", "off"]
+MAILERS = 20
+"""The most threads that send e-mail. One that looks up a name, which nothing can abort, may outlast its time limit."""
 
 _CONTENT = {"content-type": "application/json", "user-agent": "ordersaga-notifications/1"}
-
-
-class Sent(NamedTuple):
-    """What came of an attempt, in words; `again` is False if another one cannot succeed either."""
-
-    ok: bool
-    words: str
-    again: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class MailServer:
-    """The server that takes our e-mail; without a user name, nobody signs in."""
-
-    host: str
-    port: int
-    security: Security
-    sender: str
-    username: str = ""
-    password: str = field(default="", repr=False)
-    tls: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +54,7 @@ class Channels:
         self._destinations = destinations
         self._sender = sender
         self._clock = clock
+        self._mailers = ThreadPoolExecutor(MAILERS, thread_name_prefix="mail")
 
     async def send(self, message: Message, channel: str, to: Sequence[str]) -> Sent:
         """Send a message; a failure is the result."""
@@ -86,7 +62,7 @@ class Channels:
         if channel not in destinations.usable:
             return Sent(False, f"not sent: {_MISSING[channel]} must be set for the console", again=False)
         if channel == EMAIL and destinations.mail is not None:
-            return await asyncio.to_thread(_mail, destinations.mail, message, to)
+            return await send_mail(destinations.mail, message, to, self._mailers)
         if channel == SLACK and destinations.slack_url is not None:
             body = orjson.dumps(message.as_slack())
             return _answered(await self._sender.send(destinations.slack_url, _CONTENT, body))
@@ -97,6 +73,7 @@ class Channels:
     async def close(self) -> None:
         """Close the connections."""
         await self._sender.close()
+        self._mailers.shutdown(wait=False, cancel_futures=True)
 
 
 def _answered(outcome: Outcome) -> Sent:
@@ -105,57 +82,3 @@ def _answered(outcome: Outcome) -> Sent:
     status = HTTPStatus(outcome.status) if outcome.status in list(HTTPStatus) else None
     words = f"It answered {outcome.status}" + (f" ({status.phrase})" if status else "")
     return Sent(outcome.status is not None and 200 <= outcome.status < 300, words)
-
-
-def _mail(server: MailServer, message: Message, to: Sequence[str]) -> Sent:
-    """Send an e-mail; runs in a thread, because smtplib blocks."""
-    mail = EmailMessage()
-    mail["Subject"] = " ".join(message.title.split())[:200]
-    mail["From"] = server.sender
-    mail["To"] = ", ".join(to)
-    mail["Date"] = format_datetime(message.at)
-    # The same for each attempt, so that a mail server or a reader can tell a repetition.
-    mail["Message-ID"] = f"<{message.id}@ordersaga>"
-    mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content(message.text + "\n")
-    context = server.tls or ssl.create_default_context()
-    try:
-        connect = (
-            smtplib.SMTP_SSL(server.host, server.port, timeout=TIMEOUT_SECONDS, context=context)
-            if server.security == "tls"
-            else smtplib.SMTP(server.host, server.port, timeout=TIMEOUT_SECONDS)
-        )
-        with connect as connection:
-            if server.security == "starttls":
-                connection.starttls(context=context)
-            if server.username:
-                connection.login(server.username, server.password)
-            refused = connection.send_message(mail)
-    except (smtplib.SMTPException, OSError) as error:
-        return Sent(False, _mail_words(error))
-    if refused:
-        return Sent(True, f"The mail server took it, but not for {len(refused)} of {len(to)} addresses")
-    return Sent(True, "The mail server took it")
-
-
-def _mail_words(error: Exception) -> str:
-    """Return why a mail server did not take a message. What it answered may quote addresses, so only its code is."""
-    match error:
-        case smtplib.SMTPAuthenticationError():
-            return f"The mail server refuses the user or the password ({error.smtp_code})"
-        case smtplib.SMTPRecipientsRefused():
-            return "The mail server refuses every address"
-        case smtplib.SMTPNotSupportedError():
-            return "The mail server does not offer what ORDERSAGA_SMTP_SECURITY or the user name needs"
-        case smtplib.SMTPResponseException():
-            return f"The mail server refuses the message ({error.smtp_code})"
-        case ssl.SSLError():
-            return f"The TLS handshake with the mail server failed: {plain_reason(str(error))}"
-        case TimeoutError():
-            return f"The mail server did not answer within {TIMEOUT_SECONDS:g} s"
-        case ConnectionRefusedError():
-            return "The mail server refuses connections"
-        case smtplib.SMTPException():
-            return "The mail server closed the connection"
-        case _:
-            return "The mail server cannot be reached"

@@ -1,6 +1,7 @@
 """The words of a message about incidents. Pure."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,16 +16,21 @@ MOST_LISTED = 40
 class Message:
     """A message of a rule; `id` is the same for each attempt. `page` is the address of the incidents, if it is known.
 
-    `count` is of all its incidents, of which it lists the first MOST_LISTED.
+    `counts` is of all its incidents, by severity; it lists MOST_LISTED of them, the severest first.
     """
 
     id: str
     rule: str
     at: datetime
     incidents: Sequence[Incident]
-    count: int
+    counts: Mapping[str, int]
     page: str | None = None
     test: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many incidents it is about."""
+        return sum(self.counts.values())
 
     @property
     def title(self) -> str:
@@ -33,8 +39,8 @@ class Message:
             return f"ordersaga: test of the rule {self.rule}"
         if self.count == 1:
             return f"ordersaga: {self.incidents[0].severity}: {self.incidents[0].text}"
-        counts = [(severity, sum(each.severity == severity for each in self.incidents)) for severity in SEVERITIES]
-        named = ", ".join(f"{count} {severity}" for severity, count in counts if count)
+        counts = [(self.counts.get(severity, 0), severity) for severity in SEVERITIES]
+        named = ", ".join(f"{count:,} {severity}" for count, severity in counts if count)
         return f"ordersaga: {self.count:,} incidents ({named})"
 
     @property
@@ -53,7 +59,7 @@ class Message:
     @property
     def is_urgent(self) -> bool:
         """True if an incident is critical."""
-        return any(each.severity == CRITICAL for each in self.incidents)
+        return bool(self.counts.get(CRITICAL))
 
     def as_json(self) -> dict[str, Any]:
         """Return the body for a webhook."""
@@ -63,6 +69,7 @@ class Message:
             "data": {
                 "rule": self.rule,
                 "count": self.count,
+                "bySeverity": {severity: self.counts.get(severity, 0) for severity in SEVERITIES},
                 "incidents": [
                     {
                         "id": each.id,
@@ -84,3 +91,10 @@ class Message:
         title = self.title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         mark = ":red_circle: " if self.is_urgent else ""
         return {"text": f"{mark}*{title}*\n{escaped}"}
+
+
+def collected(incidents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the record of a message keeps of its incidents, which are records in order of time."""
+    severest = sorted(incidents, key=lambda each: SEVERITIES.index(each["severity"]))
+    counts = Counter(each["severity"] for each in incidents)
+    return {"incidents": severest[:MOST_LISTED], "count": len(incidents), "counts": dict(counts)}

@@ -8,7 +8,7 @@ next one finds the message and only moves the rule on.
        └──────▶ failed, after the last attempt or if no attempt can succeed
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,15 +18,21 @@ from pymongo.errors import DuplicateKeyError
 
 from operations.incidents.incident import incident_of
 from operations.incidents.records import IncidentFilter, IncidentRecords
-from operations.notifications.channels import Sent
-from operations.notifications.message import MOST_LISTED, Message
-from operations.notifications.rules import MARGIN, Rule, is_due, next_attempt
+from operations.notifications.mail import Sent
+from operations.notifications.message import Message, collected
+from operations.notifications.rules import MARGIN, RETRIES, Rule, is_due, next_attempt
 from operations.notifications.schema import NOTIFICATIONS, RULES
 from shared.clock import Clock, utc_now
 from shared.database import Database, Document
 
 LEASE = timedelta(minutes=2)
 """Longer than an attempt takes; after it, the process that made one has ended."""
+
+RECENT = timedelta(days=1)
+"""How long a message that could not be sent counts as failing."""
+
+LATE = timedelta(minutes=10)
+"""How long a message may wait before it counts as failing: several attempts have failed."""
 
 PENDING, SENT, FAILED = "pending", "sent", "failed"
 
@@ -36,11 +42,12 @@ MOST_RULES = 50
 class NotificationRecords:
     """The operations on the records; methods let the driver's errors out."""
 
-    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        """With a clock, all times are by it; without, those of incidents by the server, and leases by this process."""
         self._rules = database[RULES]
         self._messages = database[NOTIFICATIONS]
-        self._incidents = IncidentRecords(database)
-        self._clock = clock
+        self._incidents = IncidentRecords(database, clock=clock)
+        self._clock = clock or utc_now
 
     # --- Rules. ---
 
@@ -49,7 +56,7 @@ class NotificationRecords:
         if await self._rules.count_documents({}) >= MOST_RULES:
             return False
         try:
-            await self._rules.insert_one(_document(rule) | {"until": self._clock()})
+            await self._rules.insert_one(_document(rule) | {"until": await self._incidents.stamping_time()})
         except DuplicateKeyError:
             return False
         return True
@@ -60,7 +67,7 @@ class NotificationRecords:
 
     async def enable(self, name: str, enabled: bool) -> bool:
         """Turn a rule on or off; what is recorded while it is off is never sent. False if there is no such rule."""
-        changes: Document = {"enabled": enabled} | ({"until": self._clock()} if enabled else {})
+        changes: Document = {"enabled": enabled} | ({"until": await self._incidents.stamping_time()} if enabled else {})
         changed = await self._rules.update_one({"_id": name, "enabled": {"$ne": enabled}}, {"$set": changes})
         return bool(changed.matched_count) or await self.find(name) is not None
 
@@ -77,40 +84,49 @@ class NotificationRecords:
 
     async def open_due(self) -> None:
         """Open the messages that are due."""
+        now = await self._incidents.stamping_time()
         async for document in self._rules.find({"enabled": True}):
-            await self._open(document)
+            await self._open(document, now)
 
     async def open_test(self, rule: Rule) -> str:
         """Open a test message of a rule, and return its id."""
         test_id, now = f"test-{uuid4().hex[:16]}", self._clock()
-        await self._messages.insert_one(
-            _message(rule, now) | {"_id": test_id, "test": True, "incidents": [], "count": 0}
-        )
+        await self._messages.insert_one(_message(rule, now) | {"_id": test_id, "test": True, **collected([])})
         return test_id
 
-    async def claim(self) -> Document | None:
-        """Return a message to send now, which no other process sends; None if there is none."""
+    async def claim(self, full: Collection[str] = ()) -> Document | None:
+        """Return a message to send now, by no channel that is full, which no other process sends; None if none."""
         now = self._clock()
         free: Document = {"status": PENDING, "dueAt": {"$lte": now}, "$or": [{"lease": None}, {"lease": {"$lte": now}}]}
+        free["channel"] = {"$nin": list(full)}
         async for candidate in self._messages.find(free, {"_id": True}, sort=[("dueAt", ASCENDING)]):
             taken = await self._messages.find_one_and_update(
                 {"_id": candidate["_id"]} | free,
                 {"$set": {"lease": now + LEASE}, "$inc": {"attempts": 1}},
                 return_document=ReturnDocument.AFTER,
             )
-            if taken is not None:
+            if taken is None:
+                continue
+            if taken["attempts"] <= len(RETRIES) + 1:
                 return taken
+            await self.record(taken, Sent(False, "No attempt has ended: each time, the process that made it did first"))
         return None
 
     async def record(self, message: Document, sent: Sent) -> None:
-        """Record what came of an attempt; a failure is tried again later, except that of a test."""
+        """Record what came of an attempt, unless another process has begun the next one.
+
+        A failure is tried again later, except that of a test.
+        """
         now = self._clock()
         again = next_attempt(message["attempts"], now) if sent.again and not message.get("test") else None
         status = SENT if sent.ok else (PENDING if again else FAILED)
         changes: Document = {"status": status, "words": sent.words, "lease": None, "triedAt": now}
         if status == PENDING:
             changes["dueAt"] = again
-        await self._messages.update_one({"_id": message["_id"], "status": PENDING}, {"$set": changes})
+        if sent.left:
+            changes["to"] = list(sent.left)
+        mine = {"_id": message["_id"], "status": PENDING, "attempts": message["attempts"]}
+        await self._messages.update_one(mine, {"$set": changes})
 
     async def message(self, message_id: str) -> Document | None:
         """Return the record of a message."""
@@ -121,21 +137,20 @@ class NotificationRecords:
         newest = [("at", DESCENDING)]
         return await self._messages.find({}, {"incidents": False}, sort=newest, limit=limit).to_list(None)
 
-    async def count_failed(self) -> int:
-        """Count the messages that could not be sent."""
-        return await self._messages.count_documents({"status": FAILED, "test": {"$ne": True}})
+    async def count_failing(self, now: datetime) -> int:
+        """Count the messages that could not be sent within RECENT, and those that have waited for longer than LATE."""
+        failed = {"status": FAILED, "triedAt": {"$gte": now - RECENT}}
+        late = {"status": PENDING, "at": {"$lte": now - LATE}}
+        return await self._messages.count_documents({"$or": [failed, late], "test": {"$ne": True}})
 
-    async def _open(self, document: Document) -> None:
-        rule, now, since = _rule(document), self._clock(), document["until"]
+    async def _open(self, document: Document, now: datetime) -> None:
+        """Open the message of a rule if it is due; `now` is by the clock that stamps incidents, and so is `until`."""
+        rule, since = _rule(document), document["until"]
         wanted = IncidentFilter(rule.kinds, rule.severities, rule.services)
         found = await self._incidents.recorded(wanted, since, now - MARGIN)
         if not found or not is_due(found[0]["recordedAt"], document.get("lastMessageAt"), now):
             return
-        opened = _message(rule, now) | {
-            "incidents": found[:MOST_LISTED],
-            "count": len(found),
-            "until": now - MARGIN,
-        }
+        opened = _message(rule, now) | collected(found) | {"until": now - MARGIN}
         stored = await self._messages.find_one_and_update(
             {"_id": f"{rule.name}-{int(since.timestamp() * 1000)}"},
             {"$setOnInsert": opened},
@@ -155,7 +170,7 @@ def message_of(document: Mapping[str, Any], public_url: str | None) -> Message:
         document["rule"],
         document["at"],
         [incident_of(each) for each in document["incidents"]],
-        document["count"],
+        document["counts"],
         f"{public_url}/incidents" if public_url else None,
         bool(document.get("test")),
     )

@@ -20,7 +20,7 @@ INTERVAL = timedelta(minutes=5)
 """The shortest time between two messages of one rule."""
 
 MARGIN = timedelta(seconds=5)
-"""How far the clocks of two processes may differ: what was recorded within it is left for the next message."""
+"""How far the clocks of two members of MongoDB may differ: what was recorded within it is left for the next message."""
 
 RETRIES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 300, 1800, 3600, 7200))
 """The pauses before further attempts to send a message."""
@@ -67,12 +67,12 @@ class Rule:
                 found.append((field, f"{unknown[0][:100]!r} is not one of {', '.join(names)}"))
         return found
 
-    def describe(self) -> str:
-        """Describe the rule in one line."""
+    def describe(self, *, addresses: bool = True) -> str:
+        """Describe the rule in one line; without addresses, for logs, which keep it for ever."""
         chosen = (("kind", self.kinds), ("severity", self.severities), ("service", self.services))
         about = "; ".join(f"{name} {', '.join(values)}" for name, values in chosen if values) or "all incidents"
-        where = f"{self.channel} to {', '.join(self.to)}" if self.to else self.channel
-        return f"{about} → {where}"
+        to = ", ".join(self.to) if addresses else f"{len(self.to)} address{'es' if len(self.to) != 1 else ''}"
+        return f"{about} → {self.channel}" + (f" to {to}" if self.to else "")
 
     def as_json(self) -> dict[str, Any]:
         """Return the rule as a JSON document shows it."""

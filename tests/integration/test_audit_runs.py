@@ -10,6 +10,7 @@ from operations.audit import runner
 from operations.audit.report import Report, Violation
 from operations.audit.runner import AuditedStack, AuditRunner
 from operations.audit.runs import (
+    AGAIN,
     INTERRUPTED,
     LEASE,
     MOST_KEPT,
@@ -101,6 +102,35 @@ async def test_the_audit_of_a_process_that_died_is_taken_over(database: Database
     assert (await alive.current() or {})["_id"] == taken
     await alive.end(taken, Report(), seconds=1, judged=9)
     assert await alive.current() is None
+
+
+async def test_the_schedule_takes_over_the_audit_of_a_process_that_died(database: Database, clock: Clock) -> None:
+    runs = AuditRuns(database, clock)
+    killed = await runs.begin(SCHEDULE, every=HOUR)
+    clock.now += LEASE - SECOND
+    assert await runs.begin(SCHEDULE, every=HOUR) is None
+    clock.now += SECOND
+    taken = await runs.begin(SCHEDULE, every=HOUR)
+    assert taken is not None
+    found = {run["_id"]: run["status"] for run in (await runs.page(limit=10)).items}
+    assert found == {taken: RUNNING, killed: INTERRUPTED}
+    await runs.end(taken, Report(), seconds=1, judged=1)
+    clock.now += HOUR - SECOND
+    assert await runs.begin(SCHEDULE, every=HOUR) is None  # only the dead one was due at once
+
+
+@pytest.mark.parametrize(("lasted", "pause"), [(SECOND, AGAIN), (10 * AGAIN, 10 * AGAIN)])
+async def test_an_audit_that_was_not_done_is_due_again_soon(
+    database: Database, clock: Clock, lasted: timedelta, pause: timedelta
+) -> None:
+    runs = AuditRuns(database, clock)
+    run_id = await begun(runs, SCHEDULE)
+    clock.now += lasted
+    await runs.give_up(run_id, NOT_DONE, "MongoDB is away")
+    clock.now += pause - SECOND
+    assert await runs.begin(SCHEDULE, every=24 * HOUR) is None
+    clock.now += SECOND
+    assert await runs.begin(SCHEDULE, every=24 * HOUR) is not None
 
 
 async def test_a_result_lists_what_fits_and_counts_all(database: Database, clock: Clock) -> None:

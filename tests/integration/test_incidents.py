@@ -15,6 +15,7 @@ from operations.audit.report import Report, Violation
 from operations.audit.runs import AuditRuns
 from operations.console import ConsoleDependencies, IncidentWatch, incident_watch
 from operations.console.outages import Check, check
+from operations.dead_letters.schema import GROUPS
 from operations.incidents.changes import Release, Seen
 from operations.incidents.incident import Incident
 from operations.incidents.records import IncidentFilter, IncidentPage, IncidentRecords
@@ -212,6 +213,18 @@ async def test_packages_audits_groups_and_actions_on_many_are_incidents(
     assert (await listed(dependencies)).total == 4
     assert incidents["audit-failed"].text == "The books do not balance: 1 violation"
     assert incidents["audit-failed"].link == f"/audit/runs/{run}"
+
+
+async def test_a_group_that_an_operator_sets_back_to_new_is_no_incident(
+    dependencies: ConsoleDependencies, clock: Clock
+) -> None:
+    old, recent = clock.now - timedelta(days=2), clock.now - timedelta(minutes=5)
+    of_all = {"status": "new", "statusAt": recent, "since": old, "errorType": "Poison", "service": "payment"}
+    groups = [of_all | {"_id": "set back"}, of_all | {"_id": "reopened", "reopenedAt": recent}]
+    await dependencies.operations[GROUPS].insert_many(groups)
+    watch = IncidentWatch(dependencies)
+    await look(watch, clock, 15)
+    assert [incident.link for incident in (await listed(dependencies)).items] == ["/dead-letters/groups/reopened"]
 
 
 async def test_one_state_is_kept_for_each_subject(dependencies: ConsoleDependencies, clock: Clock) -> None:

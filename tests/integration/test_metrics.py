@@ -21,6 +21,9 @@ from operations.audit.report import Report, Violation
 from operations.audit.runs import NOT_DONE, AuditRuns
 from operations.dead_letters.records import LetterRecords
 from operations.metrics import Observer
+from operations.notifications.records import NotificationRecords
+from operations.notifications.rules import Rule
+from operations.notifications.schema import NOTIFICATIONS
 from operations.stack.ports import PortClaims
 from order_service.order import Status
 from order_service.orders import NewRecord, Orders
@@ -208,6 +211,15 @@ async def test_the_last_audit_that_judged_the_books_is_observed(watched: Watched
     last = await runs.last(answered=True)
     assert last is not None
     assert value(after, "ordersaga_audit_timestamp_seconds") == last["endedAt"].timestamp()
+
+
+@moves("ordersaga_notifications_failing")
+async def test_notifications_that_are_not_sent_are_observed(watched: Watched) -> None:
+    records = NotificationRecords(watched.database("operations"), lambda: utc_now() - timedelta(hours=1))
+    await records.open_test(Rule("r", "slack"))
+    assert value(await watched.observe(), "ordersaga_notifications_failing") == 0
+    await watched.database("operations")[NOTIFICATIONS].update_many({}, {"$unset": {"test": ""}})
+    assert value(await watched.observe(), "ordersaga_notifications_failing") == 1
 
 
 @moves("ordersaga_queue_messages", "ordersaga_queue_consumers", "ordersaga_queue_oldest_message_seconds")

@@ -4,12 +4,16 @@ import ast
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
+from typer._click.exceptions import UsageError
+from typer.core import TyperGroup
 
 from operations.audit.remedies import _UNKNOWN, REMEDIES, RUNBOOK, remedy_of
 from operations.audit.report import Violation
-from operations.cli import COMMANDS
+from operations.cli import build_application
 from operations.reading.participant_records import PARTICIPANT_RECORDS
 
 ROOT = Path(__file__).parents[2]
@@ -85,9 +89,30 @@ def test_every_fix_is_used_and_names_what_exists() -> None:
         assert (ROOT / remedy.page).is_file()
         assert re.fullmatch(r"[A-Z].*\.", remedy.text, re.DOTALL), remedy.text
         if remedy.command:
-            program, command, *_ = shlex.split(remedy.command)
-            assert (program, command in COMMANDS) == ("ordersaga", True)
+            program, *words = shlex.split(remedy.command_for("o1") or "")
+            assert program == "ordersaga"
+            parse(words)
     assert (ROOT / f"docs/runbooks/{RUNBOOK}.md").is_file()
+
+
+def parse(words: list[str]) -> None:
+    """Parse the words of a command line without running it. Raises UsageError if they do not fit."""
+    command: Any = typer.main.get_command(build_application(words))
+    name: str | None = "ordersaga"
+    context = None
+    while True:
+        context = command.make_context(name, words, parent=context)
+        if not isinstance(command, TyperGroup):
+            return
+        name, found, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert found is not None
+        command = found
+
+
+@pytest.mark.parametrize("line", ["orders nudge --wrong o1", "orders nothing o1", "nothing o1"])
+def test_a_command_that_does_not_exist_is_found(line: str) -> None:
+    with pytest.raises(UsageError):
+        parse(line.split())
 
 
 def test_an_id_cannot_add_to_the_command() -> None:

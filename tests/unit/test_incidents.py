@@ -149,7 +149,7 @@ def test_an_older_process_behind_the_same_address_is_no_news() -> None:
 
 def test_new_groups_of_a_minute_are_one_incident() -> None:
     groups = [
-        {"_id": f"g{number}", "statusAt": NOW + number * SECOND, "errorType": "Poison", "service": "payment"}
+        {"_id": f"g{number}", "since": NOW + number * SECOND, "errorType": "Poison", "service": "payment"}
         for number in range(50)
     ]
     assert new_groups(groups, NOW + timedelta(seconds=100)) == []

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from operations.incidents.incident import Incident
-from operations.notifications.message import MOST_LISTED, Message
+from operations.incidents.incident import Incident, incident_of
+from operations.notifications.message import MOST_LISTED, Message, collected
 from operations.notifications.rules import GATHER, INTERVAL, RETRIES, Rule, is_due, next_attempt, split
 from operations.settings import OperationsSettings
 
@@ -22,8 +22,10 @@ def an_incident(kind: str = "process-down", text: str = "The payment service doe
     return Incident("i1", NOW, kind, text, "service/payment", "payment")
 
 
-def a_message(*incidents: Incident, count: int | None = None, test: bool = False) -> Message:
-    return Message("m1", "r1", NOW, incidents, len(incidents) if count is None else count, "https://c/incidents", test)
+def a_message(*incidents: Incident, test: bool = False) -> Message:
+    kept = collected([each.as_document() for each in incidents])
+    listed = [incident_of(each) for each in kept["incidents"]]
+    return Message("m1", "r1", NOW, listed, kept["counts"], "https://c/incidents", test)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,7 @@ def test_a_valid_rule_describes_itself() -> None:
     rule = Rule("night", "email", ("ops@example.org",), (), ("critical",), ("payment",))
     assert rule.objections() == []
     assert rule.describe() == "severity critical; service payment → email to ops@example.org"
+    assert rule.describe(addresses=False) == "severity critical; service payment → email to 1 address"
     assert Rule("all", "slack").describe() == "all incidents → slack"
     assert split("a, b\nc,,a") == ("a", "b", "c")
 
@@ -88,10 +91,16 @@ def test_a_message_says_what_happened() -> None:
         "2026-01-31 09:30:00 UTC  critical  The payment service does not answer",
         "https://c/incidents",
     ]
-    many = a_message(an_incident(), an_incident("failover", "x"), count=MOST_LISTED + 2)
-    assert many.title == f"ordersaga: {MOST_LISTED + 2} incidents (1 critical, 1 warning)"
-    assert f"and {MOST_LISTED} more" in many.text
     assert "This is a test" in a_message(test=True).text
+
+
+def test_a_critical_incident_after_many_others_is_not_hidden() -> None:
+    many = a_message(*[an_incident("failover", "x")] * 1000, an_incident(text="it is down"))
+    assert many.title == "ordersaga: 1,001 incidents (1 critical, 1,000 warning)"
+    assert many.is_urgent
+    assert "it is down" in many.text.splitlines()[0]
+    assert f"and {1001 - MOST_LISTED} more" in many.text
+    assert many.as_json()["data"]["bySeverity"] == {"critical": 1, "warning": 1000, "info": 0}
 
 
 def test_text_from_outside_cannot_write_markup_in_slack() -> None:
