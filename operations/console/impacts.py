@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from operations.impact.impact import Impact
-from operations.impact.ranking import Impacts
+from operations.impact.reading import shares_of
 
 KEPT_SECONDS = 2.0
 """The least time for which all operators see the same figures."""
@@ -15,18 +15,31 @@ PAUSE_FACTOR = 20
 """The pause between two readings, as a multiple of the time that one takes."""
 
 
+SAME_EFFORT = 0.1
+"""The part by which the numbers of letters that were looked at may differ for groups that are compared."""
+
+
+class Reads(Protocol):
+    """Reads the impact of groups, of a number of letters of each; `ImpactReader` does."""
+
+    async def of_groups(self, numbers: Mapping[str, int], shares: Mapping[str, int]) -> dict[str, Impact]:
+        """Return the impact of each group."""
+
+
 class _Kept(NamedTuple):
     impact: Impact
+    share: int
     until: float
 
 
 class ImpactCache:
     """Reads the impact of groups that is not known, or was read too long ago.
 
-    A group whose number of open letters has changed is read at once.
+    A group whose number of open letters has changed is read at once. Groups that are compared are read with the same
+    effort: what was read for another list, with much more or less of it, is read again.
     """
 
-    def __init__(self, impacts: Impacts, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, impacts: Reads, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._impacts = impacts
         self._monotonic = monotonic
         self._kept: dict[tuple[str, int], _Kept] = {}
@@ -37,8 +50,15 @@ class ImpactCache:
         async with self._reading:
             began = self._monotonic()
             self._kept = {key: kept for key, kept in self._kept.items() if kept.until > began}
-            if missing := {name: number for name, number in numbers.items() if (name, number) not in self._kept}:
-                found = await self._impacts.of_groups(missing)
+            shares = shares_of(numbers)
+            if missing := {
+                each: shares[each] for each in numbers if not self._knows(each, numbers[each], shares[each])
+            }:
+                found = await self._impacts.of_groups({name: numbers[name] for name in missing}, missing)
                 until = began + max(KEPT_SECONDS, PAUSE_FACTOR * (self._monotonic() - began))
-                self._kept |= {(name, number): _Kept(found[name], until) for name, number in missing.items()}
+                self._kept |= {(name, numbers[name]): _Kept(found[name], missing[name], until) for name in missing}
             return {name: self._kept[name, number].impact for name, number in numbers.items()}
+
+    def _knows(self, name: str, number: int, share: int) -> bool:
+        kept = self._kept.get((name, number))
+        return kept is not None and abs(kept.share - share) <= SAME_EFFORT * share

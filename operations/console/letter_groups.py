@@ -14,7 +14,7 @@ from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import GROUP_STATUSES
-from operations.impact.ranking import MOST_RANKED, Sorting, rank_groups
+from operations.impact.ranking import Sorting, rank_groups
 from operations.impact.reading import ImpactReader
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
@@ -83,7 +83,6 @@ def create_groups(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
             filtered=any(asked.values()),
             sort=sort,
             sortings=list(Sorting),
-            most_ranked=MOST_RANKED,
             spans=SPANS,
             statuses=GROUP_STATUSES,
             inboxes=list(INBOXES),

@@ -39,7 +39,7 @@ from operations.dead_letters.previewing import ReplayPreviews
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, new_id
 from operations.dead_letters.service import DeadLetterService
-from operations.order_actions.of_letters import concerned
+from operations.impact.of_letters import concerned
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.http import conflict

@@ -30,7 +30,7 @@ from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError, new_id
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import DISCARDED
-from operations.order_actions.of_letters import Concerned, concerned
+from operations.impact.of_letters import Concerned, concerned
 from operations.settings import ApprovalAction
 from shared.access.middleware import requires
 from shared.database import Document

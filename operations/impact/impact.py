@@ -21,9 +21,9 @@ Harm = tuple[int, int, int, datetime]
 class Impact:
     """The orders that are affected; amounts are in minor units by currency.
 
-    `unsettled` are those to which something is still to happen: their money is at stake. `unknown` counts what leads to
-    no order: letters without an order's id, and ids that the order service does not know. Unless it is `complete`, not
-    everything was looked at, and all numbers are at least that high.
+    `unsettled` are those to which something is still to happen: their money is at stake. `unknown` counts the
+    letters that lead to no order: they name none, or one that the order service does not know. Unless it is `complete`,
+    not everything was looked at, and all numbers are at least that high.
     """
 
     total: OrderTotals

@@ -37,11 +37,34 @@ class RankedGroup(NamedTuple):
 
 
 class RankedPage(NamedTuple):
-    """A page of groups, the number on all pages, and whether the harm of all of them was compared."""
+    """A page of groups, the number on all pages, and how far they are sorted by harm.
+
+    The harm of all of them may not have been compared, or some of it not counted to the end.
+    """
 
     items: Sequence[RankedGroup]
     total: int
-    all_ranked: bool = True
+    all_compared: bool = True
+    all_counted: bool = True
+
+    @property
+    def all_ranked(self) -> bool:
+        """Whether no group does more harm than one before it."""
+        return self.all_compared and self.all_counted
+
+    @property
+    def caveat(self) -> str:
+        """What is to be known about the order of the groups; empty if all are ranked."""
+        said = []
+        if not self.all_compared:
+            said.append(
+                f"The harm of the {MOST_RANKED:,} groups with the newest failures was compared; the others follow them."
+            )
+        if not self.all_counted:
+            said.append(
+                "Some have too many letters to look at all of them, and may do more harm than those before them."
+            )
+        return " ".join(said)
 
 
 async def rank_groups(
@@ -54,18 +77,19 @@ async def rank_groups(
     skip: int = 0,
 ) -> RankedPage:
     """Return a page of groups with their impact. Lets the driver's errors out."""
-    if by is not Sorting.HARM or skip >= MOST_RANKED:
-        order = GroupOrder.NEWEST if by is Sorting.HARM else GroupOrder(by)
-        page = await service.group_page(filters, order=order, limit=limit, skip=skip)
-        items = await _with_impact(impacts, page.items)
-        return RankedPage(items, page.total, by is not Sorting.HARM or page.total <= MOST_RANKED)
+    if by is not Sorting.HARM:
+        page = await service.group_page(filters, order=GroupOrder(by), limit=limit, skip=skip)
+        return RankedPage(await _with_impact(impacts, page.items), page.total)
+    if skip >= MOST_RANKED:
+        page = await service.group_page(filters, limit=limit, skip=skip)
+        return RankedPage(await _with_impact(impacts, page.items), page.total, page.total <= MOST_RANKED)
     page = await service.group_page(filters, limit=MOST_RANKED)
     ranked = sorted(await _with_impact(impacts, page.items), key=rank)
     shown = ranked[skip : skip + limit]
     if len(shown) < limit and page.total > MOST_RANKED:
         rest = await service.group_page(filters, limit=limit - len(shown), skip=MOST_RANKED)
         shown += await _with_impact(impacts, rest.items)
-    return RankedPage(shown, page.total, page.total <= MOST_RANKED)
+    return RankedPage(shown, page.total, page.total <= MOST_RANKED, all(each.impact.complete for each in ranked))
 
 
 def rank(ranked: RankedGroup) -> tuple[object, ...]:

@@ -1,8 +1,9 @@
 """Reads the orders that a cause of dead letters or an outage affects, within bounds.
 
 The letters of a group name its orders, which an index covers; the orders are read by their ids. How much is read does
-not depend on the number of orders: `MOST_OF_ONE` letters for one group, `MOST_OF_ALL` for a list of groups, and
-`MOST_WAITING` orders for an outage. A result that is not complete says so. Errors of the driver pass through.
+not depend on the number of orders: `MOST_OF_ONE` letters for one group or one selection, `MOST_OF_ALL` for a list of
+groups, and `MOST_WAITING` orders for an outage. A result that is not complete says so. Errors of the driver pass
+through.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from shared.database import Collection, Database, Document
 from shared.services import CONSOLE, INVENTORY, ORDER
 
 MOST_OF_ONE = 10_000
-"""Open letters of one group whose orders are looked at for its page."""
+"""Letters of one group, or of one selection, whose orders are looked at for its page."""
 
 MOST_OF_ALL = 20_000
 """Open letters of all groups together whose orders are looked at for a list."""
@@ -53,14 +54,34 @@ class ImpactReader:
 
     async def of_group(self, fingerprint: str, number: int) -> Impact:
         """Return the impact of a group that has this number of open letters."""
-        return (await self._of({fingerprint: number}, MOST_OF_ONE))[fingerprint]
+        return (await self.of_groups({fingerprint: number}, {fingerprint: MOST_OF_ONE}))[fingerprint]
 
-    async def of_groups(self, numbers: Mapping[str, int]) -> dict[str, Impact]:
+    async def of_groups(self, numbers: Mapping[str, int], shares: Mapping[str, int] | None = None) -> dict[str, Impact]:
         """Return the impact of each group, by the numbers of their open letters.
 
-        A group with few letters is looked at as a whole; those with many share what is left of the effort.
+        `shares` says how many letters of each group are looked at, by default those of `shares_of`.
         """
-        return await self._of(numbers, MOST_OF_ALL)
+        shares = shares_of(numbers) if shares is None else shares
+        read = {name: shares[name] for name, number in numbers.items() if number > 0}
+        at_once = asyncio.Semaphore(AT_ONCE)
+        each = await asyncio.gather(*(self._named(at_once, name, share) for name, share in read.items()))
+        named = dict(zip(read, each, strict=True))
+        orders = await self._read(_ids(order_id for letters in named.values() for order_id in letters))
+        hold_ends = await self._hold_ends(orders.values())
+        return {
+            name: _of_letters(named.get(name, ()), orders, hold_ends, complete=number <= shares[name])
+            for name, number in numbers.items()
+        }
+
+    async def of_query(self, query: Document) -> tuple[int, Impact]:
+        """Return the number of letters of a query, and their impact, or that of MOST_OF_ONE of them."""
+        found = await self._letters.find(query, {"_id": False, "orderId": True}).limit(MOST_OF_ONE + 1).to_list(None)
+        named = [letter.get("orderId") or None for letter in found[:MOST_OF_ONE]]
+        complete = len(found) == len(named)
+        orders = await self._read(_ids(named))
+        hold_ends = await self._hold_ends(orders.values())
+        number = len(named) if complete else await self._letters.count_documents(query)
+        return number, _of_letters(named, orders, hold_ends, complete=complete)
 
     async def of_outages(self, names: Sequence[str], now: datetime) -> dict[str, Impact]:
         """Return which orders wait for each of these services and servers, in one pass over the unsettled orders."""
@@ -80,20 +101,6 @@ class ImpactReader:
         hold_ends = await self._hold_ends(order for orders in waiting.values() for order in orders)
         complete = looked_at <= MOST_WAITING
         return {name: impact_of(orders, hold_ends=hold_ends, complete=complete) for name, orders in waiting.items()}
-
-    async def _of(self, numbers: Mapping[str, int], budget: int) -> dict[str, Impact]:
-        at_once = asyncio.Semaphore(AT_ONCE)
-        shares = share_out({name: number for name, number in numbers.items() if number > 0}, budget)
-        named = dict(
-            zip(shares, await asyncio.gather(*(self._named(at_once, *each) for each in shares.items())), strict=True)
-        )
-        ids = list({order_id for letters in named.values() for order_id in letters if order_id})
-        orders = await self._read(ids)
-        hold_ends = await self._hold_ends(orders.values())
-        return {
-            name: _of_letters(named.get(name, ()), orders, hold_ends, complete=number <= shares.get(name, 0))
-            for name, number in numbers.items()
-        }
 
     async def _named(self, at_once: asyncio.Semaphore, fingerprint: str, most: int) -> Sequence[str | None]:
         """Return the order that each of a group's open letters names; the index has all that is read."""
@@ -126,10 +133,21 @@ class ImpactReader:
         return {hold: ends[key] for hold in holds if (key := hold_reservation_id(hold)) in ends}
 
 
+def shares_of(numbers: Mapping[str, int]) -> dict[str, int]:
+    """Return how many open letters of each group are looked at for a list of all of them.
+
+    A group with few letters is looked at as a whole; those with many share what is left of the effort.
+    """
+    return dict.fromkeys(numbers, 0) | share_out({name: n for name, n in numbers.items() if n > 0}, MOST_OF_ALL)
+
+
+def _ids(named: Iterable[str | None]) -> list[str]:
+    return list({order_id for order_id in named if order_id})
+
+
 def _of_letters(
     named: Sequence[str | None], orders: Mapping[str, Document], hold_ends: Mapping[str, datetime], *, complete: bool
 ) -> Impact:
-    ids = {order_id for order_id in named if order_id}
-    known = [orders[order_id] for order_id in ids if order_id in orders]
-    unknown = len(ids) - len(known) + sum(order_id is None for order_id in named)
+    known = [orders[order_id] for order_id in _ids(named) if order_id in orders]
+    unknown = sum(order_id not in orders for order_id in named)
     return impact_of(known, hold_ends=hold_ends, unknown=unknown, complete=complete)

@@ -10,10 +10,10 @@ def orders_in_words(impact: Impact) -> str:
     """Return how many orders in which status, and of how many customers; no names, which not everybody may see."""
     orders, customers = impact.total.orders, impact.total.customers
     if not orders:
-        return _without_order(impact) or "no orders"
+        return without_order_in_words(impact) or "no orders"
     statuses = ", ".join(f"{number:,} {status}" for status, number in impact.by_status.items())
     text = f"{_at_least(impact)}{_count(orders, 'order')} of {_count(customers, 'customer')}: {statuses}"
-    without = _without_order(impact)
+    without = without_order_in_words(impact)
     return f"{text}; {without}" if without else text
 
 
@@ -31,7 +31,8 @@ def amounts_in_words(amounts: Mapping[str, int]) -> str:
     return " + ".join(f"{to_json_number(amount):,.2f} {currency}".strip() for currency, amount in amounts.items())
 
 
-def _without_order(impact: Impact) -> str:
+def without_order_in_words(impact: Impact) -> str:
+    """Return how many letters lead to no order; empty if all do."""
     if not impact.unknown:
         return ""
     verb = "leads" if impact.unknown == 1 else "lead"

@@ -157,7 +157,12 @@ class Lookups:
         return hits + _more(found, "products", "/inventory")
 
     async def _of_slot(self, text: str) -> list[Hit]:
-        return [Hit("delivery slot", text, _page("slots", text))] if re.fullmatch(SLOT_ID_PATTERN, text) else []
+        if not re.fullmatch(SLOT_ID_PATTERN, text):
+            return []
+        if await self._inventory["products"].find_one({"_id": text}, {"_id": True}) is None:
+            # It may be one of those that are offered: they are stored when they are booked.
+            return [Hit("delivery slot", text, _page("slots", text), "never booked", exact=False)]
+        return [Hit("delivery slot", text, _page("slots", text))]
 
     async def _of_hold(self, text: str) -> list[Hit]:
         found = await self._inventory["reservations"].find_one({"_id": hold_reservation_id(text)})

@@ -207,7 +207,9 @@ async def retry_the_servers(tutorial: Tutorial, page: Page) -> None:
     await open_section(tutorial, page, "Orders")
     await page.get_by_label("Status").select_option("FAILED")
     await page.get_by_role("button", name="Search").click()
-    for box in await page.get_by_role("checkbox", name="Select order").all():
+    boxes = page.get_by_role("checkbox", name="Select order")
+    await expect(boxes).to_have_count(4)  # until then it is the list of before, of all orders
+    for box in await boxes.all():
         await box.check()
     await tutorial.click(page.get_by_role("button", name="Retry"), "Retry")
     await expect(page.get_by_role("heading", name="Retry 4 orders")).to_be_visible()

@@ -254,7 +254,7 @@ async def test_a_page_says_when_its_data_is_old(dependencies: ConsoleDependencie
         page = await open_page(browser, url, [])
         await page.clock.install()
         await page.goto(await seldom_refreshed(dependencies))
-        await expect(page.locator("#stale")).to_be_hidden()
+        await expect(page.locator("#stale")).to_be_hidden(timeout=PATIENCE)
     await page.clock.run_for(20_000)
     await expect(page.locator("#stale")).to_be_visible(timeout=PATIENCE)
     # A part that is renewed every 30 s is not old yet.
@@ -278,7 +278,7 @@ async def test_every_page_names_what_is_away_since_when_and_what_to_do(
         banner = page.get_by_role("status", name="Outages")
         await expect(banner).to_contain_text("The payment service cannot be used since 20", timeout=PATIENCE)
         await expect(banner).to_contain_text("Nothing is charged or refunded", timeout=PATIENCE)
-        await expect(banner).not_to_contain_text("RabbitMQ")
+        await expect(banner).not_to_contain_text("RabbitMQ", timeout=PATIENCE)
         await broker.die()
         # The page itself is not loaded again.
         lost = banner.get_by_text("RabbitMQ cannot be used since")
@@ -384,13 +384,15 @@ async def test_eighty_bodies_with_one_mistake_take_three_clicks_and_two_texts(
         test, fix = '{"op":"test","path":"/reason","value":7}', '{"op":"replace","path":"/reason","value":"late"}'
         await write("JSON patch (RFC 6902)", f"[{test},{fix}]")
         await click("button", "Preview")
-        await expect(page.get_by_role("heading", name="80 letters changed, 2 left as they are")).to_be_visible()
-        await expect(page.locator("ins").first).to_have_text('"late"')
+        await expect(page.get_by_role("heading", name="80 letters changed, 2 left as they are")).to_be_visible(
+            timeout=PATIENCE
+        )
+        await expect(page.locator("ins").first).to_have_text('"late"', timeout=PATIENCE)
         (right,) = (await letters.page(Filters(order_id="o81"))).items
         another = page.get_by_label("Another letter")
         await another.fill(right["_id"])
         await another.press("Enter")
-        await expect(page.get_by_text("Left as it is: the test of /reason failed")).to_be_visible()
+        await expect(page.get_by_text("Left as it is: the test of /reason failed")).to_be_visible(timeout=PATIENCE)
         assert await letters.replays() == [], "Enter in a field sends nothing"
         await write("Reason", "the shop sent a number")
         await click("button", "Edit and replay 80 letters")

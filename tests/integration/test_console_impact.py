@@ -13,12 +13,14 @@ from operations.console import ConsoleDependencies
 from operations.console.impacts import ImpactCache
 from operations.console.outages import OutageWatch
 from operations.console.wording import clock
-from operations.dead_letters.filters import Filters
+from operations.dead_letters.filters import Filters, query
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.groups import Group
 from operations.dead_letters.service import DeadLetterService
+from operations.dead_letters.status import OPEN
 from operations.impact import ranking, reading
 from operations.impact.impact import Impact, impact_of
+from operations.impact.of_letters import concerned
 from operations.impact.ranking import RankedPage, Sorting, rank_groups
 from operations.impact.reading import ImpactReader
 from operations.order_actions.bulk import BY_COMMAND, BulkActions
@@ -122,6 +124,7 @@ async def test_groups_are_sorted_by_harm_and_say_what_it_is(
     cut = {group.title.split()[0]: impact for group, impact in (await ranked(dependencies)).items}
     assert [cut[name].complete for name in ("paid", "Unknown", "late")] == [False, False, True]
     assert cut["Unknown"].total.orders <= 2
+    assert not (await ranked(dependencies)).all_ranked
 
 
 async def test_groups_beyond_those_whose_harm_is_compared_follow_them(
@@ -193,7 +196,7 @@ async def test_the_impact_is_kept_for_longer_the_longer_it_takes_to_read() -> No
     none = impact_of([])
 
     class Slow:
-        async def of_groups(self, numbers: Mapping[str, int]) -> dict[str, Impact]:
+        async def of_groups(self, numbers: Mapping[str, int], shares: Mapping[str, int]) -> dict[str, Impact]:
             read.append(dict(numbers))
             seconds[0] += 1
             return dict.fromkeys(numbers, none)
@@ -206,6 +209,54 @@ async def test_the_impact_is_kept_for_longer_the_longer_it_takes_to_read() -> No
     seconds[0] = 120.1
     await cache.of_groups({"a": 3, "b": 2})
     assert read == [{"a": 1, "b": 2}, {"a": 3, "c": 1}, {"b": 2}]
+
+
+async def test_groups_are_compared_by_the_same_effort(
+    dependencies: ConsoleDependencies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group with a new letter is read alone, but not further than the others."""
+    monkeypatch.setattr(reading, "MOST_OF_ALL", 8)
+    await dependencies.orders.insert_many([an_order(f"{name}{n}") for name in "ab" for n in range(7)])
+    await record_letters(dependencies, *(a_letter(f"{name}{n}", f"{name}-kind") for name in "ab" for n in range(6)))
+    cache = ImpactCache(ImpactReader(dependencies.client, dependencies.prefix), lambda: 0.0)
+    service = DeadLetterService(dependencies.operations)
+
+    async def harms() -> dict[str, int]:
+        page = await rank_groups(service, cache, GroupFilters(), limit=10)
+        assert not page.all_ranked
+        assert "Some have too many letters" in page.caveat
+        return {group.title: impact.total.orders for group, impact in page.items}
+
+    assert list((await harms()).values()) == [4, 4]
+    await record_letters(dependencies, a_letter("a6", "a-kind"))
+    assert list((await harms()).values()) == [4, 4]
+    # What was read with less effort for a long list is read again for a short one.
+    alone = await rank_groups(service, cache, GroupFilters(cause="a-kind"), limit=10)
+    assert ([impact.total.orders for _, impact in alone.items], alone.all_ranked) == ([7], True)
+    async with pages_of(dependencies) as pages:
+        assert "Some have too many letters to look at all of them" in await text_of(pages, "/overview")
+
+
+async def test_whom_letters_concern_is_read_within_bounds(
+    dependencies: ConsoleDependencies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(dependencies)
+    await record_letters(dependencies, *(a_letter("nowhere", queue=f"{name}.inbox") for name in ("order", "inventory")))
+    everything = query(Filters(status=OPEN))
+    found = await concerned(dependencies.client, dependencies.prefix, everything)
+    # Letters are counted, not the orders that they name.
+    assert (found.letters, found.impact.unknown, found.impact.total.orders) == (12, 3, 9)
+    await dependencies.orders.update_one({"_id": "cheap1"}, {"$set": {"settled": True, "status": "COMPLETED"}})
+    again = await concerned(dependencies.client, dependencies.prefix, everything)
+    assert (again.summary, again.impact == found.impact) == (found.summary, False)
+    monkeypatch.setattr(reading, "MOST_OF_ONE", 5)
+    cut = await concerned(dependencies.client, dependencies.prefix, everything)
+    assert (cut.letters, cut.impact.complete, cut.summary) == (12, False, "12")
+    assert cut.impact.total.orders + cut.impact.unknown <= 5
+    async with pages_of(dependencies) as pages:
+        asked = await text_of(pages, "/dead-letters/many/replay?matching=1")
+        assert "<h1>Replay 12 dead letters, at least" in asked
+        assert "at stake" in asked
 
 
 async def test_an_outage_says_which_orders_wait_for_it(
@@ -311,6 +362,7 @@ async def test_orders_are_counted_filtered_and_sorted(dependencies: ConsoleDepen
 
 ORDER = "0123456789abcdef0123456789abcdef"
 NUMBER = str(order_number(ORDER))
+BOOKED = f"{SLOT_PREFIX}1769850000"
 
 
 async def store_one_of_each(dependencies: ConsoleDependencies) -> dict[str, str]:
@@ -326,6 +378,7 @@ async def store_one_of_each(dependencies: ConsoleDependencies) -> dict[str, str]
     bulk = await BulkActions(dependencies.operations).start([{"_id": ORDER}], person=person, **chosen)
     await dependencies.operations["approvals"].insert_one({"_id": "a" * 16, "action": "order.refund", "status": "done"})
     await client[f"{prefix}_inventory"]["products"].insert_one({"_id": "basil", "kind": "goods", "quantity": 12})
+    await client[f"{prefix}_inventory"]["products"].insert_one({"_id": BOOKED, "end": NOW})
     await client[f"{prefix}_inventory"]["reservations"].insert_one({"_id": "orphan", "status": "RESERVED"})
     await client[f"{prefix}_provisioning"]["addresses"].insert_one({"_id": "103.181.9.7", "orderId": ORDER})
     await dependencies.packages.insert_one({"_id": "103.181.9", "name": "103.181.9.x", "ipv4": 3})
@@ -346,7 +399,7 @@ async def store_one_of_each(dependencies: ConsoleDependencies) -> dict[str, str]
         "103.181.9.7": f"/orders/{ORDER}",
         "103.181.9": "/packages",
         "103.181.9.x": "/packages",
-        f"{SLOT_PREFIX}1769850000": f"/slots/{quote(SLOT_PREFIX, safe='')}1769850000",
+        BOOKED: f"/slots/{quote(SLOT_PREFIX, safe='')}1769850000",
         "hook": "/webhooks/hook",
         "hook:event": "/webhooks/hook/deliveries/event",
     }
@@ -367,6 +420,8 @@ async def test_any_id_leads_to_its_page(dependencies: ConsoleDependencies) -> No
         assert f'href="/orders/{ORDER}"' in similar
         naming = await text_of(pages, "/search", params={"q": "order-of-letter"})
         assert "/dead-letters/list?text=order-of-letter" in naming
+        offered = await text_of(pages, "/search", params={"q": f"{SLOT_PREFIX}1"})
+        assert "never booked" in offered
         nothing = await text_of(pages, "/search", params={"q": "'{$gt: <b>"})
         assert "Nothing has this id." in nothing
         assert "<b>" not in nothing

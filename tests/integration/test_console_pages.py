@@ -21,7 +21,7 @@ from shared.bus.declaring import declare_topology
 from shared.topology import RETRY_LADDER
 from tests.support.access import ADMIN
 from tests.support.browser import run_browser
-from tests.support.console_pages import NOT_PAGES, PAGES, addresses, routes_for_get
+from tests.support.console_pages import NOT_PAGES, PAGES, STATUSES, addresses, routes_for_get
 from tests.support.consoles import an_app, served
 from tests.support.incident import Incident, recorded_incident
 from tests.support.seeds import IS_LONG_FORM
@@ -110,17 +110,21 @@ def test_every_route_that_answers_get_is_looked_at_or_is_no_page(incident: Incid
 @pytest.fixture(scope="module")
 async def readings(incident: Incident, url: str, browser: Browser) -> Mapping[str, Reading]:
     """Every page, opened once: what it reads like, and what axe finds."""
-    page, found = await open_page(browser, url), dict[str, Reading]()
+    page, found, wrong = await open_page(browser, url), dict[str, Reading](), dict[str, int]()
     for name, address in addresses(incident.ids):
         await page.emulate_media(color_scheme="light")
         await page.set_viewport_size({"width": 1280, "height": 800})
-        await page.goto(address)
+        answer = await page.goto(address)
+        assert answer is not None
+        if answer.status != STATUSES.get(name, 200):
+            wrong[name] = answer.status
         if not found:
             parts = [await page.get_by_role(role).aria_snapshot() for role in FRAME]
             found["frame"] = Reading(without_address("\n".join(parts)), [])
         text = without_address(await page.locator("main").aria_snapshot())
         found[name] = Reading(text, [] if WRITING else [line async for line in violations(page)])
     await page.close()
+    assert not wrong, f"not the pages that are meant: {wrong}"
     return found
 
 
@@ -132,6 +136,8 @@ async def violations(page: Page) -> AsyncIterator[str]:
     for width, scheme, rules in LOOKS:
         await page.set_viewport_size({"width": width, "height": 800})
         await page.emulate_media(color_scheme=scheme)
+        # A browser tells a page of its new size with the next frame, which can be later than the look.
+        await page.evaluate("() => void dispatchEvent(new Event('resize'))")
         results = await page.evaluate("rules => axe.run({runOnly: rules, resultTypes: ['violations']})", rules)
         for each in results["violations"]:
             elements = "; ".join(" ".join(node["target"]) for node in each["nodes"][:5])

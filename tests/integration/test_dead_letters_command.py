@@ -409,7 +409,9 @@ async def test_one_patch_edits_all_letters_with_one_mistake(world: World, tmp_pa
     assert '/reason: 7 → "late"' in shown
     assert (await world.document("list"))["items"][0]["edits"] == []
     asked = await world.run("edit", "--all", "--patch", fix, given="n\n", status=1)
-    assert "Edit and replay 4 dead letters (selected: 0 orders of 0 customers, 1 order that cannot be found)?" in asked
+    assert (
+        "Edit and replay 4 dead letters (selected: 0 orders of 0 customers; 5 letters lead to no known order)?" in asked
+    )
     done = await world.document(
         "edit", "--type", "payment.refund", "--patch", fix, "--why", "a number", "--at-once", "--yes"
     )
@@ -436,7 +438,7 @@ async def test_discarded_letters_are_restored_for_a_reason(world: World) -> None
     one, other = [item["id"] for item in (await world.document("list", "--status", "discarded"))["items"]]
     await world.run("restore", "--all", "--yes", status=2)
     asked = await world.run("restore", one, given="n\n", status=1)
-    assert "Restore 1 dead letter (0 orders of 0 customers, 1 order that cannot be found)?" in asked
+    assert "Restore 1 dead letter (0 orders of 0 customers; 1 letter leads to no known order)?" in asked
     assert "restored 1" in await world.run("restore", one, "--why", "it was right", given="y\n")
     assert "restored " in await world.run("show", one)
     assert await world.document("restore", "--type", "payment.refund", "--yes", "--why", "all") == {"restored": 1}

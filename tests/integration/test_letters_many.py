@@ -94,10 +94,8 @@ async def test_ticked_letters_are_discarded_and_restored(
     assert all(f'name="letter" value="{letter_id}"' in listed for letter_id in every)
     assert 'formaction="/dead-letters/many/discard"' in listed
     asked = (await pages.get("/dead-letters/many/discard", params={"letter": every})).text
-    concerns = (
-        "5 dead letters, 3 orders of 2 customers, 30.00 USD, 1 order that cannot be found, 1 letter without an order"
-    )
-    assert f"<h1>Discard {concerns}</h1>" in asked
+    assert "<h1>Discard 5 dead letters, 3 orders of 2 customers, 30.00 USD</h1>" in asked
+    assert "; 2 letters lead to no known order" in asked
     assert await counts(dependencies) == {"dead": 5}
     two = (await pages.get("/dead-letters/many/discard", params={"letter": [ids["o0"], ids["o1"]]})).text
     assert "Discard 2 dead letters</button>" in two

@@ -31,10 +31,10 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     "/orders/{order_id}/refund-part": {"order-refund-part": "/orders/{confirmed}/refund-part"},
     "/orders/{order_id}/release": {"order-release": "/orders/{unknown}/release"},
     "/bulk-actions": {"orders-actions": "/bulk-actions"},
-    "/bulk-actions/cancel": {"orders-cancel": "/bulk-actions/cancel?ids={stuck}"},
-    "/bulk-actions/retry": {"orders-retry": "/bulk-actions/retry?ids={failed}"},
-    "/bulk-actions/refund": {"orders-refund": "/bulk-actions/refund?ids={failed}"},
-    "/bulk-actions/nudge": {"orders-nudge": "/bulk-actions/nudge?ids={stuck}"},
+    "/bulk-actions/cancel": {"orders-cancel": "/bulk-actions/cancel?order={stuck}"},
+    "/bulk-actions/retry": {"orders-retry": "/bulk-actions/retry?order={failed}"},
+    "/bulk-actions/refund": {"orders-refund": "/bulk-actions/refund?order={failed}"},
+    "/bulk-actions/nudge": {"orders-nudge": "/bulk-actions/nudge?order={stuck}"},
     "/bulk-actions/results/{bulk_id}": {"orders-results": "/bulk-actions/results/{bulk}"},
     "/inventory": {"inventory": "/inventory"},
     "/products/{product_id}/sale": {"product-sale": "/products/lamp/sale"},
@@ -58,7 +58,7 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     "/dead-letters": {"dead-letters": "/dead-letters"},
     "/dead-letters/groups/{fingerprint}": {"group": "/dead-letters/groups/{group}"},
     "/dead-letters/groups/{fingerprint}/preview": {"group-preview": "/dead-letters/groups/{group}/preview"},
-    "/dead-letters/list": {"letters": "/dead-letters/list", "letters-not-found": "/dead-letters/list?q=nothing"},
+    "/dead-letters/list": {"letters": "/dead-letters/list", "letters-not-found": "/dead-letters/list?text=nothing"},
     "/dead-letters/letters/{letter_id}": {
         "letter": "/dead-letters/letters/{letter}",
         "letter-discarded": "/dead-letters/letters/{discarded}",
@@ -78,6 +78,9 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     "/{address:path}": {"not-found": "/no/such/page"},
 }
 """By the path of the route, the names of its pages and their addresses; `{…}` is an id of the incident."""
+
+STATUSES: Mapping[str, int] = {"not-found": 404}
+"""The pages whose HTTP status is not 200."""
 
 NOT_PAGES = {
     "/overview": "a part of /",

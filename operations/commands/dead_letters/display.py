@@ -18,7 +18,7 @@ from operations.dead_letters.preview import Effect
 from operations.dead_letters.records import LetterPage
 from operations.dead_letters.status import DEAD, HANDLED
 from operations.impact.impact import Impact
-from operations.impact.ranking import MOST_RANKED, RankedPage
+from operations.impact.ranking import RankedPage
 from operations.impact.wording import money_in_words, orders_in_words
 from operations.order_actions.search import MOST_COUNTED
 from shared.database import Document
@@ -89,9 +89,8 @@ def show_groups(page: RankedPage, console: Console, *, skip: int = 0) -> None:
         more = f"groups {skip + 1:,} to {shown:,} of {page.total:,}"
         more += f"; next page: --skip {shown}" if shown < page.total else ""
         console.print(more, style="dim", highlight=False, soft_wrap=True)
-    if not page.all_ranked:
-        text = f"The harm of the {MOST_RANKED:,} groups with the newest failures was compared; the others follow them."
-        console.print(text, style="dim", highlight=False, soft_wrap=True)
+    if page.caveat:
+        console.print(page.caveat, style="dim", highlight=False, soft_wrap=True)
 
 
 def _show_impact(impact: Impact, console: Console) -> None:

@@ -18,7 +18,8 @@ from operations.dead_letters.letter import why_foreign
 from operations.dead_letters.masking import mask_letter
 from operations.dead_letters.replays import NotPossibleError
 from operations.errors import UnreachableError
-from operations.order_actions.of_letters import Concerned, concerned
+from operations.impact.of_letters import Concerned, concerned
+from operations.impact.wording import money_in_words, without_order_in_words
 from shared.access.permissions import Permission
 from shared.clock import utc_now
 from shared.database import Document
@@ -101,17 +102,15 @@ async def confirm(connection: DeadLetterConnection, letters: Document, action: s
 
 
 async def concerning(connection: DeadLetterConnection, letters: Document) -> str:
-    """Return what the letters of a query concern, such as "80 orders of 12 customers, 120.00 USD"."""
+    """Return what the letters of a query concern, in words."""
     return _about(await concerned(connection.database.client, connection.stack.database_prefix, letters))
 
 
 def _about(found: Concerned) -> str:
-    words = [totals_in_words(found.totals)]
-    if found.missing:
-        words.append(f"{counted(found.missing, 'orders')} that cannot be found")
-    if found.nameless:
-        words.append(f"{counted(found.nameless, 'letters')} without an order")
-    return ", ".join(words)
+    """Return what letters concern, such as "2 orders of 1 customer, 25.00 EUR; 12.50 EUR at stake"."""
+    impact = found.impact
+    totals = ("" if impact.complete else "at least ") + totals_in_words(impact.total)
+    return "; ".join(part for part in (totals, money_in_words(impact), without_order_in_words(impact)) if part)
 
 
 async def confirm_replay(connection: DeadLetterConnection, filters: Filters, yes: bool) -> None:
