@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 
+_NO_HOST = frozenset("/?#@\\")
+"""Characters that end or begin the host in a URL: no Host header has them."""
+
 _OWN_SITES = ("same-origin", "none")
 """Values of Sec-Fetch-Site for requests of our own pages and of the browser's user."""
 
@@ -79,6 +82,8 @@ def _is_own(origin: str, headers: Mapping[str, str]) -> bool:
 @lru_cache(maxsize=256)
 def _host_name(host: str) -> str | None:
     """Return the name in a Host header without port and final dot, None if it is invalid."""
+    if not _NO_HOST.isdisjoint(host):
+        return None
     try:
         name = urlsplit(f"//{host}").hostname
     except ValueError:

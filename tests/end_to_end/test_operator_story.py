@@ -204,7 +204,7 @@ async def the_console_shows_three_groups(page: Page) -> None:
 
 async def one_is_edited_and_its_order_confirms(shop: Shop, page: Page, corrupted: str) -> None:
     await page.goto(f"/orders/{corrupted}")
-    await expect(page.get_by_text("stock: Reserving")).to_be_visible()
+    await expect(page.get_by_text("stock: Reserving", exact=True)).to_be_visible()
     await page.get_by_role("link", name="see the dead letter").click()
     await expect(page.locator(".error")).to_contain_text("quantity")
     await page.get_by_role("link", name="Edit and replay").click()

@@ -1,7 +1,7 @@
 """Requests are answered or refused by their host and the site that they come from."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.guard import objection_to_host, objection_to_site, objection_to_write
@@ -51,6 +51,10 @@ def test_a_name_that_was_pointed_here_is_refused(host: str) -> None:
 
 
 @given(host=st.text(st.characters(max_codepoint=255)))
+@example(host="127.0.0.1/")
+@example(host="localhost?")
+@example(host="127.0.0.1#")
+@example(host="[::1]\\")
 def test_any_host_gets_an_answer_and_a_name_never_passes(host: str) -> None:
     objection_to_host(host, ())
     assert objection_to_host(f"{host}.example", ())
