@@ -5,6 +5,7 @@ import json
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -404,7 +405,9 @@ async def test_an_order_in_a_status_that_only_a_newer_release_knows_is_shown(sta
 
 async def test_health_readiness_metrics_and_description(stack: Stack) -> None:
     url = stack.url("order")
-    assert (await stack.client.get(f"{url}/healthz")).json() == {"status": "ok", "version": VERSION}
+    alive = (await stack.client.get(f"{url}/healthz")).json()
+    assert datetime.fromisoformat(alive.pop("startedAt")) < datetime.now(UTC)
+    assert alive == {"status": "ok", "version": VERSION}
 
     async def ready() -> Any:
         return (await stack.client.get(f"{url}/readyz")).json() == {"status": "ready"}
