@@ -37,11 +37,10 @@ COLOURS = ["color-contrast", "link-in-text-block"]
 LAYOUT = ["target-size", "scrollable-region-focusable", *COLOURS]
 LOOKS: list[tuple[int, Literal["light", "dark"], list[str]]] = [
     (1280, "light", ALL),
-    (1280, "dark", COLOURS),
-    (320, "light", LAYOUT),
+    (320, "dark", LAYOUT),
 ]
 if IS_LONG_FORM:
-    LOOKS.append((320, "dark", ALL))
+    LOOKS += [(1280, "dark", ALL), (320, "light", ALL)]
 """Widths and colour schemes, with the rules whose result can be another one than that of the looks before."""
 
 TALLEST = 1200
