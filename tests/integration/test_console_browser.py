@@ -324,7 +324,7 @@ async def test_shortcuts_lead_on_and_can_be_turned_off(dependencies: ConsoleDepe
         await page.keyboard.press("/")
         await page.keyboard.type("/3?")
         # Where somebody types, these are characters.
-        await expect(page.get_by_role("search").get_by_role("textbox")).to_have_value("/3?", timeout=PATIENCE)
+        await expect(page.get_by_role("searchbox", name="Find any id")).to_have_value("/3?", timeout=PATIENCE)
         await page.get_by_role("heading", name="Actions").click()
         await page.keyboard.press("?")
         dialog = page.get_by_role("dialog", name="Keyboard shortcuts")
