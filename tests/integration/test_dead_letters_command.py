@@ -195,7 +195,7 @@ async def test_what_is_recorded_is_shown_without_the_broker_and_nothing_is_sent(
 async def test_it_replays_after_asking(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"), dead(message_id="m3", type_="order.created"))
     asked = await world.run("replay", "--type", "payment.refund", given="n\n", status=1)
-    assert "Replay 2 dead letters (0 orders of 0 customers, 1 order that cannot be found)?" in asked
+    assert "Replay 2 dead letters (0 orders of 0 customers; 2 letters lead to no known order)?" in asked
     await world.harness.take_from(INBOX, 0)
     done = await world.document("replay", "--type", "payment.refund", "--why", "fixed", "--yes", "--at-once")
     assert (done["published"], done["total"], done["status"], done["by"]) == (2, 2, "done", "ann")
