@@ -47,7 +47,7 @@ class ShownPause(View):
     reason: str | None
 
 
-class Consumption(View):
+class ConsumerState(View):
     """Whether the messages of an inbox are consumed."""
 
     model_config = shown_as(
@@ -76,14 +76,14 @@ def create_pause_routes(service: Service, records: PauseRecords, clock: Clock = 
     """Return the routes of a service whose consumption can be paused."""
     router = new_router("consumer")
 
-    @router.get("/consumer", response_model=Consumption)
+    @router.get("/consumer", response_model=ConsumerState)
     @requires(Permission.LETTERS_READ)
     async def get_consumer() -> Response:
         """Whether the service consumes its inbox, and who paused it, why and until when."""
         record = await records.find(service.name)
         return _shown(service, record.pauses if record else (), clock())
 
-    @router.post("/consumer/pause", response_model=Consumption)
+    @router.post("/consumer/pause", response_model=ConsumerState)
     @requires(Permission.LETTERS_DECIDE)
     async def pause_consumer(new: NewPause, caller: Caller) -> Response:
         """Stop consuming the inbox, in all processes within two seconds; its messages wait.
@@ -96,7 +96,7 @@ def create_pause_routes(service: Service, records: PauseRecords, clock: Clock = 
         pauses = await records.begin(service.name, now, by=caller.id, reason=new.reason, until=until)
         return _shown(service, pauses, now)
 
-    @router.post("/consumer/resume", response_model=Consumption, responses=documented(problems.CONFLICT))
+    @router.post("/consumer/resume", response_model=ConsumerState, responses=documented(problems.CONFLICT))
     @requires(Permission.LETTERS_DECIDE)
     async def resume_consumer(_why: Resumption) -> Response:
         """Consume the inbox again; 409 if it is not paused."""
