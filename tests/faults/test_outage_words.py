@@ -1,7 +1,8 @@
 """With RabbitMQ and MongoDB away, no answer of any service has an address, a time-out or a driver's text in it."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 
 import httpx
@@ -44,6 +45,11 @@ FORBIDDEN = re.compile(
 PLACEHOLDER = re.compile(r'placeholder="[^"]*"')
 """An example in a form, which may be the name of an error."""
 
+AT_ONCE = 6
+"""Requests."""
+PATIENCE = 120
+"""Seconds that an answer may take on a loaded machine: a page waits for several servers, one after another."""
+
 METRICS = "/metrics"
 """Its samples have names of classes as labels; it answers only to keys for monitoring."""
 
@@ -76,11 +82,22 @@ async def test_answers_during_an_outage_are_in_words(stack: Stack, database: Pro
         await proxy.die()
         for name in SERVICES:
             await eventually(partial(is_down, stack, name, server), 60, f"{name} to miss {server}")
-        answers = [await stack.client.send(request()) for request in requests]
+        answers = await answers_to(stack.client, requests)
         unfit = [(str(answer.url), found) for answer in answers if (found := what_is_not_for_clients(answer.text))]
         assert unfit == [], server
         refused = [answer for answer in answers if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE]
         assert server == "rabbitmq" or len(refused) > len(answers) / 2
+
+
+async def answers_to(client: httpx.AsyncClient, requests: Sequence["Request"]) -> list[httpx.Response]:
+    """The answers to all requests, several at once: some wait for a server until their time is over."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def send(request: Request) -> httpx.Response:
+        async with gate:
+            return await client.send(request())
+
+    return await asyncio.gather(*map(send, requests))
 
 
 def what_is_not_for_clients(text: str) -> str | None:
@@ -119,4 +136,4 @@ class Request:
         self._client, self._method, self._url, self._body = client, method, url, body
 
     def __call__(self) -> httpx.Request:
-        return self._client.build_request(self._method, self._url, json=self._body)
+        return self._client.build_request(self._method, self._url, json=self._body, timeout=PATIENCE)
