@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from operations.actions import ORDER_RELEASE
 from operations.api.routes import (
@@ -35,15 +35,15 @@ from operations.timeline.timeline_json import timeline_as_json
 from order_service.order import Status
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
-from shared.clock import in_utc, to_rfc3339
+from shared.clock import to_rfc3339
 from shared.contracts.base import Name
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY
 from shared.http import Body, View, conflict, json_response, not_found, shown_as
 from shared.money import JsonMoney, to_json_number
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+from shared.validation import Moment
 
-Moment = Annotated[datetime | None, AfterValidator(lambda at: at and in_utc(at))]
 Statuses = Annotated[list[Status] | None, Query(description="Once for each status that is wanted")]
 RefundKey = Annotated[
     str | None,
@@ -161,8 +161,8 @@ def _add_reading(router: APIRouter, dependencies: ConsoleDependencies) -> None:
         customer: Annotated[str, Query(max_length=300, description="Words of the name, or how they begin")] = "",
         unsettled: Annotated[bool, Query(description="Only orders that something is still to happen to")] = False,
         stuck: Annotated[bool, Query(description="Only orders that have waited for an answer for 5 minutes")] = False,
-        since: Moment = None,
-        until: Moment = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
         *,

@@ -4,17 +4,15 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Query
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import Field
 
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.status import OUTCOMES, STATUSES
-from shared.clock import in_utc
 from shared.http import Body, invalid
-from shared.validation import refuse_number
+from shared.validation import Moment
 
 MOST_IDS = 1000
 
-Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(refuse_number), AfterValidator(in_utc)]
 Text = Annotated[str, Field(max_length=300)]
 
 
@@ -29,8 +27,8 @@ class Selection(Body):
     order_id: Text | None = None
     group: Text | None = Field(None, description="the fingerprint of the group")
     text: Text | None = Field(None, description="words in the body, the error or the ids")
-    since: Moment | None = None
-    until: Moment | None = None
+    since: Annotated[Moment, Field(strict=False)] | None = None
+    until: Annotated[Moment, Field(strict=False)] | None = None
 
     def filters(self, now: datetime) -> Filters:
         """Return the letters that have failed by now. Raises the 422 problem unless they are named in one way."""
@@ -55,8 +53,8 @@ def filters_of_query(
     text: Asked = None,
     replay: Asked = None,
     outcome: Asked = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
 ) -> Filters:
     """Return the letters that a query asks for, by default the open ones. Raises the 422 problem."""
     if unknown := [name for name in status or () if name not in STATUSES]:
@@ -73,8 +71,8 @@ def filters_of_query(
         text=text,
         replay=replay,
         outcome=outcome,
-        since=since and in_utc(since),
-        until=until and in_utc(until),
+        since=since,
+        until=until,
     )
 
 

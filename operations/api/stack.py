@@ -16,11 +16,12 @@ from operations.incidents.incident import KINDS, SEVERITIES, Incident
 from operations.incidents.records import IncidentFilter, IncidentRecords
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
-from shared.clock import in_utc, to_rfc3339
+from shared.clock import to_rfc3339
 from shared.database import Document
 from shared.http import View, conflict, invalid, json_response, not_found
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+from shared.validation import Moment
 
 Chosen = Annotated[list[str] | None, Query(max_length=50, description="Once for each that is wanted")]
 
@@ -110,8 +111,8 @@ def _add_incidents(router: APIRouter, dependencies: ConsoleDependencies) -> None
         kind: Chosen = None,
         severity: Chosen = None,
         service: Chosen = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
     ) -> Response:
@@ -119,9 +120,7 @@ def _add_incidents(router: APIRouter, dependencies: ConsoleDependencies) -> None
         for name, values, allowed in (("kind", kind, KINDS), ("severity", severity, SEVERITIES)):
             if unknown := [value for value in values or () if value not in allowed]:
                 raise invalid((name, f"is {unknown[0][:100]!r}, must be one of {', '.join(allowed)}"))
-        wanted = IncidentFilter(
-            kind or (), severity or (), service or (), since and in_utc(since), until and in_utc(until)
-        )
+        wanted = IncidentFilter(kind or (), severity or (), service or (), since, until)
         try:
             page = await records.page(wanted, limit=limit, cursor=cursor)
         except ValueError:

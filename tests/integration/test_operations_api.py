@@ -167,6 +167,9 @@ async def test_what_is_wrong_is_named(api: httpx.AsyncClient) -> None:
         "/dead-letters?outcome=failed",
     ):
         assert (await api.get(path)).status_code == 422, path
+    for path in ("/orders", "/incidents", "/dead-letters"):
+        for time in ("0001-01-01T00:00:00+14:00", "2030-01-01T00:00:00", "4711"):
+            assert (await api.get(path, params={"since": time})).status_code == 422, (path, time)
     for path in ("/orders/x1", "/bulk-actions/x1", "/dead-letters/x1", "/dead-letter-groups/x1", "/replays/x1"):
         assert (await api.get(path)).status_code == 404, path
     unknown = await api.get("/nothing/here")
