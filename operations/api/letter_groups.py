@@ -11,6 +11,7 @@ from operations.api.routes import Words, read_skip, staff_router, write_skip
 from operations.api.views import ImpactView
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, actor
+from operations.console.impacts import ImpactCache
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.groups import Group
@@ -102,6 +103,7 @@ def create_letter_groups(dependencies: ConsoleDependencies) -> APIRouter:
     router, service = staff_router("dead letters"), DeadLetterService(dependencies.operations)
     previews = ReplayPreviews(dependencies.client, dependencies.prefix)
     impacts = ImpactReader(dependencies.client, dependencies.prefix)
+    cache = ImpactCache(impacts)
 
     @router.get("/dead-letter-groups", response_model=GroupPage)
     @requires(Permission.LETTERS_READ)
@@ -121,7 +123,7 @@ def create_letter_groups(dependencies: ConsoleDependencies) -> APIRouter:
         filters = GroupFilters(
             status=status, service=service_name, queue=inbox, cause=cause, product=product, open_only=open_only
         )
-        page = await rank_groups(service, impacts, filters, by=sort, limit=limit, skip=skip)
+        page = await rank_groups(service, cache, filters, by=sort, limit=limit, skip=skip)
         following = write_skip(skip + len(page.items), page.total)
         items = [_shown(group, impact) for group, impact in page.items]
         return json_response(

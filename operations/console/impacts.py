@@ -5,14 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+from operations.console.upstream import PAUSE_FACTOR
 from operations.impact.impact import Impact
 from operations.impact.reading import shares_of
 
 KEPT_SECONDS = 2.0
 """The least time for which all operators see the same figures."""
-
-PAUSE_FACTOR = 20
-"""The pause between two readings, as a multiple of the time that one takes."""
 
 
 SAME_EFFORT = 0.1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.upstream import Health, ServiceResponse, Unavailable, acting_for, attempt
+from operations.console.upstream import PAUSE_FACTOR, Health, ServiceResponse, Unavailable, acting_for, attempt
 from operations.impact.impact import Impact
 from operations.impact.reading import ImpactReader
 from operations.impact.waiting import RABBITMQ
@@ -53,9 +53,6 @@ _PACKAGED, _IN_REPOSITORY = Path(__file__).parent / "runbooks", Path(__file__).p
 
 WAITED_FOR = (RABBITMQ, ORDER.name, INVENTORY.name, PAYMENT.name, PROVISIONING.name)
 """What orders wait for while it is away. Without MongoDB they cannot be read, and for the others none waits."""
-
-PAUSE_FACTOR = 20
-"""The pause between two counts of the orders that wait, as a multiple of the time that a count takes."""
 
 
 class Outage(NamedTuple):

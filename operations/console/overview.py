@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import OpenOrders, RecentOrders, read_open_orders, read_recent_orders
 from operations.console.pages import Pages
-from operations.console.upstream import Unavailable, attempt
+from operations.console.upstream import PAUSE_FACTOR, Unavailable, attempt
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.service import DeadLetterService
 from operations.impact.ranking import Impacts, RankedPage, rank_groups
@@ -23,9 +23,6 @@ from shared.topology import DEAD_LETTERS
 
 FRESH_SECONDS = 2.0
 """The time for which all operators see the same snapshot."""
-
-PAUSE_FACTOR = 20
-"""The pause between two counts of the dead letters, as a multiple of the time that a count takes."""
 
 GROUPS = 8
 """The number of groups shown, those that do the most harm."""

@@ -35,6 +35,9 @@ KEEP_SECONDS = 2.0
 PAGE = 100
 """The largest page that services return."""
 
+PAUSE_FACTOR = 20
+"""The pause between two costly readings for pages, as a multiple of the time that one takes."""
+
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _acting_person: ContextVar[Principal | None] = ContextVar("acting_person", default=None)
