@@ -1,5 +1,8 @@
 """The commands `ordersaga dead-letters discard` and `restore`."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import typer
 
 from operations.approvals.policy import DISCARD
@@ -28,6 +31,7 @@ from operations.commands.reason import checked_reason
 from operations.commands.terminal import print_json
 from operations.dead_letters.connection import DeadLetterConnection
 from operations.dead_letters.filters import Filters, discardable, restorable
+from shared.database import Document
 
 
 def discard_letters(
@@ -53,18 +57,7 @@ def discard_letters(
     filters = build_filters(ids, service, error, type_, since, until, order, text, group)
     _check_options(filters, all_letters, why, yes, as_json_document)
 
-    async def archive(connection: DeadLetterConnection) -> None:
-        selection = await freeze(connection, filters)
-        await confirm(connection, discardable(selection), "Discard", yes)
-        reason = checked_reason(why if why is not None else typer.prompt("Reason", err=True))
-        if not selection.ids and (await policy_of_stack(connection.database)).needs(DISCARD):
-            parameters = {"filters": selection.as_document()}
-            subject = selection.in_words()
-            await ask_for_approval(connection.stack, connection.database, DISCARD, subject, reason, parameters)
-        number = await connection.service.discard(selection, by=current_operator(), why=reason)
-        _conclude("discarded", number, as_json_document)
-
-    run(archive)
+    _decide("discard", filters, discardable, why, yes, as_json_document)
 
 
 def restore_letters(
@@ -90,14 +83,7 @@ def restore_letters(
     filters = build_filters(ids, service, error, type_, since, until, order, text, group)
     _check_options(filters, all_letters, why, yes, as_json_document)
 
-    async def take_back(connection: DeadLetterConnection) -> None:
-        selection = await freeze(connection, filters)
-        await confirm(connection, restorable(selection), "Restore", yes)
-        reason = checked_reason(why if why is not None else typer.prompt("Reason", err=True))
-        number = await connection.service.restore(selection, by=current_operator(), why=reason)
-        _conclude("restored", number, as_json_document)
-
-    run(take_back)
+    _decide("restore", filters, restorable, why, yes, as_json_document)
 
 
 def _check_options(filters: Filters, all_letters: bool, why: str | None, yes: bool, as_json_document: bool) -> None:
@@ -108,8 +94,36 @@ def _check_options(filters: Filters, all_letters: bool, why: str | None, yes: bo
         raise typer.BadParameter("required with --yes", param_hint="--why")
 
 
-def _conclude(participle: str, number: int, as_json_document: bool) -> None:
-    if as_json_document:
-        print_json({participle: number})
-    else:
-        typer.echo(f"{participle} {number:,}")
+def _decide(
+    act: Literal["discard", "restore"],
+    filters: Filters,
+    query: Callable[[Filters], Document],
+    why: str | None,
+    yes: bool,
+    as_json_document: bool,
+) -> None:
+    """Discard or restore the letters of the query after confirmation, and say how many; or ask a second person."""
+
+    async def work(connection: DeadLetterConnection) -> None:
+        selection = await freeze(connection, filters)
+        await confirm(connection, query(selection), act.capitalize(), yes)
+        reason = checked_reason(why if why is not None else typer.prompt("Reason", err=True))
+        if act == "discard":
+            await _ask_second_person(connection, selection, reason)
+            number = await connection.service.discard(selection, by=current_operator(), why=reason)
+        else:
+            number = await connection.service.restore(selection, by=current_operator(), why=reason)
+        done = {"discard": "discarded", "restore": "restored"}[act]
+        if as_json_document:
+            print_json({done: number})
+        else:
+            typer.echo(f"{done} {number:,}")
+
+    run(work)
+
+
+async def _ask_second_person(connection: DeadLetterConnection, selection: Filters, reason: str) -> None:
+    """End the command with a request if the stack wants a second person for as many letters."""
+    if not selection.ids and (await policy_of_stack(connection.database)).needs(DISCARD):
+        parameters, subject = {"filters": selection.as_document()}, selection.in_words()
+        await ask_for_approval(connection.stack, connection.database, DISCARD, subject, reason, parameters)
