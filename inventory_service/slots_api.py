@@ -51,6 +51,7 @@ from shared.paging import (
     read_cursor,
     time_key,
     write_cursor,
+    wrong_cursor,
 )
 from shared.problems import NOT_FOUND, SLOT_STATE, SLOTS_FULL
 from shared.validation import Moment
@@ -282,7 +283,7 @@ def _after(cursor: str) -> datetime:
     """Read the start of the previous page's last slot; raise the 422 problem if the cursor has none."""
     start = start_of(read_cursor(cursor, (str,))[0])
     if start is None:
-        raise invalid(("cursor", "is not a nextCursor of this list"))
+        raise wrong_cursor()
     return start
 
 

@@ -49,7 +49,7 @@ def after_time(cursor: str | None) -> tuple[datetime, str] | None:
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC), last_id
     except (ValueError, OverflowError, OSError):
-        raise _not_of_this_list() from None
+        raise wrong_cursor() from None
 
 
 def time_key(at: datetime, last_id: str) -> Key:
@@ -74,9 +74,10 @@ def read_cursor(cursor: str, kinds: Sequence[type]) -> list[Any]:
         or not all(type(value) is kind for value, kind in zip(key, kinds, strict=True))
         or any(isinstance(value, int) and abs(value) > _MAX_NUMBER for value in key)
     ):
-        raise _not_of_this_list()
+        raise wrong_cursor()
     return key
 
 
-def _not_of_this_list() -> ProblemError:
+def wrong_cursor() -> ProblemError:
+    """Return the problem for a cursor of another list, or of none."""
     return invalid(("cursor", "is not a nextCursor of this list"))

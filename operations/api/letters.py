@@ -25,7 +25,7 @@ from shared.access.principal import Principal
 from shared.database import Document
 from shared.http import Body, View, invalid, json_response, not_found
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, wrong_cursor
 
 SAMPLES = 5
 """Letters whose changes a preview shows."""
@@ -147,7 +147,7 @@ def _add_reading(router: APIRouter, service: DeadLetterService, previews: Replay
         try:
             page = await service.page(filters, limit=limit, cursor=cursor)
         except ValueError:
-            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+            raise wrong_cursor() from None
         items = [letter_as_json(_visible(letter, caller)) for letter in page.items]
         return json_response({"items": items, "nextCursor": page.next_cursor})
 

@@ -15,8 +15,8 @@ from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.clock import to_rfc3339
 from shared.database import Document
-from shared.http import View, invalid, json_response, not_found
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+from shared.http import View, json_response, not_found
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, wrong_cursor
 
 
 class ActionView(View):
@@ -75,7 +75,7 @@ def create_records(dependencies: ConsoleDependencies) -> APIRouter:
         try:
             page = await list_actions(dependencies.operations, subject=subject, limit=limit, cursor=cursor)
         except ValueError:
-            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+            raise wrong_cursor() from None
         return json_response({"items": [_action(entry) for entry in page.items], "nextCursor": page.next_cursor})
 
     @router.get("/approvals", response_model=ApprovalPage)

@@ -20,7 +20,7 @@ from shared.clock import to_rfc3339
 from shared.database import Document
 from shared.http import View, conflict, invalid, json_response, not_found
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, wrong_cursor
 from shared.validation import Moment
 
 Chosen = Annotated[list[str] | None, Query(max_length=50, description="Once for each that is wanted")]
@@ -124,7 +124,7 @@ def _add_incidents(router: APIRouter, dependencies: ConsoleDependencies) -> None
         try:
             page = await records.page(wanted, limit=limit, cursor=cursor)
         except ValueError:
-            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+            raise wrong_cursor() from None
         items = [_incident(incident) for incident in page.items]
         return json_response({"items": items, "nextCursor": page.next_cursor, "total": page.total})
 
@@ -139,7 +139,7 @@ def _add_audits(router: APIRouter, dependencies: ConsoleDependencies) -> None:
         try:
             page = await runs.page(limit=limit, cursor=cursor)
         except ValueError:
-            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+            raise wrong_cursor() from None
         items = [_audit(run) for run in page.items]
         return json_response({"items": items, "nextCursor": page.next_cursor, "total": page.total})
 

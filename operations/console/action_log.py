@@ -11,7 +11,7 @@ from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
-from shared.http import invalid
+from shared.paging import wrong_cursor
 
 PAGE = 50
 
@@ -32,7 +32,7 @@ def create_log(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         try:
             found = await attempt(asked, "MongoDB")
         except ValueError:
-            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+            raise wrong_cursor() from None
         chosen = {"subject": subject} if subject else {}
         more = None
         if not isinstance(found, Unavailable) and found.next_cursor:

@@ -15,7 +15,8 @@ from operations.console.upstream import attempt
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.database import Document
-from shared.http import invalid, not_found
+from shared.http import not_found
+from shared.paging import wrong_cursor
 
 PAGE = 20
 
@@ -64,7 +65,7 @@ def create_audit(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         try:
             history = await attempt(runs.page(limit=PAGE, cursor=cursor), "MongoDB")
         except ValueError:
-            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+            raise wrong_cursor() from None
         return pages.show(request, template, current=current, history=history, cursor=cursor, **_result_of(last))
 
     @router.get("/audit")

@@ -35,6 +35,7 @@ from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.database import Document
 from shared.http import ProblemError, conflict, invalid, not_found
+from shared.paging import wrong_cursor
 from shared.topology import INBOXES
 
 PAGE = 50
@@ -360,7 +361,7 @@ async def _page(
     try:
         return await service.page(filters, limit=PAGE, cursor=cursor, order=order)
     except ValueError:
-        raise invalid(("cursor", "is not a nextCursor of this list")) from None
+        raise wrong_cursor() from None
 
 
 async def _group(service: DeadLetterService, fingerprint: str) -> Group:

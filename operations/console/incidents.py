@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.pages import Pages
@@ -15,11 +15,22 @@ from operations.incidents.records import IncidentFilter, IncidentRecords
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.http import invalid
+from shared.paging import wrong_cursor
 from shared.services import SERVICES
 
 PAGE = 50
 
 Field = Annotated[str, Query(max_length=100)]
+
+
+def _asked(
+    kind: Field = "", severity: Field = "", service: Field = "", since: Field = "", until: Field = ""
+) -> Mapping[str, str]:
+    return {"kind": kind, "severity": severity, "service": service, "since": since, "until": until}
+
+
+Asked = Annotated[Mapping[str, str], Depends(_asked)]
+"""The fields of the form, by name."""
 
 
 def create_incidents(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
@@ -31,7 +42,7 @@ def create_incidents(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
         try:
             found = await attempt(records.page(wanted, limit=PAGE, cursor=cursor), "MongoDB")
         except ValueError:
-            raise invalid(("cursor", "is not a nextCursor of this list")) from None
+            raise wrong_cursor() from None
         chosen = {name: value for name, value in asked.items() if value}
         more = None
         if not isinstance(found, Unavailable) and found.next_cursor:
@@ -52,28 +63,13 @@ def create_incidents(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
     @router.get("/incidents")
     @requires(Permission.LETTERS_READ)
     async def page(
-        request: Request,
-        kind: Field = "",
-        severity: Field = "",
-        service: Field = "",
-        since: Field = "",
-        until: Field = "",
-        cursor: Annotated[str | None, Query(max_length=1000)] = None,
+        request: Request, asked: Asked, cursor: Annotated[str | None, Query(max_length=1000)] = None
     ) -> Response:
-        asked = {"kind": kind, "severity": severity, "service": service, "since": since, "until": until}
         return await show(request, "incidents.html", asked, cursor)
 
     @router.get("/incidents/live")
     @requires(Permission.LETTERS_READ)
-    async def live(
-        request: Request,
-        kind: Field = "",
-        severity: Field = "",
-        service: Field = "",
-        since: Field = "",
-        until: Field = "",
-    ) -> Response:
-        asked = {"kind": kind, "severity": severity, "service": service, "since": since, "until": until}
+    async def live(request: Request, asked: Asked) -> Response:
         return await show(request, "incidents_live.html", asked, None)
 
     return router

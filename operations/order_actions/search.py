@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from shared.access.principal import Principal
 from shared.clock import utc_now
 from shared.database import Collection, Document
 from shared.http import ProblemError, invalid
-from shared.paging import read_cursor, write_cursor
+from shared.paging import after_time, time_key, write_cursor
 
 PAGE = 50
 
@@ -132,9 +132,8 @@ async def find_orders(
 ) -> OrderPage:
     """Return a page of orders. Raises the 422 problem for a wrong cursor or number; lets the driver's errors out."""
     query = query_of(search)
-    if cursor:
-        milliseconds, order_id = read_cursor(cursor, (int, str))
-        at = _time(milliseconds)
+    if (last_shown := after_time(cursor or None)) is not None:
+        at, order_id = last_shown
         beyond = "$gt" if oldest_first else "$lt"
         after = {"$or": [{"createdAt": {beyond: at}}, {"createdAt": at, "_id": {beyond: order_id}}]}
         query["$and"] = [*query.get("$and", ()), after]
@@ -147,7 +146,7 @@ async def find_orders(
     if len(found) <= limit:
         return OrderPage(page, None)
     last = page[-1]
-    return OrderPage(page, write_cursor([round(last["createdAt"].timestamp() * 1000), last["_id"]]))
+    return OrderPage(page, write_cursor(time_key(last["createdAt"], last["_id"])))
 
 
 async def count_orders(orders: Collection, search: OrderSearch) -> int:
@@ -225,10 +224,3 @@ def _with_number(number: str) -> dict[str, Any]:
     except ValueError as error:
         raise invalid(("number", str(error))) from None
     return {"$gte": first, "$lte": last}
-
-
-def _time(milliseconds: int) -> datetime:
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        raise invalid(("cursor", "is not a nextCursor of this list")) from None
