@@ -73,7 +73,7 @@ its data stays in {data}
 
 def demo(
     keep: Annotated[
-        bool, typer.Option("--keep", help="Make an incident instead, and leave the stack running to work it off.")
+        bool, typer.Option("--keep", help="Make an incident instead, and leave the stack running to work through it.")
     ] = False,
     as_json_document: Annotated[
         bool, typer.Option("--json", help="With --keep, print one JSON document; what happens goes to stderr.")
