@@ -28,6 +28,7 @@ _refused = Counter("http_connections_refused_total", "Connections refused or clo
 class ClientWait(Enum):
     """The action of the client that a connection waits for."""
 
+    IDLE = "send another request"
     HEAD = "send a request head"
     BODY = "send the rest of a request body"
     READ = "read the answer"
@@ -49,7 +50,10 @@ class Limits:
     held_bytes: int = 64 * 1024 * 1024
     """The size of incomplete requests and unread answers of all connections together."""
     head_seconds: float = 10.0
-    """The time for a request head, from its first byte, or from the end of the previous request if none arrives."""
+    """The time for a request head, from its first byte; for the first one, from the beginning of the connection."""
+    idle_seconds: int = 75
+    """How long a connection is kept for another request: longer than clients and balancers keep theirs, 60 s at most
+    (nginx, AWS). If the server were the first to close, a request sent at that moment would be lost."""
     body_seconds: float = 30.0
     read_seconds: float = 30.0
     """The time to read what the server could not send at once, or `progress_bytes` of it."""
@@ -59,6 +63,8 @@ class Limits:
     def seconds(self, wait: ClientWait) -> float:
         """Return the time that a client has for an action."""
         match wait:
+            case ClientWait.IDLE:
+                return self.idle_seconds
             case ClientWait.HEAD:
                 return self.head_seconds
             case ClientWait.BODY:
@@ -245,7 +251,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._since, self._unread = now, unread
         if wait is None or now - self._since <= self._limits.seconds(wait):
             return
-        if wait is ClientWait.HEAD and not self._in_head and not self._answering:
+        if wait is ClientWait.IDLE:
+            self.transport.close()
+        elif wait is ClientWait.HEAD and not self._requests:
             _refused.labels(_TOO_SLOW[wait].reason).inc()
             self.transport.close()
         else:
@@ -280,7 +288,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return None
         if self._in_body:
             return ClientWait.BODY
-        return ClientWait.HEAD if self._in_head or not self._answering else None
+        if self._in_head or not self._requests:
+            return ClientWait.HEAD
+        return None if self._answering else ClientWait.IDLE
 
     def _take_turn(self) -> None:
         """Determine whether it is the client's turn, and since when."""

@@ -70,6 +70,7 @@ def http_server(
         access_log=False,
         callback_notify=connections.close_overdue,
         timeout_notify=0,  # at every check of uvicorn: once per second
+        timeout_keep_alive=limits.idle_seconds,
         timeout_graceful_shutdown=grace_seconds,
     )
     return HttpServer(config)

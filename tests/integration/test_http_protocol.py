@@ -222,7 +222,7 @@ def test_who_sends_a_byte_now_and_then_is_cut() -> None:
 
 @pytest.mark.parametrize("sent", [GET, GET + b"\r\n"], ids=["nothing more", "a blank line"])
 def test_a_connection_that_is_not_used_again_is_closed(sent: bytes) -> None:
-    with running(head_seconds=SOON) as server:
+    with running(idle_seconds=1) as server:
         client = server.send(sent)
         read_answer(client)
         assert read_all(client) == b""

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 
 from shared.http_protocol import BoundedProtocol, Limits, OpenConnections
 from shared.http_server import OTHER_DESCRIPTORS, connection_limit
+from tests.support.http_servers import refused
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -75,20 +76,39 @@ def _never_run(work: Coroutine[Any, Any, None]) -> MagicMock:
 
 @pytest.fixture
 async def connection() -> Connection:
-    return Connection(head_seconds=10, body_seconds=30, read_seconds=30)
+    return Connection(idle_seconds=75, head_seconds=10, body_seconds=30, read_seconds=30)
 
 
 async def test_the_time_for_a_head_begins_with_each_request(connection: Connection) -> None:
     for _ in range(5):
         connection.receive(GET)
         connection.answer()
-        assert not connection.after(9).closed
+        assert not connection.after(74).closed
         connection.receive(GET[:5])
         assert not connection.after(9).closed
         connection.receive(GET[5:])
         assert not connection.after(100).closed
         connection.answer()
+    connection.receive(GET[:5])
     assert connection.after(11).closed
+
+
+async def test_a_connection_is_kept_longer_than_clients_keep_theirs(connection: Connection) -> None:
+    before = refused("head_too_slow")
+    connection.receive(GET)
+    connection.answer()
+    connection.receive(b"\r\n")
+    assert not connection.after(74).closed
+    assert connection.after(2).closed
+    assert refused("head_too_slow") == before
+    connection.transport.abort.assert_not_called()
+
+
+async def test_a_connection_without_a_request_is_closed_earlier(connection: Connection) -> None:
+    before = refused("head_too_slow")
+    assert not connection.after(9).closed
+    assert connection.after(2).closed
+    assert refused("head_too_slow") == before + 1
 
 
 async def test_bytes_that_trickle_in_do_not_extend_the_deadline(connection: Connection) -> None:
