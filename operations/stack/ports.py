@@ -9,7 +9,6 @@ import fcntl
 import os
 import random
 import socket
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +41,8 @@ class PortClaims:
     """The ports that one stack has claimed; a context manager that releases them."""
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory or Path(tempfile.gettempdir()) / f"ordersaga-ports-{os.getuid()}"
+        # Not below TMPDIR: stacks that have another one would not see each other's claims.
+        self._directory = directory or Path("/tmp") / f"ordersaga-ports-{os.getuid()}"  # noqa: S108 - flocks only
         self._directory.mkdir(mode=0o700, exist_ok=True)
         self._claims: dict[int, int] = {}
 

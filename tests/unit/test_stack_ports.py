@@ -61,3 +61,13 @@ def test_a_port_that_another_stack_has_claimed_is_not_given_again(claims: PortCl
         assert not other.claim(port)
         claims.release()
         assert other.claim(port)
+
+
+def test_stacks_with_different_temporary_directories_see_each_others_claims(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with PortClaims() as claims:
+        port = claims.claim_free()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        with PortClaims() as other:
+            assert not other.claim(port)
