@@ -204,7 +204,7 @@ async def drop_databases(mongodb_url: str, prefix: str) -> None:
 
 
 async def delete_topology(amqp_url: str) -> None:
-    """Delete every queue and exchange that the services declare, or an earlier release did, with the messages in them.
+    """Delete every queue and exchange that the services declare, that an earlier release did, or that a migration left.
 
     A broker that has just started again refuses queues for a moment: their leaders are not elected yet.
     """
@@ -212,10 +212,14 @@ async def delete_topology(amqp_url: str) -> None:
     async def delete() -> bool:
         async with await aio_pika.connect(amqp_url) as connection:
             channel = await connection.channel()
-            declared = (queue.name for queue in topology.all_queues(topology.DEFAULT_EVENTS_RETENTION))
-            for name in (*declared, *topology.FORMER_RETRY_QUEUES):
+            declared = topology.all_queues(topology.DEFAULT_EVENTS_RETENTION)
+            for queue in declared:
+                await channel.queue_delete(queue.name)
+                await channel.queue_delete(topology.migration_queue(queue).name)
+                await channel.exchange_delete(topology.migration_exchange(queue).name)
+            for name in topology.FORMER_RETRY_QUEUES:
                 await channel.queue_delete(name)
-            for exchange in topology.exchanges():
+            for exchange in (*topology.exchanges(), topology.MIGRATION):
                 await channel.exchange_delete(exchange.name)
         return True
 
