@@ -45,6 +45,7 @@ class PortClaims:
         self._directory = directory or Path("/tmp") / f"ordersaga-ports-{os.getuid()}"  # noqa: S108 - flocks only
         self._directory.mkdir(mode=0o700, exist_ok=True)
         self._claims: dict[int, int] = {}
+        self._reserved: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -55,23 +56,39 @@ class PortClaims:
         self.release()
 
     def release(self) -> None:
-        """Release every claimed port."""
-        while self._claims:
-            os.close(self._claims.popitem()[1])
+        """Release every claimed or reserved port."""
+        for held in (self._claims, self._reserved):
+            while held:
+                os.close(held.popitem()[1])
+
+    def reserve(self, ports: Iterable[int]) -> None:
+        """Keep other stacks from claiming these ports, on which processes of this stack still listen.
+
+        Without it another stack could take them in the moment between their end and `claim`.
+        """
+        for port in ports:
+            if port not in self._reserved and (lock := self._lock(port)) is not None:
+                self._reserved[port] = lock
 
     def claim(self, port: int) -> bool:
         """Claim one port; return False if it is taken or claimed by another stack."""
-        claim = os.open(self._directory / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(claim)
+        lock = self._reserved.pop(port, None) or self._lock(port)
+        if lock is None:
             return False
         if not is_free(port):
-            os.close(claim)
+            os.close(lock)
             return False
-        self._claims[port] = claim
+        self._claims[port] = lock
         return True
+
+    def _lock(self, port: int) -> int | None:
+        lock = os.open(self._directory / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        return lock
 
     def claim_free(self) -> int:
         """Claim any free port.

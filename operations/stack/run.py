@@ -92,6 +92,7 @@ def _prepare(
     if unknown := unknown_settings(environment, (kind.settings for kind in PROCESSES.values())):
         listener.on_event(f"ignored, because no program has such a setting: {', '.join(unknown)}")
     stored = _stored_state(layout, listener)
+    claims.reserve(stored.ports.values())
     if ended := end_orphans(layout, stored):
         listener.on_event(f"ended {ended} processes that a killed supervisor left behind")
     if options.fresh:

@@ -71,3 +71,26 @@ def test_stacks_with_different_temporary_directories_see_each_others_claims(
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         with PortClaims() as other:
             assert not other.claim(port)
+
+
+def test_a_port_is_reserved_until_the_stacks_own_process_on_it_has_ended(claims: PortClaims, tmp_path: Path) -> None:
+    with PortClaims(tmp_path) as other:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            claims.reserve([port, port])
+        assert not other.claim(port)
+        assert claims.claim(port)
+        assert not other.claim(port)
+        claims.release()
+        assert other.claim(port)
+
+
+def test_what_is_reserved_is_released_without_a_claim(claims: PortClaims, tmp_path: Path) -> None:
+    port = claims.claim_free()
+    with PortClaims(tmp_path) as other:
+        other.reserve([port])
+        claims.release()
+        claims.reserve([port])
+        assert not other.claim(port)
+        claims.release()
+        assert other.claim(port)
