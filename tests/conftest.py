@@ -24,6 +24,7 @@ from tests.support.servers import (
     native_servers,
     run_servers,
 )
+from tests.support.shared_adapters import share_adapters
 
 # How fast a machine is must not decide whether a test passes.
 # Nor must chance: the suite tries the same examples each time, and `make test-seeds` looks for others.
@@ -41,6 +42,7 @@ structlog.configure(
 )
 
 sharding.watch()
+share_adapters()
 
 WORKERS = 3
 """More than the cores, as much of the time goes into waiting for servers to be away and for processes to start."""
