@@ -16,6 +16,7 @@ from operations.console import (
     IdentityProxy,
     IncidentWatch,
     Services,
+    StackChecks,
 )
 from operations.dead_letters.ingest import PREFETCH, Ingest
 from operations.dead_letters.notices import handlers
@@ -26,7 +27,7 @@ from operations.notifications.channels import TIMEOUT_SECONDS, Channels, Destina
 from operations.notifications.dispatcher import Dispatcher
 from operations.notifications.mail import MailServer
 from operations.notifications.records import NotificationRecords
-from operations.routes import create_routes
+from operations.routes import create_routes, explains_outages
 from operations.schema import SCHEMA
 from operations.settings import OperationsSettings
 from operations.sign_in.oidc import OidcSignIn
@@ -62,6 +63,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     work = ReplayWork(database, Replayer(database, connections.publisher, failpoint=connections.failpoint))
     dependencies = _console_dependencies(settings, database.client)
     sessions = Sessions(database, dependencies.session_limits)
+    checks = StackChecks(dependencies)
     channels = _channels(settings)
     audit_every = timedelta(seconds=settings.audit_interval_seconds)
 
@@ -71,7 +73,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
 
     return Parts(
         handlers=handlers(letters, utc_now),
-        router=create_routes(dependencies, sessions),
+        router=create_routes(dependencies, sessions, checks),
         collections=SCHEMA,
         pages=True,
         people=ConsolePeople(sessions, dependencies.proxy, dependencies.public_url),
@@ -84,12 +86,12 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             BulkExecutor(dependencies, connections.failpoint).run_all,
             lambda: dependencies.audits.keep_schedule(audit_every),
             Dispatcher(NotificationRecords(database), channels, dependencies.public_url).run,
-            IncidentWatch(dependencies, connections.failpoint).run,
+            IncidentWatch(dependencies, checks, connections.failpoint).run,
             Observer(dependencies.client, settings.database_prefix, settings.amqp_url, audit_every=audit_every).run,
         ),
         drain=(letter_bus.close, channels.close, dependencies.services.close),
         health_checks={"dead letters": lambda: ingest.unhealthy_reason},
-        explains_outages=True,
+        explains_outages=explains_outages,
     )
 
 

@@ -91,8 +91,8 @@ Outages = Callable[[], Mapping[str, Outage]]
 Paused = Callable[[], PauseShown | None]
 """Returns the pause of the process's consumption, None if it is not paused."""
 
-ReasonToWait = Callable[[], str | None]
-"""Returns the reason why no request can be served now, or None."""
+ReasonToWait = Callable[[str], str | None]
+"""Returns the reason why no request to a path can be served now, or None."""
 
 _HEADERS = {
     "cache-control": "no-store",
@@ -338,7 +338,7 @@ def create_app(
     outages: Outages = dict,
     paused: Paused = lambda: None,
     limits: RequestLimits | None = None,
-    refusal: ReasonToWait = lambda: None,
+    refusal: ReasonToWait = lambda _: None,
     names: Collection[str] = (),
     pages: bool = False,
     people: People | None = None,
@@ -647,7 +647,7 @@ class _RefuseUnserved:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = scope["type"] == "http" and scope["path"] not in ALWAYS_SERVED
-        if refused and (reason := self._refusal()):
+        if refused and (reason := self._refusal(scope["path"])):
             response = problem_response(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers={"Retry-After": "1"})
             await response(scope, receive, send)
             return

@@ -91,8 +91,8 @@ class Parts:
     """The steps to finish after the last request and the last message."""
     health_checks: Mapping[str, HealthCheck] = field(default_factory=dict)
     """Further checks for /readyz, by name."""
-    explains_outages: bool = False
-    """True if the routes answer quickly while MongoDB is away; otherwise requests are refused meanwhile."""
+    explains_outages: Callable[[str], bool] = lambda _: False
+    """Says by its path whether a route answers while MongoDB is away; requests to others are refused meanwhile."""
     other_server: Callable[[Admission], OtherServer] | None = None
     """Makes a server that runs beside the one of HTTP."""
 
@@ -219,7 +219,7 @@ class _RunningService:
             outages=self._readiness.outages,
             paused=lambda: self._pauses.shown,
             limits=self._limits,
-            refusal=self._refusal,
+            refusal=self._http_refusal,
             names=self._settings.known_names,
             pages=self._parts.pages,
             people=self._parts.people,
@@ -278,13 +278,14 @@ class _RunningService:
     def _consumer_unhealthy_reason(self) -> str | None:
         return self._consumer.unhealthy_reason if self._prepared else "waiting for the servers"
 
+    def _http_refusal(self, path: str) -> str | None:
+        return None if self._collections_ready and self._parts.explains_outages(path) else self._refusal()
+
     def _refusal(self) -> str | None:
         """Return the reason to answer requests with 503 now, or None."""
         if not self._collections_ready:
             return "The service is starting"
-        if self._readiness.database_is_away() and not self._parts.explains_outages:
-            return DATABASE_IS_AWAY
-        return None
+        return DATABASE_IS_AWAY if self._readiness.database_is_away() else None
 
     async def _shut_down(self, http: HttpServer, serving: "asyncio.Task[None]", working: "asyncio.Task[None]") -> None:
         _log.info("stopping")

@@ -16,6 +16,7 @@ from pathlib import Path
 from operations.stack.api_keys import OWN_KEYS, ensure_own_key
 from operations.stack.broker_users import load_users as load_broker_users
 from operations.stack.database_rights import MAINTENANCE
+from operations.stack.database_rights import MONITORING as MONITORING_USER
 from operations.stack.database_users import load_key_file
 from operations.stack.database_users import load_users as load_database_users
 from operations.stack.encryption_keys import check_or_create_key
@@ -32,7 +33,11 @@ COMMANDS = "commands"
 """The container for commands, which has the users that may do most."""
 
 MONITORING = "prometheus"
-"""The container of deploy/scale that reads metrics with a key of its own."""
+"""The container that reads the metrics of the services with a key of its own."""
+EXPORTER = "mongodb-exporter"
+"""The container that reads those of MongoDB with a user of its own."""
+GRAFANA = "grafana"
+"""The container of the dashboards, in which people sign in with the password of its user `admin`."""
 
 OURS = 10001
 """The user of the services' image."""
@@ -40,6 +45,8 @@ OF_SERVERS = 999
 """The user of the public images of MongoDB and RabbitMQ."""
 NOBODY = 65534
 """The user of the public image of Prometheus."""
+OF_GRAFANA = 472
+"""The user of the public image of Grafana."""
 
 
 def main(*, tls: bool, cluster: bool) -> None:
@@ -56,8 +63,12 @@ def main(*, tls: bool, cluster: bool) -> None:
         if container in keys:
             give(container, "api-key", keys[container])
     give(NOTIFICATION.name, "webhook-key", check_or_create_key(layout.webhook_key))
-    if (CONTAINERS / MONITORING).is_dir():
-        give(MONITORING, "api-key", ensure_own_key(layout, "monitoring", Role.VIEWER), owner=NOBODY)
+    give(MONITORING, "api-key", ensure_own_key(layout, "monitoring", Role.VIEWER), owner=NOBODY)
+    # Each member is asked by itself: several URLs, and none of the set.
+    members = [f"mongodb://{member}:27017/?appName=monitoring" for member in _servers("mongo", cluster)]
+    give(EXPORTER, "mongodb-urls", ",".join(database.url(MONITORING_USER, member) for member in members))
+    for name in ("admin-password", "secret-key"):
+        give(GRAFANA, name, load_or_create_secret(layout.secrets, f"grafana-{name}"), owner=OF_GRAFANA)
     give("mongo", "key", load_key_file(layout.secrets).read_text(), owner=OF_SERVERS)
     # Hashes of random passwords with 256 bits: they need not be secret, and the image decides who reads them.
     give("rabbitmq", "definitions.json", broker.definitions(), mode=0o444)

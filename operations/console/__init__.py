@@ -8,6 +8,7 @@ from operations.console.approvals import Executor
 from operations.console.bulk_executor import BulkExecutor
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.incident_watch import IncidentWatch
+from operations.console.outages import StackChecks
 from operations.console.people import ConsolePeople, IdentityProxy
 from operations.console.router import create_router
 from operations.console.upstream import Services
@@ -20,5 +21,6 @@ __all__ = [
     "IdentityProxy",
     "IncidentWatch",
     "Services",
+    "StackChecks",
     "create_router",
 ]

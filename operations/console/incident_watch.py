@@ -17,7 +17,7 @@ from aio_pika.abc import AbstractConnection
 from operations.audit.runs import OK
 from operations.console.audit import outcome_of
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.outages import BREAKER, MONGODB, Check, check, outages_of
+from operations.console.outages import BREAKER, MONGODB, Check, StackChecks, outages_of
 from operations.dead_letters.schema import GROUPS
 from operations.dead_letters.status import NEW
 from operations.impact.waiting import RABBITMQ
@@ -66,8 +66,12 @@ _STATES = {"dependency-down": DOWN, "service-down": DOWN, "not-ready": NOT_READY
 class IncidentWatch:
     """Looks at the stack every few seconds."""
 
-    def __init__(self, dependencies: ConsoleDependencies, failpoint: Failpoint = nothing_fails) -> None:
+    def __init__(
+        self, dependencies: ConsoleDependencies, checks: StackChecks, failpoint: Failpoint = nothing_fails
+    ) -> None:
         self._dependencies = dependencies
+        self._checks = checks
+        self._looked_at = float("-inf")
         self._records = IncidentRecords(dependencies.operations, failpoint)
         self._nodes = _BrokerNodes(dependencies.amqp_url)
         self._last: dict[str, Seen] = {}
@@ -83,7 +87,9 @@ class IncidentWatch:
 
     async def look(self) -> None:
         """Look once, and record what changed since the last look."""
-        checked, at = await check(self._dependencies), self._dependencies.clock()
+        # Never the one of the last look: two that agree must be two checks.
+        checked, at = await self._checks.latest(after=self._looked_at), self._dependencies.clock()
+        self._looked_at = checked.ended
         seen = [*_of_check(checked, at), *await self._nodes.look(), *await self._members()]
         if MONGODB in checked.away:
             agreed = [each for each in self._agreed(seen) if each.state in (DOWN, NOT_READY, AWAY)]

@@ -19,7 +19,7 @@ USABLE_SECONDS = 60.0
 """The age up to which a page that is opened shows a result at once, while the next one is on its way."""
 
 FRESH_SECONDS = 4.0
-"""The age up to which all pages share a result; the banner is renewed every 5 s."""
+"""The age up to which a check is shared; pages renew the banner every 5 s, and IncidentWatch looks as often."""
 
 MONGODB = "MongoDB"
 
@@ -86,14 +86,49 @@ class PausedInbox(NamedTuple):
     meaning: str
 
 
-class OutageWatch:
-    """Asks servers and services whether they work, once for all pages that are open."""
+class Check(NamedTuple):
+    """Why MongoDB and RabbitMQ are away, those of them that are, and what each service says about itself.
+
+    `ended` is when the check did, on the clock that measures.
+    """
+
+    away: Mapping[str, str]
+    healths: Mapping[str, Health]
+    ended: float = float("-inf")
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago that was so."""
+        return time.monotonic() - self.ended
+
+
+class StackChecks:
+    """Asks servers and services whether they work, once for everybody in this process who wants to know."""
 
     def __init__(self, dependencies: ConsoleDependencies) -> None:
         self._dependencies = dependencies
+        self._last = Check({}, {})
+        self._checking = asyncio.Lock()
+
+    async def latest(self, after: float = float("-inf")) -> Check:
+        """Return a check that is fresh and ended later than `after`: the last one, that in progress, or a new one."""
+        async with self._checking:
+            if self._last.ended <= after or self._last.age > FRESH_SECONDS:
+                with acting_for(None):  # for everybody, whoever has asked
+                    found = await check(self._dependencies)
+                self._last = found._replace(ended=time.monotonic())
+            return self._last
+
+
+class OutageWatch:
+    """Knows what is away, for all pages that are open."""
+
+    def __init__(self, dependencies: ConsoleDependencies, checks: StackChecks) -> None:
+        self._dependencies = dependencies
+        self._checks = checks
         self._outages: Sequence[Outage] = ()
         self._pauses: Sequence[PausedInbox] = ()
-        self._checked_at = float("-inf")
+        self._checked = Check({}, {})
         self._checking = asyncio.Lock()
         self._impact = ImpactReader(dependencies.client, dependencies.prefix)
         self._waiting: Mapping[str, Impact] = {}
@@ -112,20 +147,19 @@ class OutageWatch:
 
     async def look(self) -> None:
         """Return at once if there is a result that can be shown, and renew it in the background; else check."""
-        if self._age() > USABLE_SECONDS:
+        if self._checked.age > USABLE_SECONDS:
             await self.refresh()
-        elif self._age() > FRESH_SECONDS and (self._renewal is None or self._renewal.done()):
+        elif self._checked.age > FRESH_SECONDS and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.create_task(self.refresh(), name="outages")
-
-    def _age(self) -> float:
-        return time.monotonic() - self._checked_at
 
     async def refresh(self) -> None:
         """Check, unless the last result is fresh. A check that another page has begun is awaited."""
         async with self._checking:
-            if self._age() > FRESH_SECONDS:
-                with acting_for(None):  # for all pages, whoever has opened this one
-                    found = await self._check()
+            if self._checked.age > FRESH_SECONDS:
+                checked = await self._checks.latest()
+                with acting_for(None):
+                    self._pauses = await self._find_pauses(checked)
+                found = outages_of(checked, self._dependencies.clock())
                 since = {outage.name: outage.since for outage in self._outages}
                 waiting = await self._count_waiting({outage.name for outage in found})
                 self._outages = [
@@ -134,7 +168,7 @@ class OutageWatch:
                     )
                     for each in found
                 ]
-                self._checked_at = time.monotonic()
+                self._checked = checked
 
     async def _count_waiting(self, away: set[str]) -> Mapping[str, Impact]:
         """Return which orders wait for what is away; the longer it takes to count them, the less often it is done."""
@@ -148,11 +182,9 @@ class OutageWatch:
             self._count_next_at = began + PAUSE_FACTOR * (time.monotonic() - began)
         return self._waiting
 
-    async def _check(self) -> list[Outage]:
-        checked = await check(self._dependencies)
+    async def _find_pauses(self, checked: Check) -> list[PausedInbox]:
         paused = {name: health for name, health in checked.healths.items() if health.paused}
-        self._pauses = await asyncio.gather(*(self._paused(name, health) for name, health in paused.items()))
-        return outages_of(checked, self._dependencies.clock())
+        return await asyncio.gather(*(self._paused(name, health) for name, health in paused.items()))
 
     async def _paused(self, name: str, health: Health) -> PausedInbox:
         """Return who paused a service and why; only the times if it does not say that now."""
@@ -161,13 +193,6 @@ class OutageWatch:
         pause = answer.body.get("pause") if isinstance(answer, ServiceResponse) else None
         by, reason = (pause.get("by"), pause.get("reason")) if isinstance(pause, dict) else (None, None)
         return PausedInbox(SERVICES[name].inbox, since, until, by, reason, PAUSED_MEANING.get(name, ""))
-
-
-class Check(NamedTuple):
-    """Why MongoDB and RabbitMQ are away, those of them that are, and what each service says about itself."""
-
-    away: Mapping[str, str]
-    healths: Mapping[str, Health]
 
 
 async def check(dependencies: ConsoleDependencies) -> Check:

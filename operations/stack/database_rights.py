@@ -16,7 +16,10 @@ MAINTENANCE = "maintenance"
 BACKUP = "backup"
 """The user for `ordersaga backup`: it reads everything that a backup has, and writes nothing."""
 
-USERS = (*(service.user for service in SERVICES.values()), MAINTENANCE, BACKUP)
+MONITORING = "monitoring"
+"""The user of an exporter of metrics: it reads figures about the server, and no record."""
+
+USERS = (*(service.user for service in SERVICES.values()), MAINTENANCE, BACKUP, MONITORING)
 
 READ_BY_OPERATIONS: Mapping[str, tuple[str, ...]] = {
     ORDER.name: ("orders", "pauses", "actions"),
@@ -100,6 +103,10 @@ _READ_SERVER = (
     "inprog",
 )
 """What `ordersaga doctor` reads of the server; nothing there can be changed with them."""
+_MEASURE_SERVER = ("serverStatus", "replSetGetStatus", "replSetGetConfig", "getCmdLineOpts")
+"""What an exporter reads of the server: less than the role `clusterMonitor` of MongoDB has."""
+OPLOG = ("local", "oplog.rs")
+"""The collection whose size an exporter reads, without which it gets no diagnostic data at all."""
 _READ_INDEX_USE = ("indexStats",)
 """What `ordersaga doctor --slow` reads of each database besides."""
 
@@ -148,7 +155,7 @@ def role_documents(roles: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
 
 
 def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[DatabaseRole, ...]:
-    """Return the roles of the stack with this prefix: of each service, of maintenance, which includes them, of backup.
+    """Return the roles of the stack with this prefix: of each service, of maintenance, which includes them, of others.
 
     `collections` are those of each service, by its name. An index could delete entries by their age (TTL), so no
     service may create any on its audit log: an administrator does.
@@ -170,7 +177,16 @@ def roles_of(prefix: str, collections: Mapping[str, Iterable[str]]) -> tuple[Dat
     use = tuple((service.database_in(prefix), "", _READ_INDEX_USE) for service in SERVICES.values())
     marks = tuple((service.database_in(prefix), UNFINISHED_RESTORE, _MARK) for service in SERVICES.values())
     maintenance = DatabaseRole(role_of(MAINTENANCE, prefix), (*own, *use, *marks), included)
-    return (*of_services, maintenance, DatabaseRole(role_of(BACKUP, prefix), tuple(_copied(prefix, collections))))
+    backup = DatabaseRole(role_of(BACKUP, prefix), tuple(_copied(prefix, collections)))
+    return (*of_services, maintenance, backup, DatabaseRole(role_of(MONITORING, prefix), tuple(_measured(prefix))))
+
+
+def _measured(prefix: str) -> Iterator[Privilege]:
+    """Yield the rights to read figures of the server, of the oplog and of each database."""
+    yield THE_SERVER, "", _MEASURE_SERVER
+    yield *OPLOG, ("collStats",)
+    for database in (OPLOG[0], *(service.database_in(prefix) for service in SERVICES.values())):
+        yield database, "", ("dbStats",)
 
 
 def _copied(prefix: str, collections: Mapping[str, Iterable[str]]) -> Iterator[Privilege]:
@@ -204,7 +220,7 @@ def users_of(prefix: str) -> tuple[DatabaseUser, ...]:
     Each is in the database of its service, so that several stacks can share a server.
     """
     databases = {service.user: service.database_in(prefix) for service in SERVICES.values()}
-    databases |= dict.fromkeys((MAINTENANCE, BACKUP), CONSOLE.database_in(prefix))
+    databases |= dict.fromkeys((MAINTENANCE, BACKUP, MONITORING), CONSOLE.database_in(prefix))
     return tuple(DatabaseUser(name, databases[name], ((role_of(name, prefix), "admin"),)) for name in USERS)
 
 

@@ -17,6 +17,7 @@ from pymongo import AsyncMongoClient
 from operations.stack.database_rights import (
     APPEND_ONLY,
     BACKUP,
+    MONITORING,
     USERS,
     DatabaseRole,
     DatabaseUser,
@@ -69,12 +70,12 @@ def load_passwords(directory: Path, users: Iterable[str] = USERS) -> dict[str, s
 
 
 def read_users(directory: Path, prefix: str) -> DatabaseUsers:
-    """Return the users of a stack that runs, without the administrator; `backup` only if its release made it.
+    """Return the users of a stack that runs, without the administrator; newer ones only if its release made them.
 
     Raises OSError.
     """
     files = {user: directory / f"mongodb-{user}" for user in USERS}
-    known = {user: file for user, file in files.items() if user != BACKUP or file.exists()}
+    known = {user: file for user, file in files.items() if user not in (BACKUP, MONITORING) or file.exists()}
     return DatabaseUsers(prefix, {user: file.read_text().strip() for user, file in known.items()})
 
 

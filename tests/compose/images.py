@@ -1,7 +1,8 @@
-"""The public images of deploy/scale, or stand-ins from Debian's packages where they cannot be pulled."""
+"""The public images beside those of the servers, or stand-ins where they cannot be pulled."""
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import docker
@@ -10,17 +11,21 @@ from tests.compose.stack import ROOT, SCALE_OVERLAY
 from tests.support.containers import obtain
 
 STAND_INS = Path(__file__).with_name("stand_ins")
-IMAGES = ("haproxy", "prometheus", "alertmanager")
+OF_SCALE = ("haproxy",)
+OF_MONITORING = ("prometheus", "alertmanager", "grafana", "mongodb_exporter", "busybox")
+EXPORTER = {"ORDERSAGA_EXPORTER_IMAGE": "ordersaga-mongodb-exporter:tests"}
+"""The image that is built of the last two."""
 
 
 class ImageError(AssertionError):
     """An image can neither be pulled nor built."""
 
 
-def images_of_scale() -> dict[str, str]:
-    """Return the variables that name the images of deploy/scale; pull or build them. Raises ImageError."""
-    named = dict(re.findall(r"\$\{ORDERSAGA_(\w+)_IMAGE:-([^}]+)\}", (ROOT / SCALE_OVERLAY).read_text()))
-    return {f"ORDERSAGA_{name.upper()}_IMAGE": _image(name, named[name.upper()]) for name in IMAGES}
+def images(names: Sequence[str]) -> dict[str, str]:
+    """Return the variables that name these images; pull or build them. Raises ImageError."""
+    texts = ((ROOT / file).read_text() for file in ("docker-compose.yml", SCALE_OVERLAY))
+    found = dict(re.findall(r"\$\{ORDERSAGA_(\w+)_IMAGE:-([^}]+)\}", "".join(texts)))
+    return {f"ORDERSAGA_{name.upper()}_IMAGE": _image(name, found[name.upper()]) for name in names}
 
 
 def _image(name: str, public: str) -> str:
@@ -33,7 +38,7 @@ def _image(name: str, public: str) -> str:
 
 
 def _build(name: str, problem: str) -> str:
-    image = f"ordersaga-{name}:tests"
+    image = f"ordersaga-{name.replace('_', '-')}:stand-in"
     command = ["docker", "build", "--quiet", "--target", name, "--tag", image, str(STAND_INS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     if done.returncode != 0:

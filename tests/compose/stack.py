@@ -139,16 +139,17 @@ class ComposeStack:
 
     def amqp_url(self, user: str) -> str:
         """The URL of a user of the broker, at the address of its container, which this machine reaches."""
-        return BrokerUsers(VIRTUAL_HOST, {user: self._secret(f"rabbitmq-{user}")}).url(
+        return BrokerUsers(VIRTUAL_HOST, {user: self.secret(f"rabbitmq-{user}")}).url(
             user, f"{self.address('rabbitmq')}:5672"
         )
 
     def mongodb_url(self, user: str) -> str:
         """The URL of a user of MongoDB, at the address of its container."""
-        users = DatabaseUsers("ordersaga", {user: self._secret(f"mongodb-{user}")})
+        users = DatabaseUsers("ordersaga", {user: self.secret(f"mongodb-{user}")})
         return users.url(user, f"mongodb://{self.address('mongo')}:27017/?directConnection=true")
 
-    def _secret(self, name: str) -> str:
+    def secret(self, name: str) -> str:
+        """The content of a file of the volume `secrets`."""
         if not self._secrets:
             script = "cd /var/lib/ordersaga/secrets; for file in *-*; do echo $file $(cat $file); done"
             listed = self.run("run", "--rm", "--no-deps", "-T", "database", "sh", "-c", script)

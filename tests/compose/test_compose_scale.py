@@ -1,6 +1,10 @@
-"""deploy/scale over docker-compose.yml: several processes of each service behind haproxy, found by Prometheus."""
+"""deploy/scale and the profile monitoring: several processes of each service behind haproxy, watched by Prometheus.
+
+Together, since a stack takes minutes to start. Where no registry is reached, stand-ins for the images take their place.
+"""
 
 import asyncio
+import json
 import logging
 import subprocess
 from collections import Counter
@@ -8,11 +12,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import aio_pika
 import httpx
 import pytest
 
 from shared.services import SERVICES
-from tests.compose.images import ImageError, images_of_scale
+from shared.topology import ORDER_INBOX
+from tests.compose.images import EXPORTER, OF_MONITORING, OF_SCALE, ImageError, images
 from tests.compose.orders import (
     Persistent,
     assert_books_balance,
@@ -25,12 +31,14 @@ from tests.compose.stack import (
     PORT_VARIABLES,
     ROOT,
     SCALE_OVERLAY,
+    WITH_SIMULATOR,
     ComposeStack,
     all_ready,
     compose_command,
     compose_stack,
 )
 from tests.support.eventually import eventually
+from tests.support.monitoring import DASHBOARDS, OF_SERVERS
 from tests.support.order_load import PRODUCT, steady_orders
 
 logger = logging.getLogger(__name__)
@@ -40,11 +48,12 @@ WITHIN_SECONDS = 600
 RATE = 5.0
 """Orders per second."""
 PROCESSES = {**dict.fromkeys(SERVICES, 2), "notification": 1}
-BESIDE = ("haproxy", "prometheus", "alertmanager")
+MONITORING = ("prometheus", "alertmanager", "grafana", "mongodb-exporter")
+BESIDE = ("haproxy", *MONITORING)
 PORTS = {
     **{name: variable for name, variable in PORT_VARIABLES.items() if name != GRPC},
     **{name: f"HAPROXY_{name.upper()}_PORT" for name in SERVICES},
-    **{name: f"{name.upper()}_PORT" for name in ("prometheus", "alertmanager")},
+    **{name: f"{name.upper()}_PORT" for name in ("prometheus", "alertmanager", "grafana")},
 }
 
 
@@ -55,12 +64,13 @@ async def stack() -> AsyncIterator[ComposeStack]:
     if command is None:
         pytest.skip("neither docker compose nor docker-compose is installed")
     try:
-        images = await asyncio.to_thread(images_of_scale)
+        found = await asyncio.to_thread(images, OF_SCALE + OF_MONITORING)
     except ImageError as error:
         pytest.skip(str(error))
     lines = (ROOT / "deploy/scale/ports.env").read_text().splitlines()
     variables = dict(line.split("=") for line in lines if not line.startswith("#"))
-    variables |= images | {f"{name.upper()}_PROCESSES": str(number) for name, number in PROCESSES.items()}
+    variables |= found | EXPORTER | {f"{name.upper()}_PROCESSES": str(number) for name, number in PROCESSES.items()}
+    variables["COMPOSE_PROFILES"] = f"{WITH_SIMULATOR['COMPOSE_PROFILES']},monitoring"
     with compose_stack(command, overlays=[SCALE_OVERLAY], variables=variables, port_variables=PORTS) as running:
         await all_ready(running, WITHIN_SECONDS)
         await eventually(lambda: all_processes_ready(running), WITHIN_SECONDS, "all processes to be ready")
@@ -100,8 +110,9 @@ async def test_prometheus_finds_every_process_and_its_alertmanager(
 ) -> None:
     async def found() -> bool:
         targets = await data(client, f"{stack.url('prometheus')}/api/v1/targets?state=active")
-        up = Counter(one["labels"]["service"] for one in targets["activeTargets"] if one["health"] == "up")
-        assert up == PROCESSES, targets
+        assert {one["health"] for one in targets["activeTargets"]} == {"up"}, targets
+        up = Counter(one["labels"].get("service") or one["labels"]["job"] for one in targets["activeTargets"])
+        assert up == PROCESSES | {"mongodb": 1, "rabbitmq": 1}, targets
         active = await data(client, f"{stack.url('prometheus')}/api/v1/alertmanagers")
         assert len(active["activeAlertmanagers"]) == 1
         return True
@@ -109,6 +120,63 @@ async def test_prometheus_finds_every_process_and_its_alertmanager(
     await eventually(found, WITHIN_SECONDS, "Prometheus to find all processes")
     rules = await data(client, f"{stack.url('prometheus')}/api/v1/rules")
     assert {rule["health"] for group in rules["groups"] for rule in group["rules"]} <= {"ok", "unknown"}
+
+
+async def test_the_servers_serve_what_alerts_and_dashboards_ask_them_for(
+    stack: ComposeStack, client: httpx.AsyncClient
+) -> None:
+    """RabbitMQ with its own plugin. The stand-in for the exporter of MongoDB follows the rules of the real one."""
+
+    async def served() -> bool:
+        names = await data(client, f"{stack.url('prometheus')}/api/v1/label/__name__/values")
+        assert set(names) >= OF_SERVERS, OF_SERVERS - set(names)
+        return True
+
+    await eventually(served, WITHIN_SECONDS, "Prometheus to have read both servers")
+    found = await data(client, f"{stack.url('prometheus')}/api/v1/query?query=mongodb_up")
+    assert [(one["metric"]["instance"], one["value"][1]) for one in found["result"]] == [("mongo:27017", "1")]
+
+
+async def test_grafana_has_all_dashboards_and_reads_prometheus_for_who_has_the_password(stack: ComposeStack) -> None:
+    async with httpx.AsyncClient(base_url=stack.url("grafana"), timeout=30) as client:
+        assert (await client.get("/api/search", auth=("admin", "admin"))).status_code == 401
+        client.auth = httpx.BasicAuth("admin", stack.secret("grafana-admin-password"))
+
+        async def loaded() -> bool:
+            found = (await client.get("/api/search?type=dash-db")).raise_for_status().json()
+            assert {one["uid"] for one in found} == {f"ordersaga-{file.stem}" for file in DASHBOARDS}
+            return True
+
+        await eventually(loaded, WITHIN_SECONDS, "Grafana to load the dashboards")
+        [source] = (await client.get("/api/datasources")).raise_for_status().json()
+        asked = f"/api/datasources/proxy/uid/{source['uid']}/api/v1/query"
+        answer = await client.get(asked, params={"query": 'up{service="order"}'})
+        assert [one["value"][1] for one in answer.raise_for_status().json()["data"]["result"]] == ["1", "1"]
+
+
+async def test_an_alert_reaches_alertmanager_with_its_receiver(stack: ComposeStack, client: httpx.AsyncClient) -> None:
+    connection = await aio_pika.connect(stack.amqp_url("deployer"))
+    async with connection, connection.channel() as channel:
+        await channel.default_exchange.publish(aio_pika.Message(b"no JSON", type="stock.released"), ORDER_INBOX)
+
+    async def sent() -> bool:
+        found = (await client.get(f"{stack.url('alertmanager')}/api/v2/alerts")).raise_for_status().json()
+        by_name = {one["labels"]["alertname"]: one for one in found}
+        assert [one["name"] for one in by_name["DeadLettersGrowing"]["receivers"]] == ["operators"]
+        return True
+
+    await eventually(sent, WITHIN_SECONDS, "Alertmanager to get the alert")
+    [letter] = json.loads(stack.command("dead-letters", "list", "--json"))["items"]
+    stack.command("dead-letters", "discard", letter["id"], "--yes", "--why", "a test")
+
+
+async def test_what_watches_is_healthy(stack: ComposeStack) -> None:
+    def all_healthy() -> bool:
+        healthy = {name: stack.inspect(name)["State"]["Health"]["Status"] for name in MONITORING}
+        assert healthy == dict.fromkeys(MONITORING, "healthy")
+        return True
+
+    await eventually(lambda: asyncio.to_thread(all_healthy), WITHIN_SECONDS, "everything that watches to be healthy")
 
 
 async def data(client: httpx.AsyncClient, url: str) -> Any:
@@ -124,7 +192,8 @@ def test_what_stands_beside_the_services_is_confined_and_published_on_loopback_o
         assert host["PidsLimit"] > 0, name
         assert host["Memory"] > 0, name
         ports = container["NetworkSettings"]["Ports"].values()
-        assert {binding["HostIp"] for bindings in ports for binding in bindings or ()} == {"127.0.0.1"}, name
+        published = {binding["HostIp"] for bindings in ports for binding in bindings or ()}
+        assert published == ({"127.0.0.1"} if name in PORTS or name == "haproxy" else set()), name
 
 
 async def test_no_order_fails_while_processes_are_stopped_replaced_and_killed(

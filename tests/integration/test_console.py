@@ -19,8 +19,9 @@ from fastapi.routing import APIRoute
 from operations.actions import list_actions, record_action
 from operations.console import ConsoleDependencies, outages
 from operations.console.audit import Auditor
-from operations.console.outages import Outage, OutageWatch
+from operations.console.outages import Check
 from operations.console.overview import DeadLetterCache
+from operations.console.upstream import Health
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
@@ -484,15 +485,15 @@ async def test_only_the_first_page_of_staff_waits_for_the_check_of_what_is_away(
 ) -> None:
     checks: list[asyncio.Event] = []
 
-    async def check(_: OutageWatch) -> list[Outage]:
+    async def check(_: ConsoleDependencies) -> Check:
         """Take until the test lets it end, the first two times; find an outage that is named after that."""
         number = min(len(checks) + 1, 2)
         if len(checks) < number:
             checks.append(asyncio.Event())
         await checks[number - 1].wait()
-        return [Outage(f"check-{number}", utc_now(), "it refuses connections", "", "service-down")]
+        return Check({}, {f"check-{number}": Health("it refuses connections")})
 
-    monkeypatch.setattr(OutageWatch, "_check", check)
+    monkeypatch.setattr(outages, "check", check)
     monkeypatch.setattr(outages, "FRESH_SECONDS", -1.0)
     async with pages_of(dependencies) as pages, asyncio.timeout(60):
         anonymous = await pages.get("/sign-in", headers={"Authorization": ""})

@@ -11,7 +11,7 @@ import pytest
 
 from operations.console import ConsoleDependencies
 from operations.console.impacts import ImpactCache
-from operations.console.outages import OutageWatch
+from operations.console.outages import OutageWatch, StackChecks
 from operations.console.wording import clock
 from operations.dead_letters.filters import Filters, query
 from operations.dead_letters.group_filters import GroupFilters
@@ -280,7 +280,7 @@ async def test_an_outage_says_which_orders_wait_for_it(
     assert (cut["payment"].total.orders, cut["payment"].complete) == (1, False)
     monkeypatch.undo()
     # No service of these tests answers, so all are away: one banner names them.
-    watch = OutageWatch(dependencies)
+    watch = OutageWatch(dependencies, StackChecks(dependencies))
     await watch.refresh()
     shown = {outage.name: outage.waiting.total.orders for outage in watch.outages if outage.waiting}
     assert shown == {"order": 2, "inventory": 1, "payment": 2, "provisioning": 0}

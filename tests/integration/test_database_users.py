@@ -27,7 +27,7 @@ from operations.backup.restoring import check_target, restore
 from operations.backup.taking import take_backup
 from operations.doctor.database_users import check_users
 from operations.settings import Stack
-from operations.stack.database_rights import BACKUP, MAINTENANCE, USERS, users_of
+from operations.stack.database_rights import BACKUP, MAINTENANCE, MONITORING, OPLOG, USERS, users_of
 from operations.stack.database_schemas import schema_of
 from operations.stack.database_users import read_users
 from operations.stack.files import write_private
@@ -113,6 +113,25 @@ async def test_operations_audits_all_databases_and_logs_actions(prepared: Prepar
         own = client[CONSOLE.database_in(PREFIX)]
         await actions.record_action(own, by="ann", why="test", action="order.cancel", subject="o1", outcome="done")
         assert [entry["by"] for entry in (await actions.list_actions(own, subject="o1")).items] == ["ann"]
+
+
+async def test_monitoring_reads_what_an_exporter_asks_for_and_no_record(prepared: Prepared) -> None:
+    async with AsyncMongoClient[Document](prepared.url(MONITORING)) as client:
+        figures = (await client.admin.command("getDiagnosticData"))["data"]
+        assert {"serverStatus", "replSetGetStatus"} <= figures.keys()
+        for command in ("replSetGetStatus", "replSetGetConfig", "getCmdLineOpts"):
+            await client.admin.command(command)
+        names = await client.list_database_names()
+        assert sorted(names) == sorted({OPLOG[0], *(service.database_in(PREFIX) for service in SERVICES.values())})
+        for name in names:
+            assert (await client[name].command("dbStats"))["fsTotalSize"] > 0
+        database, collection = OPLOG
+        assert await refused(client, lambda c: c[database][collection].find_one())
+        for service in SERVICES.values():
+            log = client[service.database_in(PREFIX)]["actions"]
+            assert await refused(client, lambda _, log=log: log.find_one())  # type: ignore[misc]
+        assert await refused(client, lambda c: c.admin.command("currentOp"))
+        assert await refused(client, lambda c: c["shop_orders"]["orders"].insert_one({}))
 
 
 async def test_maintenance_changes_the_databases_of_services_but_not_the_audit_log(prepared: Prepared) -> None:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from operations import cli
 from operations.audit.report import Report, Violation
 from operations.audit.runs import AuditRuns
-from operations.console import ConsoleDependencies, IncidentWatch, incident_watch
-from operations.console.outages import Check, check
+from operations.console import ConsoleDependencies, IncidentWatch, outages
+from operations.console.outages import Check, StackChecks, check
 from operations.dead_letters.schema import GROUPS
 from operations.incidents.changes import Release, Seen
 from operations.incidents.incident import Incident
@@ -95,6 +95,11 @@ async def kinds(dependencies: ConsoleDependencies) -> list[str]:
     return [incident.kind for incident in reversed((await listed(dependencies)).items)]
 
 
+def a_watch(dependencies: ConsoleDependencies) -> IncidentWatch:
+    """The watch of a process of its own."""
+    return IncidentWatch(dependencies, StackChecks(dependencies))
+
+
 async def look(watch: IncidentWatch, clock: Clock, times: int = 2) -> None:
     for _ in range(times):
         clock.now += timedelta(seconds=5)
@@ -140,7 +145,7 @@ async def test_a_service_goes_and_comes_back_with_another_release(
     dependencies: ConsoleDependencies, clock: Clock, order_service: tuple[FakeService, str]
 ) -> None:
     service, _ = order_service
-    watches = [IncidentWatch(dependencies) for _ in range(2)]
+    watches = [a_watch(dependencies) for _ in range(2)]
     for watch in watches:
         await look(watch, clock)
     assert await kinds(dependencies) == []
@@ -166,7 +171,7 @@ async def test_an_open_breaker_is_no_process_that_is_not_ready(
 ) -> None:
     service, _ = order_service
     service.readiness = {"status": "degraded", "down": {"breaker": "PoisonError, 5 times in a row"}, "since": {}}
-    watch = IncidentWatch(dependencies)
+    watch = a_watch(dependencies)
     await look(watch, clock)
     service.readiness = {"status": "ready"}
     await look(watch, clock)
@@ -179,14 +184,14 @@ async def test_what_went_away_with_mongodb_is_recorded_when_it_is_back(
     async def away(_: ConsoleDependencies) -> Check:
         return Check({"MongoDB": "it refuses connections"}, {})
 
-    watches = [IncidentWatch(dependencies) for _ in range(2)]
+    watches = [a_watch(dependencies) for _ in range(2)]
     for watch in watches:
         await look(watch, clock)
-    monkeypatch.setattr(incident_watch, "check", away)
+    monkeypatch.setattr(outages, "check", away)
     began = clock.now
     for watch in watches:
         await look(watch, clock, 3)
-    monkeypatch.setattr(incident_watch, "check", check)
+    monkeypatch.setattr(outages, "check", check)
     for watch in watches:
         await look(watch, clock, 3)
     incidents = (await listed(dependencies)).items
@@ -206,7 +211,7 @@ async def test_packages_audits_groups_and_actions_on_many_are_incidents(
     bulk = {"_id": "b1", "action": "cancel", "total": 0, "status": "ended", "at": clock.now, "endedAt": clock.now}
     await dependencies.operations[BULK_ACTIONS].insert_one(bulk)
     clock.now += timedelta(minutes=5)
-    for watch in (IncidentWatch(dependencies), IncidentWatch(dependencies)):
+    for watch in (a_watch(dependencies), a_watch(dependencies)):
         await look(watch, clock)
     incidents = {incident.kind: incident for incident in (await listed(dependencies)).items}
     assert set(incidents) == {"package-low", "audit-failed", "dead-letters", "bulk-ended"}
@@ -222,13 +227,13 @@ async def test_a_group_that_an_operator_sets_back_to_new_is_no_incident(
     of_all = {"status": "new", "statusAt": recent, "since": old, "errorType": "Poison", "service": "payment"}
     groups = [of_all | {"_id": "set back"}, of_all | {"_id": "reopened", "reopenedAt": recent}]
     await dependencies.operations[GROUPS].insert_many(groups)
-    watch = IncidentWatch(dependencies)
+    watch = a_watch(dependencies)
     await look(watch, clock, 15)
     assert [incident.link for incident in (await listed(dependencies)).items] == ["/dead-letters/groups/reopened"]
 
 
 async def test_one_state_is_kept_for_each_subject(dependencies: ConsoleDependencies, clock: Clock) -> None:
-    watch = IncidentWatch(dependencies)
+    watch = a_watch(dependencies)
     await look(watch, clock, 5)
     kept = await dependencies.operations[STATES].count_documents({})
     await look(watch, clock, 5)

@@ -66,6 +66,18 @@ async def _an_outage_is_reported(stack: Stack) -> None:
     page = await stack.client.get(f"{console.url}/")
     assert page.status_code == 200
     assert "MongoDB" in page.text
+    await eventually(lambda: _api_refuses(stack, console), WITHIN_SECONDS, "the operations API to refuse at once")
+    outages = await stack.client.get(f"{console.url}/api/v1/outages")
+    assert "MongoDB" in [outage["name"] for outage in outages.raise_for_status().json()["items"]]
+
+
+async def _api_refuses(stack: Stack, console: Process) -> bool:
+    """Ask for records; true when that was refused without asking MongoDB."""
+    answer = await stack.client.get(f"{console.url}/api/v1/dead-letters")
+    if answer.json()["detail"] != DATABASE_IS_AWAY:
+        return False
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    return True
 
 
 async def _refused(stack: Stack, order: Process) -> bool:

@@ -15,7 +15,7 @@ import pymongo
 import uvicorn
 from fastapi import FastAPI
 
-from operations.console import ConsoleDependencies, ConsolePeople, Services
+from operations.console import ConsoleDependencies, ConsolePeople, Services, StackChecks
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.service import DeadLetterService
 from operations.routes import create_routes
@@ -109,7 +109,7 @@ def an_app(dependencies: ConsoleDependencies) -> FastAPI:
     sessions = Sessions(dependencies.operations, dependencies.session_limits, dependencies.clock)
     people = ConsolePeople(sessions, dependencies.proxy, dependencies.public_url)
     app = create_app("console", "The console", ready, authenticator=key_authenticator(), pages=True, people=people)
-    app.include_router(create_routes(dependencies, sessions))
+    app.include_router(create_routes(dependencies, sessions, StackChecks(dependencies)))
     return app
 
 

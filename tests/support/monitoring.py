@@ -28,6 +28,38 @@ PROMETHEUS_OWN = {"up", "ALERTS"}
 OF_THE_CLIENT = re.compile(r"(process|python)_\w+")
 """Series that the client library exports for every process."""
 
+OF_RABBITMQ = {
+    "rabbitmq_alarms_free_disk_space_watermark",
+    "rabbitmq_alarms_memory_used_watermark",
+    "rabbitmq_connections",
+    "rabbitmq_disk_space_available_bytes",
+    "rabbitmq_disk_space_available_limit_bytes",
+    "rabbitmq_process_resident_memory_bytes",
+    "rabbitmq_queue_messages_ready",
+    "rabbitmq_queue_messages_unacked",
+    "rabbitmq_resident_memory_limit_bytes",
+}
+"""Series of the plugin `rabbitmq_prometheus`, as 3.10.8 serves them at /metrics; tests/compose asks a node for each."""
+OF_MONGODB = {
+    "mongodb_dbstats_fsTotalSize",
+    "mongodb_dbstats_fsUsedSize",
+    "mongodb_dbstats_indexSize",
+    "mongodb_dbstats_storageSize",
+    "mongodb_rs_members_health",
+    "mongodb_rs_members_optimeDate",
+    "mongodb_ss_connections",
+    "mongodb_ss_globalLock_currentQueue",
+    "mongodb_ss_opcounters",
+    "mongodb_ss_wt_cache_bytes_currently_in_the_cache",
+    "mongodb_ss_wt_cache_maximum_bytes_configured",
+    "mongodb_ss_wt_cache_tracked_dirty_bytes_in_the_cache",
+    "mongodb_up",
+}
+"""Series of percona/mongodb_exporter 0.47.2, which makes the names of what `getDiagnosticData` and `dbStats` answer by
+the rules in its exporter/metrics.go; `mongodb_up` is from exporter/general_collector.go."""
+OF_SERVERS = OF_RABBITMQ | OF_MONGODB
+"""What the exporters of the profile monitoring serve, as far as alerts and dashboards ask for it."""
+
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 

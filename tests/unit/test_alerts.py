@@ -16,6 +16,7 @@ from shared.topology import DEAD_LETTERS, INBOXES
 from tests.support.monitoring import (
     ALERT_TESTS,
     DASHBOARDS,
+    OF_SERVERS,
     OF_THE_CLIENT,
     PROMETHEUS_OWN,
     ROOT,
@@ -54,6 +55,7 @@ OUTAGES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
             {"alertname": "ObservationStale", "source": "orders"},
             {"alertname": "TransactionsFailing"},
             {"alertname": "OrdersFailing"},
+            {"alertname": "ServerLost", "instance": "mongo:27017"},
             *OF_OBJECTIVES,
         ],
     ),
@@ -66,7 +68,17 @@ OUTAGES: dict[str, tuple[dict[str, str], list[dict[str, str]]]] = {
             {"alertname": "NotReady", "service": "console", "dependency": "dead letters"},
             {"alertname": "ObservationStale", "source": "queues"},
             {"alertname": "OrdersFailing"},
+            {"alertname": "ServerLost", "instance": "rabbitmq:15692"},
             *OF_OBJECTIVES,
+        ],
+    ),
+    "a broker that takes messages": (
+        {"alertname": "BrokerBlocked", "instance": "rabbitmq:15692", "resource": "memory"},
+        [
+            *({"alertname": "PublishFailing", "service": name} for name in SERVICES),
+            *STANDING_STILL,
+            {"alertname": "OrdersFailing"},
+            {"alertname": "OutcomeBudgetBurning"},
         ],
     ),
     **{
@@ -227,7 +239,8 @@ def test_what_an_alert_asks_for_is_exported(alert: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_service_is_scraped_at_its_port(name: str) -> None:
-    (job,) = yaml.safe_load((ROOT / "deploy/prometheus" / name).read_text())["scrape_configs"]
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus" / name).read_text())["scrape_configs"]
+    (job,) = (job for job in jobs if job["job_name"] == "ordersaga")
     scraped = {
         target["labels"]["service"]: int(address.rpartition(":")[2])
         for target in job.get("static_configs", ())
@@ -267,6 +280,7 @@ def test_a_dashboard_is_one_that_grafana_shows(dashboard: Path) -> None:
 
 def test_dashboards_show_every_metric() -> None:
     shown = {name for dashboard in DASHBOARDS for expression in expressions(dashboard) for name in names_in(expression)}
+    assert shown >= OF_SERVERS, "the list has what nobody asks for"
     unseen = [metric.name for metric in declared_metrics().values() if not metric.series & shown]
     assert unseen == []
 
@@ -280,7 +294,7 @@ def test_names_are_distinguished_from_the_words_around_them() -> None:
 
 
 def _exported() -> set[str]:
-    return set().union(PROMETHEUS_OWN, *(metric.series for metric in declared_metrics().values()))
+    return PROMETHEUS_OWN.union(OF_SERVERS, *(metric.series for metric in declared_metrics().values()))
 
 
 def _assert_nothing_overlaps(places: list[dict[str, Any]]) -> None:

@@ -72,9 +72,58 @@ def test_no_password_is_written_down_and_each_container_mounts_its_own_secrets_o
         mounted = {volume.partition(":")[0] for volume in service.get("volumes", ())}
         own = {f"of-{'commands' if name == 'topology' else name}"}
         everything = {"credentials": mounted, "database": {"secrets"}}.get(name, set())
-        assert mounted - {"keys", "mongo-data", "mongo-config", "rabbitmq-data"} - own <= everything | {
-            "./deploy/container/rabbitmq.conf"
-        }
+        kept = {"keys", "mongo-config", *(volume for volume in mounted if volume.endswith("-data"))}
+        configuration = {volume for volume in mounted if volume.startswith("./deploy/")}
+        assert mounted - kept - configuration - own <= everything, name
+
+
+MONITORING = {"prometheus": ["edge", "internal"], "alertmanager": ["edge"], "grafana": ["edge"]}
+"""What watches the stack, and its networks; the exporter publishes no port."""
+
+
+def test_what_watches_the_stack_runs_for_its_profile_alone_and_is_confined(services: dict[str, Any]) -> None:
+    watching = {name: service for name, service in services.items() if service.get("profiles") == ["monitoring"]}
+    assert {name: one["networks"] for name, one in watching.items()} == MONITORING | {"mongodb-exporter": ["internal"]}
+    for name, service in watching.items():
+        assert "cap_add" not in service, name
+        assert service["read_only"], name
+        assert service["healthcheck"]["test"][0] == "CMD", name
+        assert ("ports" in service) == (name in MONITORING), name
+        assert all(re.fullmatch(r"127\.0\.0\.1:\$\{\w+_PORT:-(\d+)\}:\1", port) for port in service.get("ports", ())), (
+            name
+        )
+        assert "build" in service or re.search(r"_IMAGE:-[^:}]+:v?\d+\.\d+\.\d+\}$", service["image"]), name
+
+
+def test_each_has_its_own_secrets_and_prometheus_reads_what_is_there(services: dict[str, Any]) -> None:
+    """The files that create_secrets.py writes, where each reads them."""
+    grafana = services["grafana"]["environment"]
+    files = {name: value for name, value in grafana.items() if name.endswith("__FILE")}
+    assert files == {
+        "GF_SECURITY_ADMIN_PASSWORD__FILE": "/run/ordersaga/admin-password",
+        "GF_SECURITY_SECRET_KEY__FILE": "/run/ordersaga/secret-key",
+    }
+    assert "PASSWORD" not in "".join(grafana.keys() - files.keys())
+    given = {volume.partition(":")[2] for volume in services["credentials"]["volumes"]}
+    for name in ("prometheus", "mongodb-exporter", "grafana"):
+        assert f"of-{name}:/run/ordersaga:ro" in services[name]["volumes"]
+        assert f"/of/{name}" in given
+    assert "$(cat /run/ordersaga/mongodb-urls)" in (ROOT / "deploy/mongodb-exporter/Dockerfile").read_text()
+
+    configured = yaml.safe_load((ROOT / "deploy/prometheus/prometheus-compose.yml").read_text())
+    own, mongodb, rabbitmq = configured["scrape_configs"]
+    assert own["authorization"] == {"credentials_file": "/run/ordersaga/api-key"}
+    assert mongodb["static_configs"] == [{"targets": ["mongodb-exporter:9216"]}]
+    [alertmanager] = configured["alerting"]["alertmanagers"][0]["dns_sd_configs"]
+    assert services["alertmanager"]["ports"][0].endswith(f":{alertmanager['port']}")
+    overlay = compose_services("docker-compose.cluster.yml")
+    for volumes, nodes in ((services["prometheus"]["volumes"], 1), (overlay["prometheus"]["volumes"], 3)):
+        [mounted] = [
+            volume for volume in volumes if volume.endswith(f":{rabbitmq['file_sd_configs'][0]['files'][0]}:ro")
+        ]
+        [group] = yaml.safe_load((ROOT / mounted.partition(":")[0]).read_text())
+        names = [name for name in (*services, *overlay) if re.fullmatch(r"rabbitmq(-\d)?", name)]
+        assert group["targets"] == [f"{name}:15692" for name in dict.fromkeys(names)][:nodes]
 
 
 def test_every_container_is_confined(services: dict[str, Any]) -> None:
@@ -117,7 +166,8 @@ def test_grpc_is_switched_on_by_a_file_of_its_own(services: dict[str, Any]) -> N
 
 def test_each_process_answers_to_the_names_by_which_containers_address_it(services: dict[str, Any]) -> None:
     scraped = yaml.safe_load((COMPOSE_FILE.parent / "deploy/prometheus/prometheus-compose.yml").read_text())
-    discovered = [name for job in scraped["scrape_configs"] for one in job["dns_sd_configs"] for name in one["names"]]
+    [job] = [job for job in scraped["scrape_configs"] if job["job_name"] == "ordersaga"]
+    discovered = [name for one in job["dns_sd_configs"] for name in one["names"]]
     urls = [url for name, url in services["console"]["environment"].items() if name.endswith("_URL")]
     hosts = [urlsplit(url).hostname for url in urls if url and url.startswith("http://")]
     hosts += discovered
@@ -131,7 +181,8 @@ def test_each_process_answers_to_the_names_by_which_containers_address_it(servic
 def test_the_simulator_is_started_only_for_its_profile_and_knows_no_server_of_the_stack(
     services: dict[str, Any],
 ) -> None:
-    assert [name for name, service in services.items() if "profiles" in service] == ["commands", "simulator"]
+    profiles = {name: service["profiles"] for name, service in services.items() if "profiles" in service}
+    assert [name for name, ours in profiles.items() if ours != ["monitoring"]] == ["commands", "simulator"]
     simulator = services["simulator"]
     assert simulator["profiles"] == ["simulator"]
     assert not simulator["depends_on"]

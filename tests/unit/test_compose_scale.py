@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from deploy.container.create_secrets import MONITORING
 from shared.problems import UNAVAILABLE
 from shared.services import PROCESSES, SIMULATOR
 from tests.support.compose_files import compose_services
@@ -20,7 +18,6 @@ ROOT = Path(__file__).parents[2]
 DIRECTORY = ROOT / "deploy" / "scale"
 HAPROXY = DIRECTORY / "haproxy.cfg"
 SERVICES = {name: process for name, process in PROCESSES.items() if process is not SIMULATOR}
-BESIDE = ("haproxy", "prometheus", "alertmanager")
 STOP_SECONDS = 10
 """How long a process takes to finish what is in hand."""
 
@@ -120,9 +117,9 @@ def test_every_service_is_scaled_and_has_time_to_drain(name: str, overlay: dict[
     assert int(drain[1]) + STOP_SECONDS < int(overlay[name]["stop_grace_period"].removesuffix("s"))
 
 
-@pytest.mark.parametrize("name", BESIDE)
-def test_what_stands_beside_the_services_is_confined(name: str, overlay: dict[str, Any]) -> None:
-    service = overlay[name]
+def test_what_stands_beside_the_services_is_confined(overlay: dict[str, Any]) -> None:
+    service = overlay["haproxy"]
+    assert overlay.keys() == {"haproxy", *SERVICES}
     assert service["cap_drop"] == ["ALL"]
     assert "cap_add" not in service
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -131,17 +128,3 @@ def test_what_stands_beside_the_services_is_confined(name: str, overlay: dict[st
     assert service["mem_limit"]
     assert service["networks"] == ["edge"], "away from the servers"
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-
-
-def test_prometheus_has_its_key_alone(base: dict[str, Any], overlay: dict[str, Any]) -> None:
-    volume = f"of-{MONITORING}"
-    assert overlay["credentials"]["volumes"] == [f"{volume}:/of/{MONITORING}"]
-    users = [
-        name for name, one in {**base, **overlay}.items() if f"{volume}:/run/ordersaga:ro" in one.get("volumes", ())
-    ]
-    assert users == ["prometheus"]
-    named = yaml.safe_load((ROOT / "deploy/prometheus/prometheus-compose.yml").read_text())
-    assert named["scrape_configs"][0]["authorization"] == {"credentials_file": "/run/ordersaga/api-key"}
-    [alertmanager] = named["alerting"]["alertmanagers"][0]["dns_sd_configs"]
-    assert (alertmanager["names"], alertmanager["port"]) == (["alertmanager"], 9093)
-    assert "127.0.0.1:${ALERTMANAGER_PORT:-9093}:9093" in overlay["alertmanager"]["ports"]

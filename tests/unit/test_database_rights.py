@@ -8,8 +8,11 @@ from operations.stack.database_rights import (
     APPEND_ONLY,
     BACKUP,
     MAINTENANCE,
+    MONITORING,
     NOT_BACKED_UP,
+    OPLOG,
     READ_BY_OPERATIONS,
+    THE_SERVER,
     USERS,
     WITHHELD,
     rights_of,
@@ -42,7 +45,7 @@ def rights(user: str) -> dict[tuple[str, str], set[str]]:
     return found
 
 
-@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("user", [user for user in USERS if user != MONITORING])
 def test_everybody_only_adds_to_the_audit_logs(user: str) -> None:
     of_logs = {place: actions for place, actions in rights(user).items() if place[1] == APPEND_ONLY}
     assert of_logs
@@ -64,9 +67,18 @@ def test_operations_reads_the_databases_of_others_and_writes_only_approved_repai
 
 
 def test_maintenance_has_the_rights_of_all_services() -> None:
-    assert {right for user in USERS for right in rights_of(user, "shop", COLLECTIONS)} == rights_of(
+    others = [user for user in USERS if user != MONITORING]
+    assert {right for user in others for right in rights_of(user, "shop", COLLECTIONS)} == rights_of(
         MAINTENANCE, "shop", COLLECTIONS
     )
+
+
+def test_monitoring_reads_figures_and_no_record() -> None:
+    found = rights(MONITORING)
+    assert found.pop((THE_SERVER, "")) == {"serverStatus", "replSetGetStatus", "replSetGetConfig", "getCmdLineOpts"}
+    assert found.pop(OPLOG) == {"collStats"}
+    databases = {OPLOG[0], *(service.database_in("shop") for service in SERVICES.values())}
+    assert found == {(database, ""): {"dbStats"} for database in databases}
 
 
 def test_a_user_with_other_rights_than_it_should_have_is_described() -> None:

@@ -397,7 +397,7 @@ async def test_while_there_is_a_reason_all_but_health_and_documentation_is_refus
         return {}
 
     app = create_app(
-        "test", "A test", ready, authenticator=key_authenticator(), refusal=lambda: reason[0] if reason else None
+        "test", "A test", ready, authenticator=key_authenticator(), refusal=lambda _: reason[0] if reason else None
     )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://localhost", headers=ADMIN
