@@ -3,6 +3,7 @@
     routes          what all routes share: staff alone, errors as problems, acts that wait for a second person
     orders          the list, one order, and the actions on it
     bulk_actions    actions on many orders
+    jobs            the servers that are being bought
     letters         dead letters: the list, one letter, edits, discards and restores
     letter_groups   dead letters by cause
     replays         replays and their outcomes

@@ -41,6 +41,8 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     "/slots/{slot_id}": {"slot": f"/slots/{SLOT}"},
     "/packages": {"packages": "/packages"},
     "/packages/{package}/sale": {"package-sale": "/packages/203.0.113.x/sale"},
+    "/jobs": {"jobs": "/jobs", "jobs-not-found": "/jobs?package=none"},
+    "/jobs/{order_id}": {"job": "/jobs/{provisioning}", "job-failed": "/jobs/{failed}"},
     "/locks": {"lock-clear": "/locks?package=203.0.113"},
     "/webhooks": {"webhooks": "/webhooks"},
     "/webhooks/{webhook_id}": {"webhook": f"/webhooks/{WEBHOOK}"},
