@@ -107,9 +107,3 @@ async def test_the_operations_api_has_jobs(pages: httpx.AsyncClient) -> None:
     assert job["purchase"] == {"asked": ["103.181.9.7"], "startedAt": "2026-06-03T09:50:00.000Z", "answered": False}
     assert "secret" not in str(job)
     assert (await pages.get("/api/v1/jobs/nothing")).status_code == 404
-
-
-async def test_the_index_serves_the_lists(dependencies: ConsoleDependencies, pages: httpx.AsyncClient) -> None:
-    await pages.get("/jobs")
-    used = await (await dependencies.jobs.aggregate([{"$indexStats": {}}])).to_list()
-    assert {index["name"] for index in used if index["accesses"]["ops"]} >= {"by_state_and_age"}
