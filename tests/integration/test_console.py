@@ -53,7 +53,16 @@ HOSTILE = '<script>alert("1")</script>'
 ESCAPED = "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;"
 REASON = {"why": "because"}
 SECTIONS = ("/", "/orders", "/inventory", "/packages", "/webhooks", "/audit", "/incidents", "/dead-letters", "/actions")
-PAGES = (*SECTIONS, "/notifications", "/dead-letters/list", "/dead-letters/replays", "/locks?package=p", "/overview")
+PAGES = (
+    *SECTIONS,
+    "/slots",
+    "/jobs",
+    "/notifications",
+    "/dead-letters/list",
+    "/dead-letters/replays",
+    "/locks?package=p",
+    "/overview",
+)
 
 
 @pytest.fixture
@@ -443,7 +452,7 @@ async def test_a_form_in_another_charset_is_refused_unread(
 
 
 async def test_unavailable_services_are_shown_as_such(pages: httpx.AsyncClient) -> None:
-    for path, count in (("/inventory", 2), ("/packages", 2)):
+    for path, count in (("/inventory", 1), ("/slots", 1), ("/packages", 2)):
         assert (await text_of(pages, path)).count("Not available") == count
     answer = await pages.post("/locks", data=REASON | {"package": "103.181.9"})
     assert answer.status_code == 503
@@ -670,6 +679,47 @@ async def test_a_lock_is_cleared_for_a_reason(mongodb_url: str, amqp_url: str, d
         entries = (await list_actions(dependencies.operations)).items
         assert {(entry["action"], entry["subject"]) for entry in entries} == {("lock.clear", "103.181.9")}
         assert sorted(entry["outcome"] for entry in entries) == ["cleared", "started"]
+
+
+async def test_packages_and_locks_have_pages_of_their_own(
+    mongodb_url: str, amqp_url: str, database_prefix: str
+) -> None:
+    app = FastAPI()
+
+    @app.get("/packages")
+    async def packages(cursor: str | None = None) -> dict[str, Any]:
+        package = {"packageId": "1", "name": "second" if cursor else "first", "status": "active", "ipv4": 3}
+        return {"items": [package], "nextCursor": None if cursor else "p&1", "total": 2}
+
+    @app.get("/locks")
+    async def locks(cursor: str | None = None) -> dict[str, Any]:
+        return {"items": [], "nextCursor": None if cursor else "l1"}
+
+    async with (
+        serve(app) as url,
+        console_dependencies(
+            mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}
+        ) as dependencies,
+        pages_of(dependencies) as pages,
+    ):
+        first = await text_of(pages, "/packages")
+        assert "2 packages; 1 on this page" in first
+        assert "how many there are is not known" in first  # an older service does not count its locks
+        assert 'href="/packages?locks=l1"' in first
+        more = await text_of(pages, "/packages?cursor=p%261&locks=l1")
+        assert "second" in more
+        assert 'href="/packages?locks=l1">First page' in more
+        assert 'href="/packages?cursor=p%261">First page' in more
+
+    async with (
+        console_dependencies(mongodb_url, amqp_url, database_prefix) as dependencies,
+        pages_of(dependencies) as pages,
+    ):
+        await dependencies.packages.insert_many([{"_id": f"10.0.{number:02}", "ipv4": 1} for number in range(51)])
+        known = await text_of(pages, "/packages")
+        assert "packages 1 to 50 of 51" in known
+        assert "10.0.50" not in known
+        assert "10.0.50" in await text_of(pages, "/packages?seen=2")
 
 
 async def test_an_action_is_logged_before_the_service_is_asked(
