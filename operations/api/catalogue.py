@@ -98,7 +98,7 @@ class SlotChange(Reasoned):
 
 def create_catalogue(dependencies: ConsoleDependencies) -> APIRouter:
     """Return the routes."""
-    router = staff_router("catalogue")
+    router = staff_router("inventory")
     _add_products(router, dependencies)
     _add_slots(router, dependencies)
     return router

@@ -79,7 +79,7 @@ class JobDetail(ListedJobView):
 
 def create_jobs(dependencies: ConsoleDependencies) -> APIRouter:
     """Return the routes."""
-    router = staff_router("servers")
+    router = staff_router("provisioning")
 
     @router.get("/jobs", response_model=ListedJobPage)
     @requires(Permission.ORDERS_READ)
