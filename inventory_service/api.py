@@ -1,15 +1,22 @@
 """HTTP routes of the inventory service: products, stock and reservations."""
 
+import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Header, Path, Response
 from pydantic import Field, model_validator
 
 from inventory_service.reservations import Reservations
 from inventory_service.stock import MAX_UNITS, Description, Kind, Product
-from inventory_service.stock_items import KindConflictError, StockItems, TooManyUnitsError
+from inventory_service.stock_items import (
+    REMEMBERED_RESTOCKS,
+    KindConflictError,
+    RestockKeyReusedError,
+    StockItems,
+    TooManyUnitsError,
+)
 from inventory_service.views import (
     ProductPage,
     ProductView,
@@ -24,7 +31,19 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.contracts.base import Name, PathName, Text
 from shared.contracts.orders import ProductId
-from shared.http import Body, ProblemError, conflict, invalid, json_response, located, new_router, not_found, shown_as
+from shared.http import (
+    REPLAYED,
+    Body,
+    ProblemError,
+    conflict,
+    invalid,
+    json_response,
+    key_reused,
+    located,
+    new_router,
+    not_found,
+    shown_as,
+)
 from shared.money import JsonMoney
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response
@@ -33,11 +52,22 @@ from shared.validation import wrong_field
 
 MAX_RAM = 1_000_000
 
+# Any fixed value does: it only keeps these keys apart from others that are made in the same way.
+_KEYS = uuid.UUID("6d1f2c35-58a0-4b0e-8f3e-0e2f6a1c9b7d")
 
 ProductIdParameter = Annotated[
     ProductId, Path(description="1 to 128 characters, none a control character or a slash; `slot:` begins slots' ids")
 ]
 OrderIdParameter = Annotated[str, Path(min_length=1, max_length=200)]
+RestockKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description=f"The same key and body add once; a product remembers its last {REMEMBERED_RESTOCKS} keys, and "
+        "each owner has keys of its own",
+    ),
+]
 
 
 class ProductBody(Body):
@@ -151,17 +181,23 @@ def _stock_routes(stock_items: StockItems) -> APIRouter:
         "/inventory/{product_id}/restock", response_model=StockView, responses=documented(PRODUCT_KIND, CONFLICT)
     )
     @requires(Permission.CATALOGUE_WRITE)
-    async def restock_product(product_id: ProductIdParameter, body: Delivery) -> Response:
-        """Add to what is free to sell."""
+    async def restock_product(
+        product_id: ProductIdParameter, body: Delivery, caller: Caller, idempotency_key: RestockKey = None
+    ) -> Response:
+        """Add to what is free to sell; with a key, a repeat adds nothing and answers with the stock as it is."""
+        key = None if idempotency_key is None else _restock_key(caller.owner, idempotency_key)
         try:
-            product = await stock_items.restock(product_id, body.quantity)
+            restocked = await stock_items.restock(product_id, body.quantity, key)
+        except RestockKeyReusedError:
+            raise key_reused("Idempotency-Key was used before with another quantity") from None
         except KindConflictError:
             raise _not_counted(product_id) from None
         except TooManyUnitsError:
             raise conflict(f"Product {product_id} would have more than {MAX_UNITS} units") from None
-        if product is None:
+        if restocked is None:
             raise not_found(f"Product {product_id}")
-        return json_response(show_stock(product))
+        product, done_before = restocked
+        return json_response(show_stock(product), headers=REPLAYED if done_before else None)
 
     @router.get("/inventory", response_model=StockPage)
     @requires(Permission.CATALOGUE_READ)
@@ -208,6 +244,10 @@ def _put(collection: str, product_id: str, shown: dict[str, Any], *, is_new: boo
     if is_new:
         return json_response(shown, HTTPStatus.CREATED, located(collection, product_id))
     return json_response(shown)
+
+
+def _restock_key(owner: str | None, key: str) -> str:
+    return uuid.uuid5(_KEYS, f"{owner or ''}\0{key}").hex
 
 
 def _not_counted(product_id: str) -> ProblemError:

@@ -19,11 +19,15 @@ from shared import database
 from shared.clock import Clock
 from shared.database import Collection, Database, Document
 from shared.errors import RefusalError
+from shared.repeats import note_repeat
 from shared.schema import CollectionSchema
 
 COLLECTION = "products"
 
 UPSERT_ATTEMPTS = 5
+
+REMEMBERED_RESTOCKS = 50
+"""The number of restocks with a key that a product remembers; a repeat of an earlier one adds again."""
 
 PRODUCT_KINDS = [kind.value for kind in Kind]
 
@@ -74,6 +78,10 @@ class KindConflictError(RefusalError):
 
 class TooManyUnitsError(RefusalError):
     """The product would have more than MAX_UNITS units."""
+
+
+class RestockKeyReusedError(RefusalError):
+    """The key belongs to a restock by another quantity."""
 
 
 class StockItems:
@@ -197,25 +205,44 @@ class StockItems:
         )
         return product, product.version == 1
 
-    async def restock(self, product_id: str, quantity: int) -> Product | None:
-        """Add to the free quantity; return None if the product is unknown.
+    async def restock(self, product_id: str, quantity: int, key: str | None = None) -> tuple[Product, bool] | None:
+        """Add to the free quantity, once for each key; return the product and whether it was done before.
 
-        Raises KindConflictError if its stock is not counted, TooManyUnitsError if it would exceed MAX_UNITS.
+        Return None if the product is unknown. The keys are remembered in the product, so that a restock and its key are
+        one write.
+
+        Raises KindConflictError if its stock is not counted, TooManyUnitsError if it would exceed MAX_UNITS,
+        RestockKeyReusedError if the key is that of a restock by another quantity.
         """
-        document = await self._collection.find_one_and_update(
-            {"_id": product_id, "kind": Kind.GOODS, "quantity": {"$lte": MAX_UNITS - quantity}},
-            {
-                "$inc": {"quantity": quantity, "supplied": quantity, "version": 1},
-                "$set": {"updatedAt": self._clock()},
-            },
-            return_document=ReturnDocument.AFTER,
-        )
+        query: Document = {"_id": product_id, "kind": Kind.GOODS, "quantity": {"$lte": MAX_UNITS - quantity}}
+        update: Document = {
+            "$inc": {"quantity": quantity, "supplied": quantity, "version": 1},
+            "$set": {"updatedAt": self._clock()},
+        }
+        if key is not None:
+            query["restocks.key"] = {"$ne": key}
+            added = {"$each": [{"key": key, "quantity": quantity}], "$slice": -REMEMBERED_RESTOCKS}
+            update["$push"] = {"restocks": added}
+        document = await self._collection.find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
         if document is not None:
-            return _product(document)
-        existing = await self.find_product(product_id)
-        if existing is None:
+            return _product(document), False
+        done_before = await self._done_before(product_id, quantity, key)
+        return None if done_before is None else (done_before, True)
+
+    async def _done_before(self, product_id: str, quantity: int, key: str | None) -> Product | None:
+        """Return the product of a restock that was done before, None if it is unknown; else raise why it was not."""
+        document = await self._collection.find_one({"_id": product_id, "kind": {"$in": PRODUCT_KINDS}})
+        if document is None:
             return None
-        raise KindConflictError if existing.kind is not Kind.GOODS else TooManyUnitsError
+        if document["kind"] != Kind.GOODS:
+            raise KindConflictError
+        done = {entry["key"]: entry["quantity"] for entry in document.get("restocks", ())}
+        if key not in done:
+            raise TooManyUnitsError
+        if done[key] != quantity:
+            raise RestockKeyReusedError
+        note_repeat("stock.restock", product_id=product_id)
+        return _product(document)
 
     async def _upsert_product(self, query: Document, update: Any) -> Product:
         for _ in range(UPSERT_ATTEMPTS):

@@ -125,10 +125,11 @@ class PackageLockView(LockView):
 
 
 class PackageLockPage(View):
-    """A page of held locks, by package."""
+    """A page of held locks, by package, and the number on all pages."""
 
     items: list[PackageLockView]
     next_cursor: str | None
+    total: int
 
 
 class PackageView(View):
@@ -168,10 +169,11 @@ class PackageSwitchView(View):
 
 
 class PackagePage(View):
-    """A page of packages, by name."""
+    """A page of packages, by name, and the number on all pages."""
 
     items: list[PackageView]
     next_cursor: str | None
+    total: int
 
 
 def create_router(dependencies: ApiDependencies) -> APIRouter:
@@ -263,7 +265,7 @@ def _add_packages(router: APIRouter, dependencies: ApiDependencies) -> None:
             _show_package(one, dependencies.packages.is_low(one), locks.get(package_key(one.name)), disabled)
             for one in page
         ]
-        return json_response({"items": shown, "nextCursor": following})
+        return json_response({"items": shown, "nextCursor": following, "total": len(ordered)})
 
     @router.patch("/packages/{package}", response_model=PackageSwitchView)
     @requires(Permission.CATALOGUE_WRITE)
@@ -285,8 +287,10 @@ def _add_locks(router: APIRouter, dependencies: ApiDependencies) -> None:
     @requires(Permission.PROVISIONING_READ)
     async def list_locks(limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None) -> Response:
         """Every lock that is recorded as held, also where its lease is over and nobody has taken it yet."""
-        page, following = _page(await dependencies.locks.held(), lambda lock: [lock.key], (str,), limit, cursor)
-        return json_response({"items": [_show_held(lock) for lock in page], "nextCursor": following})
+        held = await dependencies.locks.held()
+        page, following = _page(held, lambda lock: [lock.key], (str,), limit, cursor)
+        items = [_show_held(lock) for lock in page]
+        return json_response({"items": items, "nextCursor": following, "total": len(held)})
 
     @router.delete("/locks/{package}", response_model=PackageLockView)
     @requires(Permission.LOCKS_CLEAR)

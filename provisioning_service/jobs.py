@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from provisioning_service.addresses import package_key
@@ -43,6 +43,8 @@ SCHEMA = CollectionSchema(
     (
         IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="by_state"),
         IndexModel([("lockKey", ASCENDING), ("_id", ASCENDING)], name="by_lock_key"),
+        # For the lists of operations, which name the states even if all are wanted.
+        IndexModel([("state", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_state_and_age"),
         IndexModel(
             [("ownerId", ASCENDING), ("_id", ASCENDING)],
             name="by_owner",

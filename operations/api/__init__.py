@@ -3,6 +3,8 @@
     routes          what all routes share: staff alone, errors as problems, acts that wait for a second person
     orders          the list, one order, and the actions on it
     bulk_actions    actions on many orders
+    jobs            the servers that are being bought
+    catalogue       stock and delivery slots
     letters         dead letters: the list, one letter, edits, discards and restores
     letter_groups   dead letters by cause
     replays         replays and their outcomes
@@ -10,7 +12,7 @@
     stack           incidents, and audits
     state           what is away, and the figures of the overview
 
-Stock, slots, packages and webhooks have routes of their own, in the services that own them.
+Packages and webhooks have routes of their own, in the services that own them.
 """
 
 from operations.api.router import create_api

@@ -189,12 +189,12 @@ def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service:
     async def discard_dead_letters(request: Request, body: Decision) -> Response:
         """Archive letters: nothing is sent again, and nothing is deleted."""
         filters = body.letters.filters(dependencies.clock())
-        if not filters.ids and dependencies.approval_policy.needs(DISCARD):
+        if dependencies.approval_policy.letters_need(DISCARD, filters.ids):
             return await ask_second_person(
                 request,
                 dependencies,
                 action=DISCARD,
-                subject=filters.in_words(),
+                subject=filters.subject,
                 why=body.reason,
                 parameters={"filters": filters.as_document()},
             )
@@ -233,12 +233,12 @@ def _add_bulk_edit(router: APIRouter, dependencies: ConsoleDependencies, service
             found = await previews.of_selection(filters, patch, samples=SAMPLES, masked=False)
             return json_response(found.as_json())
         how = {"rate": body.rate, "careful": body.careful}
-        if not filters.ids and dependencies.approval_policy.needs(REPLAY):
+        if dependencies.approval_policy.letters_need(REPLAY, filters.ids):
             return await ask_second_person(
                 request,
                 dependencies,
                 action=EDIT,
-                subject=filters.in_words(),
+                subject=filters.subject,
                 why=body.reason,
                 parameters={"filters": filters.as_document(), "patch": patch._asdict()} | how,
             )

@@ -78,13 +78,13 @@ def create_replays(dependencies: ConsoleDependencies) -> APIRouter:
     async def replay_dead_letters(request: Request, body: NewReplay) -> Response:
         """Send dead letters again to the inboxes in which they failed; the answer leads to the outcome."""
         filters = body.letters.filters(dependencies.clock())
-        if not filters.ids and dependencies.approval_policy.needs(REPLAY):
+        if dependencies.approval_policy.letters_need(REPLAY, filters.ids):
             parameters = {"filters": filters.as_document(), "rate": body.rate, "careful": body.careful}
             return await ask_second_person(
                 request,
                 dependencies,
                 action=REPLAY,
-                subject=filters.in_words(),
+                subject=filters.subject,
                 why=body.reason,
                 parameters=parameters,
             )

@@ -3,6 +3,8 @@
 from fastapi import APIRouter, Response
 
 from operations.api.bulk_actions import create_bulk_actions
+from operations.api.catalogue import create_catalogue
+from operations.api.jobs import create_jobs
 from operations.api.letter_groups import create_letter_groups
 from operations.api.letters import create_letters
 from operations.api.orders import create_orders
@@ -25,6 +27,8 @@ def create_api(dependencies: ConsoleDependencies, watch: OutageWatch) -> APIRout
     for create in (
         create_orders,
         create_bulk_actions,
+        create_jobs,
+        create_catalogue,
         create_letters,
         create_letter_groups,
         create_replays,

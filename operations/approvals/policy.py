@@ -1,6 +1,6 @@
 """Which acts need a second person. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from operations.actions import ORDER_RELEASE
@@ -40,6 +40,10 @@ class ApprovalPolicy:
     def order_needs(self, total: int | None) -> bool:
         """Return whether an act on an order of this total needs a second person."""
         return self.amount is not None and total is not None and total >= self.amount
+
+    def letters_need(self, action: ApprovalAction, ids: Sequence[str]) -> bool:
+        """Return whether an act on dead letters needs a second person: never if each is named by its id."""
+        return not ids and self.needs(action)
 
     def needs(self, action: ApprovalAction) -> bool:
         """Return whether another act needs a second person."""

@@ -66,6 +66,11 @@ class ConsoleDependencies:
         return self.client[PROVISIONING.database_in(self.prefix)]["packages"]
 
     @property
+    def jobs(self) -> Collection:
+        """The jobs of the provisioning service."""
+        return self.client[PROVISIONING.database_in(self.prefix)]["jobs"]
+
+    @property
     def webhook_deliveries(self) -> Collection:
         """The deliveries to webhooks, as the notification service records them."""
         return self.client[NOTIFICATION.database_in(self.prefix)]["deliveries"]

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Request
+from fastapi import Form, Request
 from fastapi.responses import RedirectResponse
 from pydantic import StringConstraints
 
@@ -11,6 +11,9 @@ from shared.access.middleware import caller_of
 
 Why = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 """The reason for an action, required for the log."""
+
+FormKey = Annotated[str, Form(min_length=1, max_length=64, pattern="^[0-9a-f]+$")]
+"""Made for each form that is shown, so that a form which is sent twice acts once."""
 
 Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 """An operator's note on a group."""

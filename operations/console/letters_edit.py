@@ -111,7 +111,7 @@ class LettersEditor:
             shown=shown,
             example=None if example is None else (example[0], written.example or view(example[1]).text),
             lockable=LOCKABLE,
-            needs_two=self._needs_two(filters),
+            needs_two=self._dependencies.approval_policy.letters_need(policy.REPLAY, filters.ids),
             selection=write_selection(filters),
             token=new_id(),
             back=back_to(filters),
@@ -146,11 +146,15 @@ class LettersEditor:
         if shown.confirmed != confirmed:
             return await self.show(request, filters, written, replace(shown, changed=True), HTTPStatus.CONFLICT)
         how = {"rate": written.rate, "careful": written.careful}
-        if self._needs_two(filters):
+        if self._dependencies.approval_policy.letters_need(policy.REPLAY, filters.ids):
             parameters = {"filters": filters.as_document(), "patch": patch._asdict()} | how
-            subject = filters.group or filters.in_words()[:200]
             return await ask_for_approval(
-                request, self._dependencies, action=policy.EDIT, subject=subject, why=written.why, parameters=parameters
+                request,
+                self._dependencies,
+                action=policy.EDIT,
+                subject=filters.subject,
+                why=written.why,
+                parameters=parameters,
             )
         try:
             await self._service.start_edit(
@@ -200,10 +204,6 @@ class LettersEditor:
             except NotPossibleError as unknown:
                 error = str(unknown)
         return Shown(error, found, one, _summary(patch, found))
-
-    def _needs_two(self, filters: Filters) -> bool:
-        """Return whether the replay of the letters needs a second person: not if each is named by its id."""
-        return not filters.ids and self._dependencies.approval_policy.needs(policy.REPLAY)
 
 
 def create_letters_edit(dependencies: ConsoleDependencies, pages: Pages, filters_of: FiltersOf) -> APIRouter:

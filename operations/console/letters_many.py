@@ -105,7 +105,7 @@ class LettersConfirmation:
                 request,
                 self._dependencies,
                 action=action,
-                subject=filters.group or filters.in_words()[:200],
+                subject=filters.subject,
                 why=why,
                 parameters={"filters": filters.as_document()} | (how if self._act is REPLAY else {}),
             )
@@ -121,9 +121,9 @@ class LettersConfirmation:
         return redirect(back_to(filters, status=DISCARDED if self._act is DISCARD else ""))
 
     def _second_person(self, filters: Filters) -> ApprovalAction | None:
-        """Return the act for which a second person is needed, None if none is: each letter is named by its id."""
-        action = _NEEDING_TWO.get(self._act.name)
-        return None if action is None or filters.ids or not self._dependencies.approval_policy.needs(action) else action
+        """Return the act for which a second person is needed, None if none is."""
+        action, policy_of_two = _NEEDING_TWO.get(self._act.name), self._dependencies.approval_policy
+        return action if action is not None and policy_of_two.letters_need(action, filters.ids) else None
 
 
 def _add_act(

@@ -55,13 +55,15 @@ def address(path: str, asked: Mapping[str, str], **changed: str) -> str:
     return f"{path}?{urlencode(chosen)}" if chosen else path
 
 
-def page_links(path: str, asked: Mapping[str, str], *, page: int, size: int, shown: int, total: int) -> PageLinks:
+def page_links(
+    path: str, asked: Mapping[str, str], *, page: int, size: int, shown: int, total: int, parameter: str = "page"
+) -> PageLinks:
     """Return the links of a page with this number, which begins at 1, and this many entries."""
     skipped = (page - 1) * size
     return PageLinks(
         first=skipped + 1,
         last=skipped + shown,
         total=total,
-        newer=address(path, asked, page=str(page - 1) if page > 2 else "") if page > 1 else None,
-        older=address(path, asked, page=str(page + 1)) if skipped + shown < total and shown else None,
+        newer=address(path, asked, **{parameter: str(page - 1) if page > 2 else ""}) if page > 1 else None,
+        older=address(path, asked, **{parameter: str(page + 1)}) if skipped + shown < total and shown else None,
     )

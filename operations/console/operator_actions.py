@@ -54,7 +54,7 @@ async def execute(
     elif not response.ok:
         failed = ActionFailed("Not done", response.detail, response.status)
     else:
-        await _log(dependencies, action, done)
+        await _log(dependencies, action, f"{done} before: this was sent twice" if response.repeated else done)
         return None
     await _log(dependencies, action, f"{failed.verdict[0].lower()}{failed.verdict[1:]}: {failed.why}")
     return failed

@@ -58,6 +58,9 @@ NAVIGATION = (
 )
 """The sections, with the permission that each needs."""
 
+BENEATH = {"/slots": "/inventory", "/products": "/inventory", "/jobs": "/packages", "/locks": "/packages"}
+"""The pages that belong to a section with another address."""
+
 _log = structlog.get_logger(__name__)
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -138,7 +141,8 @@ class _Ago:
 
 
 def _section(path: str) -> str:
-    return "/" + path.split("/")[1]
+    first = "/" + path.split("/")[1]
+    return BENEATH.get(first, first)
 
 
 def _page_route(pages: Pages) -> type[APIRoute]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Request, Response
 from operations.approvals.policy import REFUND_PART
 from operations.console.approvals import ask_for_approval
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import Why, actor, redirect
+from operations.console.forms import FormKey, Why, actor, redirect
 from operations.console.operator_actions import ActionFailed, OperatorAction, execute
 from operations.console.pages import Pages
 from operations.console.upstream import path
@@ -22,9 +22,6 @@ from shared.http import conflict, not_found
 from shared.money import to_json_number, to_minor_units
 
 FORM = "/orders/{order_id}/refund-part"
-
-FormKey = Annotated[str, Form(min_length=1, max_length=64, pattern="^[0-9a-f]+$")]
-"""Made for each form that is shown, so that a form which is sent twice makes one refund."""
 
 
 def is_refundable(order: Document | None) -> bool:

@@ -12,6 +12,7 @@ from operations.console.consumers import create_consumers
 from operations.console.dead_letters import create_dead_letters
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.incidents import create_incidents
+from operations.console.jobs import create_jobs
 from operations.console.notifications import create_notifications
 from operations.console.orders import create_orders
 from operations.console.outages import OutageWatch, read_runbook
@@ -44,6 +45,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions, watch: 
         create_stock,
         create_slots,
         create_packages,
+        create_jobs,
         create_consumers,
         create_webhooks,
         create_audit,

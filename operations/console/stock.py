@@ -1,23 +1,26 @@
-"""The inventory page: free and held stock of each product, and the load of the delivery slots."""
+"""The inventory page, with free and held stock of each product, and its forms: restock, and off sale."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Annotated, Any, NamedTuple
+from uuid import uuid4
 
-import httpx
 from fastapi import APIRouter, Form, Path, Query, Request, Response
 
+from inventory_service.stock import MAX_UNITS
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.forms import Why, actor, redirect
-from operations.console.operator_actions import OperatorAction, execute
+from operations.console.forms import FormKey, Why, actor, redirect
+from operations.console.lists import address
+from operations.console.operator_actions import ActionFailed, OperatorAction, execute
 from operations.console.pages import Pages
 from operations.console.upstream import ServiceResponse, Unavailable, path
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
-from shared.http import not_found
+from shared.http import ProblemError, conflict, not_found
 
 PRODUCTS = 50
-SLOTS = 100
+RESTOCK, SALE = "product.restock", "product.sale"
+FORM = "/products/{product_id}/restock"
 ProductIdPath = Annotated[str, Path(min_length=1, max_length=128)]
 
 
@@ -37,26 +40,16 @@ class StockRow(NamedTuple):
         """The path of the page that takes it off sale."""
         return path("products", self.product_id, "sale")
 
-
-class SlotRow(NamedTuple):
-    """A delivery slot; capacity and load are amounts of money."""
-
-    slot_id: str
-    start: str
-    end: str
-    capacity: float
-    load: float
-    disabled: bool
-
     @property
-    def share(self) -> float:
-        """The used share of the capacity, 0 to 1."""
-        return min(1.0, self.load / self.capacity) if self.capacity else 1.0
+    def restock_path(self) -> str:
+        """The path of the form that adds units."""
+        return path("products", self.product_id, "restock")
 
 
 def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """Return the route of the inventory page."""
+    """Return the routes of the inventory page and of its forms."""
     router = pages.router()
+    _add_restock(router, dependencies, pages)
 
     @router.get("/inventory")
     @requires(Permission.CATALOGUE_READ)
@@ -65,10 +58,7 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         product: Annotated[str, Query(max_length=128)] = "",
         cursor: Annotated[str | None, Query(max_length=1000)] = None,
     ) -> Response:
-        stock, slots = await asyncio.gather(
-            _read_stock(dependencies, product, cursor),
-            dependencies.services.get("inventory", "/slots", limit=SLOTS),
-        )
+        stock = await _read_stock(dependencies, product, cursor)
         more = None if isinstance(stock, Unavailable) else stock.body.get("nextCursor")
         return pages.show(
             request,
@@ -76,8 +66,6 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
             stock=stock if isinstance(stock, Unavailable) else stock_rows(stock.body.get("items", ())),
             more=more,
             cursor=cursor or product,
-            # An inventory service of an older release has no slots.
-            slots=slots if isinstance(slots, Unavailable) else _slot_rows(slots.status, slots.body),
         )
 
     @router.get("/products/{product_id}/sale")
@@ -97,10 +85,7 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         request: Request, product_id: ProductIdPath, on_sale: Annotated[bool, Form()], why: Annotated[Why, Form()]
     ) -> Response:
         """Take a product off sale, or put it back, and log it."""
-        action = OperatorAction(actor(request), why, "product.sale", product_id)
-        body = {"onSale": on_sale} | ({} if on_sale else {"reason": why})
-        address, done = path("products", product_id), "on sale" if on_sale else "off sale"
-        failed = await execute(dependencies, action, "PATCH", "inventory", address, body=body, done=done)
+        failed = await switch_sale(dependencies, OperatorAction(actor(request), why, SALE, product_id), on_sale=on_sale)
         if failed is None:
             return redirect("/inventory")
         return pages.show(
@@ -108,6 +93,81 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         )
 
     return router
+
+
+def _add_restock(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages) -> None:
+    def show(
+        request: Request, stock: Mapping[str, Any], key: str, *, error: ActionFailed | None = None, **filled: Any
+    ) -> Response:
+        status = error.status if error else HTTPStatus.OK
+        return pages.show(request, "restock.html", status, stock=stock, key=key, error=error, filled=filled)
+
+    @router.get(FORM)
+    @requires(Permission.CATALOGUE_WRITE)
+    async def ask(request: Request, product_id: ProductIdPath) -> Response:
+        """Ask how many units have come in, and for a reason."""
+        return show(request, await _stock_of(dependencies, product_id), uuid4().hex)
+
+    @router.post(FORM)
+    @requires(Permission.CATALOGUE_WRITE)
+    async def restock(
+        request: Request,
+        product_id: ProductIdPath,
+        quantity: Annotated[str, Form(max_length=20)],
+        why: Annotated[Why, Form()],
+        key: FormKey,
+        confirmed: Annotated[str, Form(max_length=20)] = "",
+    ) -> Response:
+        """Show what it comes to; once that is confirmed, add the units, once for each form, and log it."""
+        stock, units = await _stock_of(dependencies, product_id), _units(quantity)
+        if units is None:
+            error = ActionFailed("Not done", f"units: must be a whole number from 1 to {MAX_UNITS:,}", 422)
+            return show(request, stock, key, error=error, quantity=quantity, why=why)
+        if confirmed != str(units):
+            return show(request, stock, key, quantity=units, why=why, units=units)
+        action = OperatorAction(actor(request), why, RESTOCK, product_id)
+        failed = await add_units(dependencies, action, units, key)
+        if failed is None:
+            return redirect(address("/inventory", {"product": product_id}))
+        return show(request, stock, key, error=failed, quantity=units, why=why, units=units)
+
+
+async def add_units(
+    dependencies: ConsoleDependencies, action: OperatorAction, units: int, key: str
+) -> ActionFailed | None:
+    """Add units to the free stock of the product that the action names, once for each key, and log it."""
+    where, body = path("inventory", action.subject, "restock"), {"quantity": units}
+    done = f"{units:,} unit{'' if units == 1 else 's'} added"
+    return await execute(dependencies, action, "POST", "inventory", where, body=body, key=key, done=done)
+
+
+async def switch_sale(
+    dependencies: ConsoleDependencies, action: OperatorAction, *, on_sale: bool
+) -> ActionFailed | None:
+    """Put the product that the action names on sale, or take it off for the reason of the action, and log it."""
+    body = {"onSale": on_sale} | ({} if on_sale else {"reason": action.why})
+    where, done = path("products", action.subject), "on sale" if on_sale else "off sale"
+    return await execute(dependencies, action, "PATCH", "inventory", where, body=body, done=done)
+
+
+async def _stock_of(dependencies: ConsoleDependencies, product_id: str) -> Mapping[str, Any]:
+    """Return the stock of a product. Raises the problem of one that is unknown or not counted, or cannot be read."""
+    found = await dependencies.services.get("inventory", path("inventory", product_id))
+    if isinstance(found, Unavailable):
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, found.why)
+    if not found.ok:
+        raise not_found(f"Product {product_id}")
+    if found.body.get("quantity") is None:
+        raise conflict(f"The provider counts its servers: product {product_id} cannot be restocked")
+    return found.body
+
+
+def _units(text: str) -> int | None:
+    try:
+        units = int(text.strip().replace(",", ""))
+    except ValueError:
+        return None
+    return units if 1 <= units <= MAX_UNITS else None
 
 
 async def _read_stock(
@@ -137,20 +197,4 @@ def stock_rows(items: Sequence[Mapping[str, Any]]) -> list[StockRow]:
             scale,
         )
         for item in items
-    ]
-
-
-def _slot_rows(status: int, body: Mapping[str, Any]) -> list[SlotRow]:
-    if status == httpx.codes.NOT_FOUND:
-        return []
-    return [
-        SlotRow(
-            str(item.get("slotId")),
-            str(item.get("start", "")),
-            str(item.get("end", "")),
-            float(item.get("capacity") or 0),
-            float(item.get("load") or 0),
-            bool(item.get("disabled")),
-        )
-        for item in body.get("items", ())
     ]

@@ -66,6 +66,8 @@ class ServiceResponse(NamedTuple):
 
     status: int
     body: dict[str, Any]
+    repeated: bool = False
+    """Whether the request had been answered before, under its key, and changed nothing now."""
 
     @property
     def ok(self) -> bool:
@@ -142,12 +144,14 @@ class Services:
             return Unavailable(f"{self._name(service)}: {response.detail}")
         return response
 
-    async def get_list(self, service: str, path: str, most: int) -> list[dict[str, Any]] | Unavailable:
+    async def get_list(
+        self, service: str, path: str, most: int, **parameters: str
+    ) -> list[dict[str, Any]] | Unavailable:
         """Read a list, up to `most` items."""
         found: list[dict[str, Any]] = []
         after: dict[str, str] = {}
         while len(found) < most:
-            response = await self.get(service, path, limit=min(PAGE, most - len(found)), **after)
+            response = await self.get(service, path, limit=min(PAGE, most - len(found)), **parameters, **after)
             if isinstance(response, Unavailable):
                 return response
             found += response.body.get("items", [])
@@ -215,7 +219,10 @@ class Services:
             content = reply.json()
         except ValueError:
             content = {}
-        return ServiceResponse(reply.status_code, content if isinstance(content, dict) else {"items": content})
+        repeated = reply.headers.get("Idempotent-Replayed") == "true"
+        return ServiceResponse(
+            reply.status_code, content if isinstance(content, dict) else {"items": content}, repeated
+        )
 
     def _name(self, service: str) -> str:
         return f"the {service} service"

@@ -71,6 +71,11 @@ class Filters:
                 parts.append(f"{name.replace('_', ' ')} {', '.join(value) if isinstance(value, list) else value}")
         return "; ".join(parts) or "all"
 
+    @property
+    def subject(self) -> str:
+        """The subject of an act on the whole selection, for the log of actions: its group, or what selects it."""
+        return self.group or self.in_words()[:200]
+
 
 def until_now(filters: Filters, now: datetime) -> Filters:
     """Return the selection without what fails from now on. Letters that are named by their ids stay selected."""

@@ -335,4 +335,4 @@ def _subject(filters: Filters, otherwise: str) -> str:
     """Name the one letter or group that is selected, else describe the selection, for the log of actions."""
     if len(filters.ids) == 1:
         return filters.ids[0]
-    return filters.group or otherwise or filters.in_words()[:200]
+    return filters.group or otherwise or filters.subject

@@ -23,6 +23,7 @@ from operations.search.hits import Hit
 from order_service.order import Status
 from order_service.order_number import ids_of, order_number
 from payment_service.ledger.chart_of_accounts import AccountKind
+from provisioning_service.addresses import package_key
 from shared import audit_log
 from shared.access.permissions import Permission
 from shared.contracts.orders import SLOT_ID_PATTERN
@@ -219,7 +220,9 @@ class Lookups:
             detail = "wrong: outside of the ordered package" if address.get("wrong") else "sold to this order"
             hits.append(Hit("server", text, _page("orders", address["orderId"]), detail))
         if (job := await self._provisioning["jobs"].find_one({"_id": text}, {"state": True, "ip": True})) is not None:
-            hits.append(Hit("job of order", text, _page("orders", text), f"{job.get('state')} {job.get('ip') or ''}"))
+            # Not the thing itself: whoever looks for this id means the order, whose page leads to the job.
+            detail = " ".join(filter(None, (job.get("state"), job.get("ip"))))
+            hits.append(Hit("job of order", text, _page("jobs", text), detail, exact=False))
         return hits
 
     async def _of_package(self, text: str) -> list[Hit]:
@@ -230,7 +233,10 @@ class Lookups:
             return []
         left = f"{found['ipv4']:,} addresses left" if found and isinstance(found.get("ipv4"), int) else ""
         held = f"locked by order {lock['orderId']}" if lock and lock.get("orderId") else ""
-        return [Hit("package", text, "/packages", ", ".join(part for part in (left, held) if part))]
+        hits = [Hit("package", text, "/packages", ", ".join(part for part in (left, held) if part))]
+        if await self._provisioning["jobs"].find_one({"lockKey": package_key(text)}, {"_id": True}) is not None:
+            hits.append(Hit("jobs of package", text, _list("/jobs", package=text), exact=False))
+        return hits
 
     async def _of_account(self, text: str) -> list[Hit]:
         hits = []

@@ -2,7 +2,10 @@
 
 It takes no real money: amounts are a hundredth of XTS, the currency that ISO 4217 reserves for tests, so the books of
 other currencies stay as they are. What cannot be deleted stays behind unused: the product, off sale and without stock;
-the retainers, inactive; the orders, refunded. A server costs money and stays, so it is only bought on request.
+the retainer, inactive; the order, refunded. A server costs money and stays, so it is only bought on request.
+
+Everything is the run's own, with the name of its customer, so runs at the same time do not disturb each other: were
+they to share a product, the first to end would take the stock of the others.
 """
 
 import asyncio
@@ -15,7 +18,6 @@ from typing import Any, Literal
 from operations.smoke.calls import Calls, StepFailedError
 from shared.services import INVENTORY, ORDER, PAYMENT
 
-PRODUCT = "ordersaga-smoke-test"
 CURRENCY = "XTS"
 PRICE = 0.01
 SERVER_SECONDS = 1800.0
@@ -53,8 +55,11 @@ class SmokeTest:
         self._server = server
         self._undo: list[tuple[str, Undo]] = []
         self._retainer = ""
-        self.user = f"smoke-test-{uuid.uuid4().hex[:12]}"
+        run = uuid.uuid4().hex[:12]
+        self.user = f"smoke-test-{run}"
         """The customer of this run."""
+        self.product = f"ordersaga-smoke-test-{run}"
+        """The product of this run."""
 
     async def run(self) -> AsyncIterator[Step]:
         """Do the steps until one fails or is interrupted, then undo those that were begun, the last one first."""
@@ -78,22 +83,22 @@ class SmokeTest:
 
     async def _stock(self) -> str:
         self._undo.append(("stock", self._take_off_sale))
-        await self._calls.send("PUT", INVENTORY.name, f"/inventory/{PRODUCT}", {"quantity": 2})
-        await self._calls.send("PATCH", INVENTORY.name, f"/products/{PRODUCT}", {"onSale": True})
-        return f"2 units of {PRODUCT}"
+        await self._calls.send("PUT", INVENTORY.name, f"/inventory/{self.product}", {"quantity": 2})
+        await self._calls.send("PATCH", INVENTORY.name, f"/products/{self.product}", {"onSale": True})
+        return f"2 units of {self.product}"
 
     async def _take_off_sale(self) -> str:
         off = {"onSale": False, "reason": "only for ordersaga smoke"}
-        await self._calls.send("PUT", INVENTORY.name, f"/inventory/{PRODUCT}", {"quantity": 0})
-        await self._calls.send("PATCH", INVENTORY.name, f"/products/{PRODUCT}", off)
-        return f"{PRODUCT} has no units and is off sale"
+        await self._calls.send("PUT", INVENTORY.name, f"/inventory/{self.product}", {"quantity": 0})
+        await self._calls.send("PATCH", INVENTORY.name, f"/products/{self.product}", off)
+        return f"{self.product} has no units and is off sale"
 
     # --- A hold, with room in a slot if there are slots. ---
 
     async def _hold(self) -> str:
         slots = (await self._calls.send("GET", INVENTORY.name, "/slots"))["items"]
         has_room = any(slot["capacity"] - slot["load"] >= PRICE for slot in slots if not slot["disabled"])
-        items = [{"productId": PRODUCT, "quantity": 1, "price": PRICE}]
+        items = [{"productId": self.product, "quantity": 1, "price": PRICE}]
         body = {"userId": self.user, "items": items, "ttlSeconds": 60} | ({"slot": "auto"} if has_room else {})
         held = await self._calls.send("POST", INVENTORY.name, "/holds", body)
         self._undo.append(("hold", lambda: self._delete_hold(held["holdId"])))
@@ -139,7 +144,7 @@ class SmokeTest:
         payment = {"method": "retainer", "retainerId": self._retainer}
         # Before it is placed: it may exist although its answer was lost.
         self._undo.append(("order", self._take_back_all))
-        order_id = await self._place(PRODUCT, PRICE, payment)
+        order_id = await self._place(self.product, PRICE, payment)
         order = await self._ended(order_id, self._within)
         if order["status"] != "CONFIRMED":
             raise StepFailedError(f"order {order_id} is {order['status']}: {order['failureReason']}")
@@ -174,7 +179,7 @@ class SmokeTest:
         order = await self._calls.until(ORDER.name, path, lambda found: found["settled"], within=self._within)
         if order["status"] != "CONFIRMED":
             return f"order {order_id} is {order['status']}"
-        lines = {"items": [{"productId": PRODUCT, "quantity": 1}], "restock": True, "reason": "smoke test"}
+        lines = {"items": [{"productId": self.product, "quantity": 1}], "restock": True, "reason": "smoke test"}
         await self._calls.send("POST", ORDER.name, f"{path}/refunds", lines, key=self.user)
         await self._calls.until(ORDER.name, path, _is_refunded, within=self._within)
         return f"order {order_id} is refunded"

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from operations.dead_letters.status import OPEN
+from operations.jobs.wording import STEPS
 from operations.reading.participant_records import (
     NO_RECORDS,
     PARTICIPANT_RECORDS,
@@ -510,23 +511,13 @@ def _queued(began: datetime, attempts: Sequence[Document], job: Document | None)
 def _attempts(attempts: Sequence[Document]) -> Iterator[TimelineStep]:
     for attempt in attempts:
         outcome: StepOutcome = attempt["outcome"] if attempt.get("outcome") in ("ok", "failed") else "unknown"
-        title = ATTEMPTS.get(str(attempt.get("step")), str(attempt.get("step")))
+        title = STEPS.get(str(attempt.get("step")), str(attempt.get("step")))
         yield TimelineStep(attempt["at"], "provisioning", "attempt", title, attempt.get("detail"), outcome)
     for failed, following in pairwise(attempts):
         if failed.get("outcome") == "failed" and failed.get("step") != "lock" and following["at"] > failed["at"]:
             yield TimelineStep(
                 failed["at"], "provisioning", "retry", "Pause before the next attempt", until=following["at"]
             )
-
-
-ATTEMPTS: Mapping[str, str] = {
-    "lock": "Wait for the package's lock",
-    "check": "Check addresses",
-    "buy": "Buy",
-    "verify": "Verify the address",
-    "status": "Get credentials",
-}
-"""Titles for the steps of a job."""
 
 
 def _current(job: Document | None, asked_at: datetime) -> TimelineStep:
@@ -544,7 +535,7 @@ def _current(job: Document | None, asked_at: datetime) -> TimelineStep:
         case "WAITING":
             return TimelineStep(since, "provisioning", "retry", "Next attempt", _purchase(job), "open", due=due)
         case "RUNNING":
-            title = ATTEMPTS.get(str(job.get("step")), "Server")
+            title = STEPS.get(str(job.get("step")), "Server")
             return TimelineStep(since, "provisioning", "work", title, _purchase(job), "open")
     return TimelineStep(since, "provisioning", "work", "Answer", _recorded_status(str(job.get("state"))), "open")
 

@@ -54,7 +54,16 @@ HOSTILE = '<script>alert("1")</script>'
 ESCAPED = "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;"
 REASON = {"why": "because"}
 SECTIONS = ("/", "/orders", "/inventory", "/packages", "/webhooks", "/audit", "/incidents", "/dead-letters", "/actions")
-PAGES = (*SECTIONS, "/notifications", "/dead-letters/list", "/dead-letters/replays", "/locks?package=p", "/overview")
+PAGES = (
+    *SECTIONS,
+    "/slots",
+    "/jobs",
+    "/notifications",
+    "/dead-letters/list",
+    "/dead-letters/replays",
+    "/locks?package=p",
+    "/overview",
+)
 
 
 @pytest.fixture
@@ -444,7 +453,7 @@ async def test_a_form_in_another_charset_is_refused_unread(
 
 
 async def test_unavailable_services_are_shown_as_such(pages: httpx.AsyncClient) -> None:
-    for path, count in (("/inventory", 2), ("/packages", 2)):
+    for path, count in (("/inventory", 1), ("/slots", 1), ("/packages", 2)):
         assert (await text_of(pages, path)).count("Not available") == count
     answer = await pages.post("/locks", data=REASON | {"package": "103.181.9"})
     assert answer.status_code == 503
@@ -521,7 +530,7 @@ SLOTS = [
 ]
 
 
-def a_service(orders_slots: bool) -> FastAPI:
+def a_service() -> FastAPI:
     """The routes of inventory and provisioning that the console uses, as in the contract."""
     app = FastAPI()
     deleted: list[str] = []
@@ -535,19 +544,17 @@ def a_service(orders_slots: bool) -> FastAPI:
         last = [{"productId": "last", "quantity": 0, "reserved": 0}]
         return {"items": last if cursor else items, "nextCursor": None if cursor else "more&more"}
 
-    if orders_slots:
+    @app.get("/slots")
+    async def slots() -> dict[str, Any]:
+        loads = [SLOTS[0] | {"load": 95000.25, "disabled": False}, SLOTS[1] | {"load": 0, "disabled": True}]
+        return {"items": loads, "nextCursor": None}
 
-        @app.get("/slots")
-        async def slots() -> dict[str, Any]:
-            loads = [SLOTS[0] | {"load": 95000.25, "disabled": False}, SLOTS[1] | {"load": 0, "disabled": True}]
-            return {"items": loads, "nextCursor": None}
-
-        @app.get("/slots/{slot_id}/orders")
-        async def in_slot(slot_id: str) -> dict[str, Any]:
-            at = {"slotStart": "2026-01-31T09:00:00Z", "visibleAt": "2026-01-31T08:30:00Z", "itemsCount": 3}
-            lines = [{"productId": HOSTILE, "quantity": 2, "price": 1}]
-            late = {"orderId": "late-order", "status": "RESERVED", "items": lines, **at}
-            return {"items": [late, late | {"orderId": "gone", "status": "SHIPPED", "items": []}], "nextCursor": None}
+    @app.get("/slots/{slot_id}/orders")
+    async def in_slot(slot_id: str) -> dict[str, Any]:
+        at = {"slotStart": "2026-01-31T09:00:00Z", "visibleAt": "2026-01-31T08:30:00Z", "itemsCount": 3}
+        lines = [{"productId": HOSTILE, "quantity": 2, "price": 1}]
+        late = {"orderId": "late-order", "status": "RESERVED", "items": lines, **at}
+        return {"items": [late, late | {"orderId": "gone", "status": "SHIPPED", "items": []}], "nextCursor": None}
 
     @app.get("/packages")
     async def packages() -> dict[str, Any]:
@@ -569,10 +576,9 @@ def a_service(orders_slots: bool) -> FastAPI:
     return app
 
 
-@pytest.mark.parametrize("has_slots", [True, False], ids=["slots", "no-slots"])
-async def test_stock_and_slots_are_bars(mongodb_url: str, amqp_url: str, database_prefix: str, has_slots: bool) -> None:
+async def test_stock_is_bars_and_a_slot_has_its_orders(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
     async with (
-        serve(a_service(has_slots)) as url,
+        serve(a_service()) as url,
         console_dependencies(mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"inventory": url}) as dependencies,
         pages_of(dependencies) as pages,
     ):
@@ -580,22 +586,19 @@ async def test_stock_and_slots_are_bars(mongodb_url: str, amqp_url: str, databas
         assert ESCAPED in text
         assert '<rect class="free" width="60.00"' in text
         assert '<rect class="held" x="60.00" width="40.00"' in text
-        assert ("Delivery slots" in text) == has_slots
-        assert ("95.0 %" in text) == has_slots
-        assert ("95,000.25" in text) == has_slots
         assert 'href="/inventory?cursor=more%26more"' in text
-        if has_slots:
-            kitchen = await text_of(pages, re.findall(r'href="(/slots/[^"]+)"', text)[0])
-            assert f"2 &times; {ESCAPED}" in kitchen
-            assert re.findall(r'<span class="tag[^"]*">([^<]+)</span>', kitchen) == ["late", "delivered"]
-            assert "3 of another system" in kitchen
+        kitchen = await text_of(pages, f"/slots/{SLOTS[0]['slotId']}")
+        assert "95,000.25 of 100,000" in kitchen
+        assert f"2 &times; {ESCAPED}" in kitchen
+        assert re.findall(r'<span class="tag[^"]*">([^<]+)</span>', kitchen) == ["past", "late", "delivered"]
+        assert "3 of another system" in kitchen
         assert "last" in await text_of(pages, "/inventory?cursor=more%26more")
 
 
 async def test_a_product_and_a_package_are_taken_off_sale_for_a_reason(
     mongodb_url: str, amqp_url: str, database_prefix: str
 ) -> None:
-    app, asked = a_service(False), []
+    app, asked = a_service(), []
 
     @app.get("/products/{product_id}")
     async def product(product_id: str) -> dict[str, Any]:
@@ -618,7 +621,9 @@ async def test_a_product_and_a_package_are_taken_off_sale_for_a_reason(
         ) as dependencies,
         pages_of(dependencies) as pages,
     ):
-        assert 'href="/products/v/sale"' in await text_of(pages, "/inventory")
+        inventory = await text_of(pages, "/inventory")
+        assert 'href="/products/v/sale"' in inventory
+        assert 'href="/products/v/restock"' not in inventory  # its units are not counted
         assert "Take v off sale" in await text_of(pages, "/products/v/sale")
         assert 'href="/packages/103.181.9.x/sale"' in await text_of(pages, "/packages")
         assert "Put 103.181.9.x back on sale" in await text_of(pages, "/packages/103.181.9.x/sale?disabled=true")
@@ -637,8 +642,9 @@ async def test_a_product_and_a_package_are_taken_off_sale_for_a_reason(
         refused = await pages.post("/products/v/sale", data={"on_sale": "false"})
         assert refused.status_code == 422
         viewer = bearer(KEYS[Role.VIEWER])
-        assert "/sale" not in (await pages.get("/inventory", headers=viewer)).text
-        assert (await pages.get("/products/v/sale", headers=viewer)).status_code == 403
+        for form in ("/sale", "/restock"):
+            assert form not in (await pages.get("/inventory", headers=viewer)).text
+            assert (await pages.get(f"/products/v{form}", headers=viewer)).status_code == 403
 
 
 async def test_any_response_of_a_service_can_be_shown(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
@@ -658,7 +664,7 @@ async def test_any_response_of_a_service_can_be_shown(mongodb_url: str, amqp_url
 
 async def test_a_lock_is_cleared_for_a_reason(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
     async with (
-        serve(a_service(False)) as url,
+        serve(a_service()) as url,
         console_dependencies(
             mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}
         ) as dependencies,
@@ -674,6 +680,47 @@ async def test_a_lock_is_cleared_for_a_reason(mongodb_url: str, amqp_url: str, d
         entries = (await list_actions(dependencies.operations)).items
         assert {(entry["action"], entry["subject"]) for entry in entries} == {("lock.clear", "103.181.9")}
         assert sorted(entry["outcome"] for entry in entries) == ["cleared", "started"]
+
+
+async def test_packages_and_locks_have_pages_of_their_own(
+    mongodb_url: str, amqp_url: str, database_prefix: str
+) -> None:
+    app = FastAPI()
+
+    @app.get("/packages")
+    async def packages(cursor: str | None = None) -> dict[str, Any]:
+        package = {"packageId": "1", "name": "second" if cursor else "first", "status": "active", "ipv4": 3}
+        return {"items": [package], "nextCursor": None if cursor else "p&1", "total": 2}
+
+    @app.get("/locks")
+    async def locks(cursor: str | None = None) -> dict[str, Any]:
+        return {"items": [], "nextCursor": None if cursor else "l1"}
+
+    async with (
+        serve(app) as url,
+        console_dependencies(
+            mongodb_url, amqp_url, database_prefix, NO_SERVICES | {"provisioning": url}
+        ) as dependencies,
+        pages_of(dependencies) as pages,
+    ):
+        first = await text_of(pages, "/packages")
+        assert "2 packages; 1 on this page" in first
+        assert "how many there are is not known" in first  # an older service does not count its locks
+        assert 'href="/packages?locks=l1"' in first
+        more = await text_of(pages, "/packages?cursor=p%261&locks=l1")
+        assert "second" in more
+        assert 'href="/packages?locks=l1">First page' in more
+        assert 'href="/packages?cursor=p%261">First page' in more
+
+    async with (
+        console_dependencies(mongodb_url, amqp_url, database_prefix) as dependencies,
+        pages_of(dependencies) as pages,
+    ):
+        await dependencies.packages.insert_many([{"_id": f"10.0.{number:02}", "ipv4": 1} for number in range(51)])
+        known = await text_of(pages, "/packages")
+        assert "packages 1 to 50 of 51" in known
+        assert "10.0.50" not in known
+        assert "10.0.50" in await text_of(pages, "/packages?seen=2")
 
 
 async def test_an_action_is_logged_before_the_service_is_asked(

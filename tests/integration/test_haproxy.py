@@ -64,12 +64,13 @@ def listens(port: int) -> bool:
         ("POST /orders", KEY, [RESET, GOOD], 202, 2),
         ("POST /orders", KEY, [BUSY, GOOD], 202, 2),
         ("POST /orders/1/refunds", KEY, [RESET, GOOD], 202, 2),
+        ("POST /inventory/p1/restock", KEY, [RESET, GOOD], 202, 2),
         ("GET /orders", {}, [RESET, BUSY, GOOD], 202, 3),
         ("POST /orders", {}, [RESET, GOOD], 502, 1),
         ("POST /orders", {}, [BUSY, GOOD], 503, 1),
         ("POST /orders", KEY, [BUSY, BUSY, BUSY, GOOD], 503, 3),
-        # These take no key: a second one might add stock twice, or undo what another client did meanwhile.
-        ("POST /inventory/p1/restock", KEY, [RESET, GOOD], 502, 1),
+        # These take no key: a second one might undo what another client did meanwhile.
+        ("POST /orders/1/cancel", KEY, [RESET, GOOD], 502, 1),
         ("PUT /inventory/p1", KEY, [RESET, GOOD], 502, 1),
     ],
 )

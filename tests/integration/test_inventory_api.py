@@ -58,6 +58,12 @@ async def test_stock_shows_what_is_free_and_what_is_held(http: httpx.AsyncClient
         200,
         stock("p1", 7, 2),
     )
+    for repeated in (None, "true"):
+        restocked = await http.post("/inventory/p1/restock", json={"quantity": 4}, headers={"Idempotency-Key": "d-7"})
+        assert (restocked.status_code, restocked.json()) == (200, stock("p1", 11, 2))
+        assert restocked.headers.get("Idempotent-Replayed") == repeated
+    other = await http.post("/inventory/p1/restock", json={"quantity": 5}, headers={"Idempotency-Key": "d-7"})
+    assert (other.status_code, other.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
     reset = await http.put("/inventory/p1", json={"quantity": 1})
     assert (reset.status_code, reset.json()) == (200, stock("p1", 1, 2))
 

@@ -19,7 +19,7 @@ from inventory_service.stock import (
     clear_moves,
     take,
 )
-from inventory_service.stock_items import KindConflictError, TooManyUnitsError
+from inventory_service.stock_items import KindConflictError, RestockKeyReusedError, TooManyUnitsError
 from shared.clock import utc_now
 from shared.contracts.inventory import ServerSpecification
 from tests.support.inventory_worker import Worker, inventory_database, order, settle_everything
@@ -80,13 +80,31 @@ async def test_what_is_set_and_restocked_adds_up(worker: Worker) -> None:
     assert (is_new, product.kind, product.quantity, product.supplied) == (True, Kind.GOODS, 5, 5)
     await worker.stock_items.write([take(product, {"o": 2})])
 
-    restocked = await worker.stock_items.restock("p", 4)
-    assert restocked is not None
+    restocked, _ = await worker.stock_items.restock("p", 4) or pytest.fail("it is not known")
     assert (restocked.quantity, restocked.supplied, restocked.reserved) == (7, 9, 2)
 
     product, is_new = await worker.stock_items.set_free("p", 1)
     assert (is_new, product.quantity, product.supplied, product.reserved) == (False, 1, 3, 2)
     assert product.pending_moves == {"o": -2}
+
+
+async def test_a_restock_with_a_key_adds_once(worker: Worker) -> None:
+    await worker.stock_items.set_free("p", 3)
+
+    at_once = await asyncio.gather(*(worker.stock_items.restock("p", 4, "k1") for _ in range(5)))
+    assert sorted(restocked[1] for restocked in at_once if restocked is not None) == [False, True, True, True, True]
+    assert (await read(worker)).quantity == 7
+    with pytest.raises(RestockKeyReusedError):
+        await worker.stock_items.restock("p", 5, "k1")
+    other, done_before = await worker.stock_items.restock("p", 4, "k2") or pytest.fail("it is not known")
+    assert (other.quantity, other.supplied, done_before) == (11, 11, False)
+
+    # A repeat is answered although the product has no room for as many units any more.
+    await worker.stock_items.set_free("p", MAX_UNITS)
+    repeated, done_before = await worker.stock_items.restock("p", 4, "k1") or pytest.fail("it is not known")
+    assert (repeated.quantity, done_before) == (MAX_UNITS, True)
+    with pytest.raises(TooManyUnitsError):
+        await worker.stock_items.restock("p", 4, "k3")
 
 
 async def test_setting_and_restocking_fail_writes_based_on_an_earlier_read(worker: Worker) -> None:

@@ -312,6 +312,7 @@ async def test_the_packages_are_the_providers_with_their_locks_and_levels(
             },
         ],
         "nextCursor": None,
+        "total": 3,
     }
 
 
@@ -323,7 +324,7 @@ async def test_the_packages_are_paged_by_name(simulator: Simulator, client: http
         pages.append([item["name"] for item in page["items"]])
         query = f"limit=2&cursor={page['nextCursor']}"
     assert pages == [["10.0.1", "10.0.2"], ["10.0.3", "10.0.4"]]
-    assert page["nextCursor"] is None
+    assert (page["nextCursor"], page["total"]) == (None, 4)
     for wrong in ("limit=0", "cursor=x", "cursor=WyJhIl0"):
         problem(await client.get(f"/packages?{wrong}"), 422)
 

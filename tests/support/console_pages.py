@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from shared.access.middleware import API_BESIDE_PAGES
 from tests.support.access_table import all_routes
-from tests.support.stand_in_services import DELIVERY, SLOT, WEBHOOK
+from tests.support.stand_in_services import DELIVERY, OPEN_SLOT, SLOT, WEBHOOK
 
 PAGES: Mapping[str, Mapping[str, str]] = {
     "/": {"overview": "/"},
@@ -38,9 +38,14 @@ PAGES: Mapping[str, Mapping[str, str]] = {
     "/bulk-actions/results/{bulk_id}": {"orders-results": "/bulk-actions/results/{bulk}"},
     "/inventory": {"inventory": "/inventory"},
     "/products/{product_id}/sale": {"product-sale": "/products/lamp/sale"},
-    "/slots/{slot_id}": {"slot": f"/slots/{SLOT}"},
+    "/products/{product_id}/restock": {"product-restock": "/products/lamp/restock"},
+    "/slots": {"slots": "/slots", "slots-none": "/slots?week=2026-02-02"},
+    "/slots/{slot_id}": {"slot": f"/slots/{SLOT}", "slot-free": f"/slots/{OPEN_SLOT}"},
+    "/slots/{slot_id}/change": {"slot-change": f"/slots/{OPEN_SLOT}/change"},
     "/packages": {"packages": "/packages"},
     "/packages/{package}/sale": {"package-sale": "/packages/203.0.113.x/sale"},
+    "/jobs": {"jobs": "/jobs", "jobs-not-found": "/jobs?package=none"},
+    "/jobs/{order_id}": {"job": "/jobs/{provisioning}", "job-failed": "/jobs/{failed}"},
     "/locks": {"lock-clear": "/locks?package=203.0.113"},
     "/webhooks": {"webhooks": "/webhooks"},
     "/webhooks/{webhook_id}": {"webhook": f"/webhooks/{WEBHOOK}"},

@@ -33,7 +33,7 @@ from shared.access.permissions import Role
 from shared.bus import Delivery
 from shared.bus.failures import ERROR_TYPE, TRACEBACK
 from shared.database import Database, Document
-from shared.services import INVENTORY, NOTIFICATION, PAYMENT, PROVISIONING
+from shared.services import INVENTORY, NOTIFICATION, PAYMENT
 from tests.support.consoles import Clock, a_letter, console_dependencies, record_letters
 from tests.support.frozen import frozen
 from tests.support.stand_in_services import PACKAGE, StandInServices, answers
@@ -179,17 +179,61 @@ async def _orders(dependencies: ConsoleDependencies) -> None:
     await dependencies.packages.insert_one(
         {"_id": "203.0.113", "name": PACKAGE, "ipv4": 0, "low": True, "checkedAt": NOW - timedelta(seconds=40)}
     )
-    await client[PROVISIONING.database_in(prefix)]["jobs"].insert_one(
-        {
-            "_id": ORDERS["failed"],
-            "state": "FAILED",
-            "package": PACKAGE,
-            "run": 1,
-            "step": "check",
-            "createdAt": NOW - timedelta(minutes=10),
-            "updatedAt": NOW - timedelta(minutes=9, seconds=55),
-        }
-    )
+    await dependencies.jobs.insert_many(_all_jobs())
+
+
+def _a_job(name: str, minutes: float, state: str, step: str, **fields: Any) -> Document:
+    """A job that was requested that many minutes ago; attempts are given as (seconds, step, outcome, detail)."""
+    at = NOW - timedelta(minutes=minutes)
+    attempts = [
+        {"at": at + timedelta(seconds=after), "step": of, "outcome": outcome, "detail": detail}
+        for after, of, outcome, detail in fields.pop("attempts")
+    ]
+    known = {"package": PACKAGE, "lockKey": "203.0.113", "run": 1, "attempts": attempts, "requestedAt": at}
+    times = {"createdAt": at, "updatedAt": attempts[-1]["at"]}
+    return {"_id": ORDERS[name], "state": state, "step": step} | known | times | fields
+
+
+def _all_jobs() -> list[Document]:
+    asked = {"asked": ["203.0.113.40"], "startedAt": NOW - timedelta(minutes=1), "answered": True}
+    refused = "attempt 1 of 3: the provider answered 502"
+    return [
+        _a_job(
+            "failed",
+            10,
+            "FAILED",
+            "check",
+            failureReason=f"Package {PACKAGE}: no available IPs",
+            failureCode="package_unavailable",
+            retryable=True,
+            attempts=[(5, "check", "failed", f"Package {PACKAGE}: no available IPs")],
+        ),
+        _a_job(
+            "provisioning",
+            2,
+            "WAITING",
+            "buy",
+            buys=1,
+            dueAt=NOW + timedelta(seconds=90),
+            purchase=asked | {"restUntil": NOW + timedelta(minutes=2)},
+            attempts=[(59, "check", "ok", "3 free, asking for 203.0.113.40"), (61, "buy", "failed", refused)],
+        ),
+        _a_job(
+            "completed",
+            30,
+            "COMPLETED",
+            "status",
+            buys=1,
+            looks=1,
+            ip="203.0.113.11",
+            attempts=[
+                (1, "check", "ok", "4 free, asking for 203.0.113.11"),
+                (4, "buy", "ok", "bought 203.0.113.11"),
+                (4, "verify", "ok", f"inside {PACKAGE}"),
+                (9, "status", "ok", "the provider said how to get into it"),
+            ],
+        ),
+    ]
 
 
 async def _letters(dependencies: ConsoleDependencies, clock: Clock) -> dict[str, str]:

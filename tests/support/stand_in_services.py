@@ -10,13 +10,13 @@ from shared.clock import to_rfc3339
 from tests.support.consoles import NO_SERVICES
 
 SLOT_START, SLOT_LENGTH = datetime(2026, 3, 14, 9, tzinfo=UTC), timedelta(minutes=30)
-SLOT = f"slot:{SLOT_START.timestamp():.0f}"
+SLOT, OPEN_SLOT = (f"slot:{(SLOT_START + hours * timedelta(hours=1)).timestamp():.0f}" for hours in (0, 2))
 WEBHOOK, DELIVERY = "wh_4f1c0a7d", "evt_93b8d0c1"
 PACKAGE = "203.0.113.x"
 
 
 def _page(*items: dict[str, Any]) -> dict[str, Any]:
-    return {"items": list(items), "nextCursor": None}
+    return {"items": list(items), "nextCursor": None, "total": len(items)}
 
 
 def _slot(number: int, capacity: int, load: int, *, disabled: bool = False) -> dict[str, Any]:
@@ -29,6 +29,13 @@ def _slot(number: int, capacity: int, load: int, *, disabled: bool = False) -> d
         "load": load,
         "disabled": disabled,
     }
+
+
+def _slots() -> list[dict[str, Any]]:
+    """Six slots a day, from the Thursday before to the Sunday after; of the past, those that were booked."""
+    loads = ((-94, 410), (-92, 220), (-47, 500), (-46, 75), (0, 480), (1, 120), (2, 500), (3, 0), (4, 35), (5, 0))
+    tomorrow = [(48 + number, load) for number, load in enumerate((90, 0, 0, 0, 0, 0))]
+    return [_slot(number, 500, load, disabled=number == 3) for number, load in (*loads, *tomorrow)]
 
 
 def answers(orders: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -83,8 +90,18 @@ def answers(orders: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             {"productId": "chair", "quantity": 0, "reserved": 3, "shipped": 41},
             {"productId": "server", "quantity": None, "reserved": 5},
         ),
+        "/inventory/lamp": {"productId": "lamp", "quantity": 36, "reserved": 14, "shipped": 120, "onSale": True},
         "/products/lamp": {"productId": "lamp", "kind": "goods", "onSale": True},
-        "/slots": _page(_slot(0, 500, 480), _slot(1, 500, 120), _slot(2, 500, 0, disabled=True)),
+        "/slots": _page(*_slots()),
+        "/slots/config": {
+            "durationMinutes": 30,
+            "capacity": 500,
+            "openTime": "09:00",
+            "closeTime": "12:00",
+            "cutoffMinutes": 8,
+            "leadMinutes": 30,
+            "horizonSlots": 7,
+        },
         f"/slots/{SLOT}/orders": _page(
             {"orderId": orders["confirmed"], "status": "RESERVED", "items": lamp, **in_slot},
             {"orderId": orders["delivered"], "status": "SHIPPED", "items": lamp, **in_slot},
@@ -112,6 +129,9 @@ class StandInServices(Services):
 
     async def get(self, service: str, path: str, **parameters: str | int) -> ServiceResponse | Unavailable:
         found = self._given.get(unquote(path))
+        if found is not None and (since := parameters.get("from")) and (until := parameters.get("to")):
+            within = [item for item in found["items"] if str(since) <= item["start"] < str(until)]
+            found = found | {"items": within}
         return ServiceResponse(404, {}) if found is None else ServiceResponse(200, found)
 
     async def health(self, service: str) -> Health:

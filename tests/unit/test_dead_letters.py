@@ -225,6 +225,8 @@ def test_filters_are_stored_and_read() -> None:
     assert Filters.from_document(filters.as_document()) == filters
     assert filters.in_words() == "ids a, b; status dead; since 2026-01-31 12:00:00+00:00; text x"
     assert Filters().in_words() == "all"
+    assert Filters(group="g", text="x").subject == "g"
+    assert Filters(text="x" * 300).subject == f"text {'x' * 300}"[:200]
 
 
 def test_what_fails_later_is_not_part_of_a_selection() -> None:

@@ -124,6 +124,6 @@ def _decide(
 
 async def _ask_second_person(connection: DeadLetterConnection, selection: Filters, reason: str) -> None:
     """End the command with a request if the stack wants a second person for as many letters."""
-    if not selection.ids and (await policy_of_stack(connection.database)).needs(DISCARD):
-        parameters, subject = {"filters": selection.as_document()}, selection.in_words()
+    if (await policy_of_stack(connection.database)).letters_need(DISCARD, selection.ids):
+        parameters, subject = {"filters": selection.as_document()}, selection.subject
         await ask_for_approval(connection.stack, connection.database, DISCARD, subject, reason, parameters)

@@ -72,10 +72,10 @@ async def edit_many(connection: DeadLetterConnection, filters: Filters, patch: P
         return
     reason = await _confirm(connection, selection, patch, found, options)
     by = current_operator()
-    if not selection.ids and (await policy_of_stack(connection.database)).needs(REPLAY):
+    if (await policy_of_stack(connection.database)).letters_need(REPLAY, selection.ids):
         how = {"rate": options.rate, "careful": options.careful, "patch": patch._asdict()}
         parameters = {"filters": selection.as_document()} | how
-        await ask_for_approval(connection.stack, connection.database, EDIT, selection.in_words(), reason, parameters)
+        await ask_for_approval(connection.stack, connection.database, EDIT, selection.subject, reason, parameters)
     replay_id = await connection.service.start_edit(
         selection, patch, by=by, why=reason, rate=options.rate, careful=options.careful
     )

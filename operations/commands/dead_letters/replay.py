@@ -89,10 +89,10 @@ def replay_letters(
         await _continue_interrupted(connection, yes)
         selection = await freeze(connection, filters)
         await confirm_replay(connection, selection, yes)
-        if not selection.ids and (await policy_of_stack(connection.database)).needs(REPLAY):
+        if (await policy_of_stack(connection.database)).letters_need(REPLAY, selection.ids):
             parameters = {"filters": selection.as_document(), "rate": rate, "careful": careful}
             reason = why if why is not None else typer.prompt("Reason", err=True)
-            subject = selection.in_words()
+            subject = selection.subject
             await ask_for_approval(connection.stack, connection.database, REPLAY, subject, reason, parameters)
         replay_id = await connection.service.start_replay(
             selection, by=current_operator(), why=why or "", rate=rate, careful=careful
