@@ -167,7 +167,7 @@ def draw(spec: Spec, points: Sequence[Point]) -> Chart:
         name=spec.name,
         title=spec.title,
         series=series,
-        top=spec.format(top).removesuffix("/min"),
+        top=spec.format(top).removesuffix("/min").replace(".0 s", " s"),
         lines=[]
         if spec.bars
         else [line for number, one in enumerate(series) for line in _lines(number, one, top, width)],

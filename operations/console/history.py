@@ -1,5 +1,6 @@
 """The charts of the overview: throughput, latency, failures and queue age over time, from the samples."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -18,6 +19,9 @@ from shared.http import invalid
 
 FRESH_SECONDS = 10.0
 """The time for which all operators see the same charts; there is a new sample once a minute."""
+
+SECONDS = 10.0
+"""The time limit for the samples of a range."""
 
 REFRESH_SECONDS = 30
 """How often a page that is open renews its charts."""
@@ -46,7 +50,7 @@ class HistoryCache:
         began = self._monotonic()
         if wanted.name in self._last and began < self._last[wanted.name][0]:
             return self._last[wanted.name][1]
-        found = await attempt(self._read(wanted), "MongoDB")
+        found = await attempt(self._read(wanted), "MongoDB", SECONDS)
         took = self._monotonic() - began
         fresh = 1.0 if isinstance(found, Unavailable) else max(FRESH_SECONDS, PAUSE_FACTOR * took)
         self._last[wanted.name] = began + fresh, found
@@ -55,7 +59,8 @@ class HistoryCache:
     async def _read(self, wanted: Range) -> Sequence[Point]:
         now = self._clock()
         samples = await self._records.since(now - wanted.span - wanted.step)
-        return points_of(samples, wanted, now)
+        # A week has ten thousand samples: adding them up must not hold up other pages.
+        return await asyncio.to_thread(points_of, samples, wanted, now)
 
 
 class History:

@@ -5,6 +5,7 @@ end: of several processes that count the same minute, one makes it. The samples 
 the process ends in between, the next one copies them again under the same ids.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -65,4 +66,5 @@ class SampleRecords:
     async def since(self, at: datetime) -> list[Sample]:
         """Return the samples from a time on, in order of time."""
         found = await self._samples.find({"at": {"$gte": at}}).sort("at", 1).to_list(None)
-        return [sample_of(document) for document in found]
+        # There are ten thousand in a week: converting them must not hold up what else the process does.
+        return await asyncio.to_thread(lambda: [sample_of(document) for document in found])
