@@ -27,6 +27,7 @@ from rich.table import Table
 from inventory_service.schema import SCHEMA as INVENTORY_SCHEMA
 from notification_service.schema import SCHEMA as NOTIFICATION_SCHEMA
 from operations.console import ConsoleDependencies
+from operations.console.figures import STATUSES
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.ingest import BATCH
 from operations.dead_letters.records import LetterRecords
@@ -34,6 +35,9 @@ from operations.dead_letters.schema import LETTERS
 from operations.dead_letters.service import DeadLetterService
 from operations.impact.impact import Impact
 from operations.impact.reading import ImpactReader
+from operations.samples.counting import count_orders, open_before
+from operations.samples.records import SampleRecords, SampleState
+from operations.samples.sample import GOODS, MINUTE, Sample, Window, whole_minute
 from operations.schema import SCHEMA as OPERATIONS_SCHEMA
 from order_service.participants import PARTICIPANTS, PENDING
 from order_service.schema import SCHEMA as ORDER_SCHEMA
@@ -146,6 +150,25 @@ async def fill(dependencies: ConsoleDependencies, orders: int, letters: int, con
     console.print(f"{orders:,} orders and {letters:,} letters are stored")
 
 
+async def fill_samples(dependencies: ConsoleDependencies) -> None:
+    """Store a sample of each minute of the last week."""
+    records, now = SampleRecords(dependencies.operations), whole_minute(utc_now())
+    latency = {GOODS: dict.fromkeys(range(-25, 5), 9)}
+    samples = [Sample(now - n * MINUTE, accepted=90, settled=90, latency=latency) for n in range(1, 7 * 24 * 60)]
+    await records.copy(SampleState(now, [], [sample.as_document() for sample in samples]))
+
+
+async def measure_sample(dependencies: ConsoleDependencies, console: Console) -> None:
+    """Count the orders of one minute, as a sample of it does."""
+    newest = await dependencies.orders.find_one({"status": {"$in": list(STATUSES)}}, sort=[("createdAt", -1)])
+    until = whole_minute(newest["createdAt"]) if newest else utc_now()
+    followed = await open_before(dependencies.orders, until - MINUTE)
+    started = time.perf_counter()
+    found = await count_orders(dependencies.orders, Window(until - MINUTE, until), followed)
+    took = (time.perf_counter() - started) * 1000
+    console.print(f"sample of a minute with {len(followed):,} orders open before: {took:.0f} ms, {found.accepted}")
+
+
 async def addresses(dependencies: ConsoleDependencies) -> dict[str, str]:
     """Return the pages to open, by what they are."""
     service = DeadLetterService(dependencies.operations)
@@ -154,6 +177,8 @@ async def addresses(dependencies: ConsoleDependencies) -> dict[str, str]:
     return {
         "overview": "/",
         "overview, its live part": "/overview",
+        "charts of an hour": "/overview/charts?range=1h",
+        "charts of 7 days": "/overview/charts?range=7d",
         "groups by harm": "/dead-letters",
         "groups by harm, the last page": "/dead-letters?page=3",
         "groups by newest failure": "/dead-letters?sort=newest",
@@ -230,6 +255,8 @@ async def main() -> None:
     async with console_dependencies(given.mongodb_url, NOWHERE, PREFIX) as dependencies:
         try:
             await fill(dependencies, given.orders, given.letters, console)
+            await fill_samples(dependencies)
+            await measure_sample(dependencies, console)
             await measure_impact(dependencies, console)
             async with pages_of(dependencies) as pages:
                 await measure(pages, await addresses(dependencies), console)

@@ -28,6 +28,7 @@ from operations.notifications.dispatcher import Dispatcher
 from operations.notifications.mail import MailServer
 from operations.notifications.records import NotificationRecords
 from operations.routes import create_routes, explains_outages
+from operations.samples.sampling import Sampler
 from operations.schema import SCHEMA
 from operations.settings import OperationsSettings
 from operations.sign_in.oidc import OidcSignIn
@@ -66,6 +67,8 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     checks = StackChecks(dependencies)
     channels = _channels(settings)
     audit_every = timedelta(seconds=settings.audit_interval_seconds)
+    observer = Observer(dependencies.client, settings.database_prefix, settings.amqp_url, audit_every=audit_every)
+    sampler = Sampler(database, dependencies.orders, observer.queue_ages, failpoint=connections.failpoint)
 
     async def take_letters() -> None:
         await letter_bus.start(DEAD_LETTERS)
@@ -87,7 +90,8 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             lambda: dependencies.audits.keep_schedule(audit_every),
             Dispatcher(NotificationRecords(database), channels, dependencies.public_url).run,
             IncidentWatch(dependencies, checks, connections.failpoint).run,
-            Observer(dependencies.client, settings.database_prefix, settings.amqp_url, audit_every=audit_every).run,
+            observer.run,
+            sampler.run,
         ),
         drain=(letter_bus.close, channels.close, dependencies.services.close),
         health_checks={"dead letters": lambda: ingest.unhealthy_reason},

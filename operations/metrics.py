@@ -22,6 +22,7 @@ from operations.notifications.records import NotificationRecords
 from operations.reading.broker import QueueLevel, queue_level
 from operations.reading.charges import AUTHORIZED
 from operations.reading.participant_records import PARTICIPANT_RECORDS
+from operations.samples.sample import QueueAge
 from order_service.participants import PAYMENT
 from shared import database
 from shared.background import ErrorLog, run_periodically
@@ -150,6 +151,10 @@ class Observer:
     async def close(self) -> None:
         """Close the connection to the broker; the MongoDB client belongs to the caller."""
         await self._queues.close()
+
+    def queue_ages(self) -> Mapping[str, QueueAge]:
+        """Return for how long each queue has had messages; nothing if the last observation is too old."""
+        return self._queues.ages(time.monotonic(), since=2 * self._interval + TIMEOUT_SECONDS)
 
     async def observe(self) -> None:
         """Observe every source once; one that is unavailable does not affect the others."""
@@ -286,6 +291,12 @@ class _Queues:
         self._amqp_url = amqp_url
         self._connection: AbstractConnection | None = None
         self._seen_empty: dict[str, float] = {}
+        self._never_empty: set[str] = set()
+        self._ages: tuple[float, dict[str, QueueAge]] | None = None
+
+    def ages(self, now: float, since: float) -> Mapping[str, QueueAge]:
+        """Return the ages of the last observation, nothing if it is longer ago than that."""
+        return self._ages[1] if self._ages is not None and now - self._ages[0] <= since else {}
 
     async def observe(self) -> None:
         try:
@@ -312,13 +323,20 @@ class _Queues:
     def _show(self, levels: Mapping[str, QueueLevel | None], now: float) -> None:
         for gauge in (_queue_messages, _queue_consumers, _queue_age):
             gauge.clear()
+        ages = dict[str, QueueAge]()
         for name, level in levels.items():
             if level is None or level.messages == 0:
                 self._seen_empty[name] = now
+                self._never_empty.discard(name)
             if level is not None:
+                if name not in self._seen_empty:
+                    self._seen_empty[name] = now
+                    self._never_empty.add(name)
+                ages[name] = QueueAge(now - self._seen_empty[name], name in self._never_empty)
                 _queue_messages.labels(name).set(level.messages)
                 _queue_consumers.labels(name).set(level.consumers)
-                _queue_age.labels(name).set(now - self._seen_empty.setdefault(name, now))
+                _queue_age.labels(name).set(ages[name].seconds)
+        self._ages = now, ages
 
 
 def _is_transient(error: BaseException) -> bool:

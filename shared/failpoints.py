@@ -97,6 +97,8 @@ BULK_RECORDED = "operations.bulk-recorded"
 """The result of the order is recorded; the next order is not claimed yet."""
 INCIDENT_DECIDED = "operations.incident-decided"
 """The new state of a subject is recorded with its incidents; these are not copied to their collection yet."""
+SAMPLES_STORED = "operations.samples-stored"
+"""The samples of a minute are stored with where they end; they are not copied to their collection yet."""
 MIGRATION_EMPTIED = "operations.migration-emptied"
 """The messages of a queue that is replaced are in its migration queue; the queue still exists, without bindings."""
 MIGRATION_DELETED = "operations.migration-deleted"
@@ -147,6 +149,7 @@ ALL_POINTS = (
     BULK_ACTED,
     BULK_RECORDED,
     INCIDENT_DECIDED,
+    SAMPLES_STORED,
     MIGRATION_EMPTIED,
     MIGRATION_DELETED,
     MIGRATION_DECLARED,

@@ -17,6 +17,7 @@ from operations.console.letters_many import create_letters_many
 from operations.console.letters_selection import offered
 from operations.console.lists import SPANS, address, page_links, read_period
 from operations.console.pages import SECURITY, Pages
+from operations.console.saved_views import views_of
 from operations.console.upstream import Unavailable, attempt, path
 from operations.dead_letters.careful import why_stopped
 from operations.dead_letters.filters import Filters
@@ -195,6 +196,7 @@ def _add_list(router: APIRouter, dependencies: ConsoleDependencies, pages: Pages
             sortings=list(LetterOrder),
             services=sorted({service_of(inbox) for inbox in INBOXES}),
             inboxes=list(INBOXES),
+            views=await views_of(request, dependencies, request.url.path),
         )
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.pages import Pages
+from operations.console.saved_views import views_of
 from operations.console.upstream import Unavailable, attempt
 from operations.dead_letters.times import read_time
 from operations.incidents.incident import KINDS, SEVERITIES
@@ -58,6 +59,7 @@ def create_incidents(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
             kinds=KINDS,
             severities=SEVERITIES,
             services=SERVICES,
+            views=await views_of(request, dependencies, "/incidents"),
         )
 
     @router.get("/incidents")

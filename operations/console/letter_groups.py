@@ -9,6 +9,7 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.impacts import ImpactCache
 from operations.console.lists import SPANS, page_links, read_period
 from operations.console.pages import Pages
+from operations.console.saved_views import views_of
 from operations.console.upstream import Unavailable, attempt
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.outcome import ReplayOutcome
@@ -86,6 +87,7 @@ def create_groups(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
             spans=SPANS,
             statuses=GROUP_STATUSES,
             inboxes=list(INBOXES),
+            views=await views_of(request, dependencies, PATH),
         )
 
     return router

@@ -19,6 +19,7 @@ from operations.console.order_messages import add_release_form
 from operations.console.order_taking import needs_approval, take
 from operations.console.pages import Pages
 from operations.console.refunds import add_refund_form, is_refundable
+from operations.console.saved_views import views_of
 from operations.console.timeline import draw
 from operations.console.upstream import Unavailable, attempt, path
 from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderAction, possible_actions
@@ -125,6 +126,7 @@ def _add_search(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             spans=SPANS,
             statuses=STATUSES,
             bulk_actions=BULK_ACTIONS,
+            views=await views_of(request, dependencies, "/orders"),
         )
 
 

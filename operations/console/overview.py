@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import OpenOrders, RecentOrders, read_open_orders, read_recent_orders
+from operations.console.health import PartGroup, count_problems, read_health
+from operations.console.history import Asked, History, create_history
 from operations.console.pages import Pages
 from operations.console.upstream import PAUSE_FACTOR, Unavailable, attempt
 from operations.dead_letters.group_filters import GroupFilters
@@ -19,7 +21,7 @@ from operations.reading.broker import count_messages
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.database import Document
-from shared.topology import DEAD_LETTERS
+from shared.topology import DEAD_LETTERS, INBOXES
 
 FRESH_SECONDS = 2.0
 """The time for which all operators see the same snapshot."""
@@ -34,13 +36,6 @@ SECONDS = 10.0
 _OPEN_GROUPS = GroupFilters(open_only=True)
 
 
-class ServiceHealth(NamedTuple):
-    """A service, and why it is not ready; None if it is."""
-
-    name: str
-    problem: str | None
-
-
 class OverviewSnapshot(NamedTuple):
     """Everything that the overview shows; parts that could not be read are Unavailable."""
 
@@ -50,7 +45,20 @@ class OverviewSnapshot(NamedTuple):
     low: list[Document] | Unavailable
     groups: RankedPage | Unavailable
     letters: dict[str, int] | Unavailable
-    health: Sequence[ServiceHealth]
+    health: Sequence[PartGroup]
+
+    @property
+    def problems(self) -> tuple[int, int]:
+        """How many parts of the stack do not work, and how many there are."""
+        return count_problems(self.health)
+
+    @property
+    def shown_queues(self) -> dict[str, int | None]:
+        """The inboxes and the dead letters, and every other queue that is not empty."""
+        if isinstance(self.queues, Unavailable):
+            return {}
+        always = (*INBOXES, DEAD_LETTERS)
+        return {name: count for name, count in self.queues.items() if name in always or count != 0}
 
     @property
     def waiting(self) -> int:
@@ -116,7 +124,7 @@ class SnapshotCache:
 
     async def _take(self) -> OverviewSnapshot:
         dependencies = self._dependencies
-        (recent, unsettled, queues), low, (groups, counts), health = await asyncio.gather(
+        (recent, unsettled, queues), low, (groups, counts) = await asyncio.gather(
             asyncio.gather(
                 attempt(read_recent_orders(dependencies.orders, dependencies.clock()), "MongoDB"),
                 attempt(read_open_orders(dependencies.orders), "MongoDB"),
@@ -124,29 +132,33 @@ class SnapshotCache:
             ),
             attempt(dependencies.packages.find({"low": True}).sort("ipv4").limit(20).to_list(None), "MongoDB"),
             self._dead_letters.read(),
-            asyncio.gather(*(dependencies.services.ready(name) for name in dependencies.services.urls)),
         )
-        services = [
-            ServiceHealth(name, problem) for name, problem in zip(dependencies.services.urls, health, strict=True)
-        ]
-        return OverviewSnapshot(recent, unsettled, queues, low, groups, counts, services)
+        health = await read_health(dependencies, queues.why if isinstance(queues, Unavailable) else None)
+        return OverviewSnapshot(recent, unsettled, queues, low, groups, counts, health)
 
 
 def create_overview(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
-    """Return the routes of the overview and its live part."""
-    router, cache = pages.router(), SnapshotCache(dependencies)
+    """Return the routes of the overview and its live parts."""
+    router, cache, history = pages.router(), SnapshotCache(dependencies), History(dependencies)
+    router.include_router(create_history(pages, history))
 
-    async def show(request: Request, template: str) -> Response:
-        return pages.show(request, template, snapshot=await cache.read(), dead_letters_queue=DEAD_LETTERS)
+    async def show(request: Request, template: str, **values: object) -> Response:
+        snapshot = await cache.read()
+        return pages.show(request, template, snapshot=snapshot, dead_letters_queue=DEAD_LETTERS, **values)
 
     @router.get("/")
     @requires(Permission.SELF_READ)
-    async def overview(request: Request) -> Response:
-        return await show(request, "overview.html")
+    async def overview(request: Request, asked: Asked = "") -> Response:
+        return await show(request, "overview.html", **await history.values(request, asked))
 
     @router.get("/overview")
     @requires(Permission.SELF_READ)
     async def live(request: Request) -> Response:
         return await show(request, "overview_live.html")
+
+    @router.get("/overview/figures")
+    @requires(Permission.SELF_READ)
+    async def figures(request: Request) -> Response:
+        return await show(request, "overview_figures.html")
 
     return router

@@ -19,6 +19,7 @@ from operations.console.outages import OutageWatch, read_runbook
 from operations.console.overview import create_overview
 from operations.console.packages import create_packages
 from operations.console.pages import STATIC, Pages
+from operations.console.saved_views import create_saved_views
 from operations.console.search import create_search
 from operations.console.sign_in import create_sign_in
 from operations.console.slots import create_slots
@@ -55,6 +56,7 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions, watch: 
         create_log,
         create_approvals,
         create_search,
+        create_saved_views,
     ):
         router.include_router(create(dependencies, pages))
     router.include_router(create_sign_in(dependencies, pages, sessions))

@@ -130,6 +130,10 @@ class IncidentRecords:
         now: datetime = (await self._database.command("hello"))["localTime"]
         return now.replace(tzinfo=UTC)
 
+    async def states(self, subjects: Sequence[str]) -> dict[str, str]:
+        """Return what was last observed of these subjects; one that was never observed is missing."""
+        return {name: state.values["state"] for name, state in (await self._read(subjects)).items() if state.values}
+
     async def recorded(self, wanted: IncidentFilter, after: datetime, until: datetime) -> list[Document]:
         """Return the records that were written after one time and until another, in that order."""
         query = wanted.query() | {"recordedAt": {"$gt": after, "$lte": until}}

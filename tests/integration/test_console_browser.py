@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Browser, Page, Route, ViewportSize, expect
 from yarl import URL
 
+from operations.actions import list_actions, record_action
 from operations.console import ConsoleDependencies
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.service import DeadLetterService
+from operations.samples.records import SampleRecords, SampleState
+from operations.samples.sample import Sample, whole_minute
 from shared.clock import utc_now
 from tests.support.access import ADMIN
 from tests.support.browser import run_browser
@@ -39,8 +42,9 @@ async def browser() -> AsyncIterator[Browser]:
         yield found
 
 
-async def open_page(browser: Browser, url: str, errors: list[str], width: int = 1280) -> Page:
-    page = await browser.new_page(base_url=url, extra_http_headers=ADMIN, viewport={"width": width, "height": 800})
+async def open_page(browser: Browser, url: str, errors: list[str], width: int = 1280, zone: str = "UTC") -> Page:
+    size: ViewportSize = {"width": width, "height": 800}
+    page = await browser.new_page(base_url=url, extra_http_headers=ADMIN, viewport=size, timezone_id=zone)
     page.set_default_timeout(PATIENCE)
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -220,7 +224,7 @@ async def test_a_response_that_refreshes_nothing_leaves_the_page_stale(
         await page.clock.run_for(12_000)
         stale = page.locator("#stale")
         await expect(stale).to_be_visible(timeout=PATIENCE)
-        await expect(stale).to_contain_text("from 09:30:0", timeout=PATIENCE)
+        await expect(stale).to_contain_text(re.compile(r"from 09:3\d:\d\d UTC"), timeout=PATIENCE)
         # Only the part that could not be renewed is marked as old.
         await expect(page.locator("#live")).to_have_class("old", timeout=PATIENCE)
         await expect(page.locator("#outages")).not_to_have_class("old", timeout=PATIENCE)
@@ -233,6 +237,71 @@ async def test_a_response_that_refreshes_nothing_leaves_the_page_stale(
             return await stale.is_hidden() and await page.locator(".old").count() == 0
 
         await eventually(is_fresh, 60, "the page to be renewed")
+        await page.close()
+
+
+async def a_sample(dependencies: ConsoleDependencies) -> datetime:
+    """Record the sample of a minute; return its time."""
+    at = whole_minute(utc_now()) - timedelta(minutes=2)
+    state = SampleState(at, [], [Sample(at, accepted=7, settled=5).as_document()])
+    await SampleRecords(dependencies.operations).move_on(None, state)
+    return at
+
+
+async def test_times_are_those_of_the_viewer_with_utc_on_hover(
+    dependencies: ConsoleDependencies, browser: Browser
+) -> None:
+    errors: list[str] = []
+    await record_action(dependencies.operations, by="op-1", why="x", action="test", subject="s", outcome="done")
+    at, sampled = (await list_actions(dependencies.operations)).items[0]["at"], await a_sample(dependencies)
+    in_utc, in_caracas = (f"{time:%Y-%m-%d %H:%M:%S}" for time in (at, at - timedelta(hours=4)))
+    async with served(dependencies) as url:
+        page = await open_page(browser, url, errors, zone="America/Caracas")
+        await page.goto("/actions")
+        time, footer = page.locator("main td time"), page.get_by_role("contentinfo")
+        await expect(time).to_have_text(in_caracas, timeout=PATIENCE)
+        await expect(time).to_have_attribute("title", f"{in_caracas} GMT-4\n{in_utc} UTC", timeout=PATIENCE)
+        await expect(footer).to_contain_text("Times in America/Caracas", timeout=PATIENCE)
+        await page.get_by_role("button", name="Show times in UTC").click()
+        await expect(time).to_have_text(in_utc, timeout=PATIENCE)
+        await page.reload()
+        await expect(time).to_have_text(in_utc, timeout=PATIENCE)
+        await expect(footer).to_contain_text("Times in UTC", timeout=PATIENCE)
+        await page.get_by_role("button", name="Show times in America/Caracas").click()
+        await page.goto("/")
+        local = f"{sampled - timedelta(hours=4):%Y-%m-%d %H:%M:%S} GMT-4"
+        titles = await page.locator(".chart-throughput title").all_text_contents()
+        assert f"{local} ({sampled:%Y-%m-%d %H:%M:%S} UTC): accepted 7/min, settled 5/min" in titles
+        await page.close()
+        without_scripts = await browser.new_context(java_script_enabled=False, timezone_id="America/Caracas")
+        page = await without_scripts.new_page()
+        await page.set_extra_http_headers(ADMIN)
+        await page.goto(f"{url}/actions")
+        await expect(page.locator("main td time")).to_have_text(in_utc, timeout=PATIENCE)
+        await expect(page.get_by_role("contentinfo")).to_contain_text("Times in UTC", timeout=PATIENCE)
+        await without_scripts.close()
+    assert errors == []
+
+
+async def test_charts_are_renewed_and_their_table_stays_open(
+    dependencies: ConsoleDependencies, browser: Browser
+) -> None:
+    sampled = await a_sample(dependencies)
+    async with served(dependencies) as url:
+        page = await open_page(browser, url, [], zone="America/Caracas")
+        await page.clock.install()
+        await page.goto("/?range=6h")
+        await page.get_by_text("The numbers as a table").click()
+        row = page.get_by_role("row").filter(has_text="accepted 7/min, settled 5/min")
+        await expect(row).to_be_visible(timeout=PATIENCE)
+        async with page.expect_response("**/overview/charts?range=6h", timeout=PATIENCE) as renewed:
+            await page.clock.run_for(31_000)
+        await (await renewed.value).finished()
+        await page.clock.run_for(1_000)
+        step = sampled - timedelta(minutes=sampled.minute % 5)
+        local = f"{step - timedelta(hours=4):%Y-%m-%d %H:%M:%S}"
+        await expect(row.get_by_role("rowheader")).to_have_text(local, timeout=PATIENCE)
+        await expect(row).to_be_visible(timeout=PATIENCE)
         await page.close()
 
 

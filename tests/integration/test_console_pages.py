@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import aio_pika
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.async_api import Browser, FloatRect, Page
+from playwright.async_api import Browser, FloatRect, Page, ViewportSize
 
 from shared.bus.declaring import declare_topology
 from shared.topology import RETRY_LADDER
@@ -92,7 +92,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 async def open_page(browser: Browser, url: str) -> Page:
-    page = await browser.new_page(base_url=url, extra_http_headers=ADMIN, viewport={"width": 1280, "height": 800})
+    size: ViewportSize = {"width": 1280, "height": 800}
+    page = await browser.new_page(base_url=url, extra_http_headers=ADMIN, viewport=size, timezone_id="UTC")
     page.set_default_timeout(PATIENCE)
     # The pages do not renew themselves, nor say how old they are: each stays as it was opened.
     await page.route("**/htmx.min.js", lambda route: route.fulfill(body=""))

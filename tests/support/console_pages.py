@@ -14,7 +14,11 @@ from tests.support.stand_in_services import DELIVERY, OPEN_SLOT, SLOT, WEBHOOK
 
 PAGES: Mapping[str, Mapping[str, str]] = {
     "/": {"overview": "/"},
-    "/orders": {"orders": "/orders", "orders-not-found": "/orders?user=nobody"},
+    "/orders": {
+        "orders": "/orders",
+        "orders-not-found": "/orders?user=nobody",
+        "orders-view": "/orders?status=FAILED&open=1",
+    },
     "/orders/{order_id}": {
         "order": "/orders/{confirmed}",
         "order-server": "/orders/{completed}",
@@ -89,6 +93,8 @@ STATUSES: Mapping[str, int] = {"not-found": 404}
 
 NOT_PAGES = {
     "/overview": "a part of /",
+    "/overview/figures": "a part of /",
+    "/overview/charts": "a part of /",
     "/outages": "a part of every page",
     "/audit/result": "a part of /audit",
     "/incidents/live": "a part of /incidents",

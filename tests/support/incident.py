@@ -26,6 +26,10 @@ from operations.incidents.records import IncidentRecords
 from operations.notifications.records import NotificationRecords
 from operations.notifications.rules import WEBHOOK, Rule
 from operations.order_actions.bulk import BY_CONSOLE, DONE, FAILED, BulkActions
+from operations.samples.records import SampleRecords, SampleState
+from operations.samples.sample import GOODS, SERVERS, Levels, Sample, bucket_of
+from operations.saved_views.query import LISTS
+from operations.saved_views.records import SavedViews
 from operations.schema import SCHEMA
 from operations.sign_in.person import Person
 from shared import schema
@@ -77,6 +81,10 @@ async def recorded_incident(mongodb_url: str, amqp_url: str, prefix: str) -> Asy
             letters = await _letters(dependencies, clock)
             requests = await _requests(dependencies, clock)
             run = await _what_happened(dependencies, clock)
+            await _samples(dependencies)
+            await SavedViews(dependencies.operations, clock).add(
+                LISTS["/orders"], "Failed, to decide", "status=FAILED&open=1", OPERATOR.name
+            )
             clock.now = NOW
             yield Incident(dependencies, clock, {**ORDERS, **letters, **requests, "run": run})
 
@@ -352,3 +360,33 @@ async def _what_happened(dependencies: ConsoleDependencies, clock: Clock) -> str
         clock.now = NOW - timedelta(minutes=minutes)
         await runs.end(await runs.begin(SCHEDULE) or "", Report({"orders": 15}, violations), 0.5, 15)
     return str((await runs.last() or {})["_id"])
+
+
+async def _samples(dependencies: ConsoleDependencies) -> None:
+    """Record a sample of each minute of the last hour but five, in which the console did not run."""
+    minutes = [minute for minute in range(60, 0, -1) if not 38 <= minute < 43]
+    samples = [_sample(minute) for minute in minutes]
+    await SampleRecords(dependencies.operations).move_on(
+        None, SampleState(NOW, [], [sample.as_document() for sample in samples])
+    )
+
+
+def _sample(minute: int) -> Sample:
+    """The sample of a minute so long ago: orders waited from half an hour to a quarter of an hour ago."""
+    is_slow = 15 <= minute < 30
+    accepted = 40 + (minute * 7) % 13
+    slow = {bucket_of(20.0 * (30 - minute)): 3} if is_slow else {}
+    return Sample(
+        at=NOW - timedelta(minutes=minute),
+        accepted=accepted,
+        settled=accepted // 3 if is_slow else accepted + (35 if 12 <= minute < 15 else 0),
+        cancelled=minute % 4 if is_slow else 0,
+        failed=1 if minute in (10, 27) else 0,
+        latency={
+            GOODS: {bucket_of(0.2 + minute % 5 / 50): accepted, bucket_of(0.9): 2, **slow},
+            SERVERS: {bucket_of(9.0 + minute % 3): 1} if minute % 10 == 0 else {},
+        },
+        levels=Levels(
+            max(0, min(3, 5 - minute // 12)), "inventory.inbox", 60.0 * max(0, 30 - minute) if is_slow else 0.0
+        ),
+    )

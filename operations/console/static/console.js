@@ -24,6 +24,15 @@ document.addEventListener("htmx:before:swap", (event) => {
 document.addEventListener("htmx:after:request", (event) => {
   if (renews(event.detail.ctx.response)) renewedAt.set(renewedPart(event), Date.now());
 });
+// What was opened stays open when the part around it is renewed.
+let opened = [];
+document.addEventListener("htmx:before:swap", () => {
+  opened = [...document.querySelectorAll("details[id][open]")].map((details) => details.id);
+});
+document.addEventListener("htmx:after:swap", () => {
+  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+});
+
 // A part that is renewed seldom says how often: it is not old before its next renewal is due.
 function staleAfterMilliseconds(part) {
   return 1000 * Number(part.dataset.refreshSeconds ?? 0) + patienceMilliseconds;
@@ -58,12 +67,16 @@ setInterval(() => {
     const isOld = Date.now() - Math.max(at, shownAt) > staleAfterMilliseconds(part) && !document.hidden;
     part.classList.toggle("old", isOld);
     stale ||= isOld;
-    // The banner is on every page; what a page itself shows may be renewed or not.
-    if (part.id !== "outages") own = Math.min(own, at);
+    // The banner is on every page; what a page itself shows may be renewed or not. Charts change once a minute.
+    if (part.id !== "outages" && part.id !== "charts") own = Math.min(own, at);
     oldest = Math.min(oldest, at);
   }
   document.getElementById("stale").hidden = !stale;
-  if (stale) document.getElementById("stale-since").textContent = new Date(oldest).toISOString().slice(11, 19);
+  if (stale) {
+    const since = document.getElementById("stale-since");
+    since.dateTime = new Date(oldest).toISOString();
+    showTime(since);
+  }
   document.getElementById("updated").hidden = own === Infinity;
   document.getElementById("updated-ago").textContent = `${Math.round((Date.now() - own) / 1000)} s`;
 }, 1000);

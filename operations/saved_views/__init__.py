@@ -1,0 +1,1 @@
+"""Filters of a list that the team keeps under a name."""
