@@ -187,9 +187,10 @@ pages: setup-tests  ## Write what the pages of the console read like in tests/sa
 	@ORDERSAGA_WRITE_PAGES=1 $(BIN)/pytest tests/integration/test_console_pages.py -k 'reads_as or pictures'
 
 .PHONY: docs
-docs: setup  ## Write what the docs take from the code: the saga's picture, the tables of permissions and of problems
+docs: setup  ## Write what the docs take from the code: the saga's picture, the tables of permissions, problems and commands
 	@$(BIN)/python -m order_service.diagram docs/saga.md docs/images/saga.svg
 	@$(BIN)/python -m tests.support.access_table docs/access.md
+	@$(BIN)/python -m tests.support.remote_commands docs/command-line.md
 	@$(BIN)/python -m tests.support.problem_page
 
 .PHONY: docs-site

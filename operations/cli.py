@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from operations.commands.failures import status_of
+from operations.commands.remote.reach import guard, guarded
 from operations.commands.terminal import print_error
 from operations.errors import CommandError
 from shared.observability import logs_to_stderr
@@ -126,9 +127,10 @@ def _placeholder() -> None:
 def _add(application: typer.Typer, name: str, entry: Entry) -> None:
     target = getattr(importlib.import_module(entry.module), entry.attribute)
     if isinstance(target, typer.Typer):
+        guard(name, target)
         application.add_typer(target, name=name, help=entry.summary)
     else:
-        application.command(name)(target)
+        application.command(name)(guarded(name, target))
 
 
 def main() -> None:

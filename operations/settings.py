@@ -21,9 +21,11 @@ from operations.stack.database_users import DatabaseUsers, read_users
 from operations.stack.environment import events_retention, invalid_value, with_values_for_commands
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
+    API_KEY_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
     EVENTS_RETENTION_VARIABLE,
     MONGODB_URL_VARIABLE,
+    REMOTE_URL_VARIABLE,
     Layout,
     choose_data_directory,
 )
@@ -33,7 +35,7 @@ from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PR
 from shared.settings import Amount, HostNames, ServiceSettings, words
 from shared.tls import client_context
 from shared.topology import DEFAULT_EVENTS_RETENTION
-from shared.urls import check_service_url, hide_credentials
+from shared.urls import check_api_url, check_service_url, hide_credentials, hide_credentials_in_value
 
 HttpUrl = Annotated[str, AfterValidator(check_service_url)]
 OptionalUrl = Annotated[str, AfterValidator(lambda url: check_service_url(url).rstrip("/") if url else url)]
@@ -211,6 +213,52 @@ class Stack:
         }
 
 
+@dataclass(frozen=True)
+class RemoteStack:
+    """A stack that commands reach through the operations API of its console alone, and the key for it."""
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The URL of the console: no other service can be reached."""
+        return {CONSOLE.name: self.url}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a request."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    def describe(self) -> str:
+        """Return the location in one line, without passwords."""
+        return hide_credentials(self.url)
+
+    def as_json(self) -> dict[str, str | None]:
+        """Return the location as JSON, without passwords."""
+        return {"url": self.describe()}
+
+
+def remote_stack(environment: Mapping[str, str] = os.environ) -> RemoteStack | None:
+    """Return the stack whose console ORDERSAGA_URL names, None if it is not set.
+
+    Raises UnreachableError for an invalid URL, or a file of a key or of certificates that cannot be used.
+    """
+    url = environment.get(REMOTE_URL_VARIABLE)
+    if not url:
+        return None
+    try:
+        environment = with_values_for_commands(environment)
+        client_context(environment)
+        check_api_url(url)
+    except StartError as error:
+        raise UnreachableError(str(error)) from None
+    except ValueError as error:
+        shown = hide_credentials_in_value(url)
+        raise UnreachableError(f"{REMOTE_URL_VARIABLE}={shown!r} is not valid: {error}") from None
+    return RemoteStack(url.rstrip("/").removesuffix("/api/v1"), environment.get(API_KEY_VARIABLE) or None)
+
+
 def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:
     """Locate the stack that a command acts on.
 
@@ -220,6 +268,10 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     Raises UnreachableError if the URL of a server is unknown, or if a variable or the file that it names has an invalid
     value.
     """
+    if environment.get(REMOTE_URL_VARIABLE):
+        raise UnreachableError(
+            f"{REMOTE_URL_VARIABLE} is set, and this needs the servers themselves: unset it to act on another stack"
+        )
     try:
         environment = with_values_for_commands(environment)
         client_context(environment)
@@ -280,6 +332,10 @@ def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] =
     The data directory is chosen as in `locate_stack`. Raises UnreachableError if there is none, or if a variable has an
     invalid value.
     """
+    if environment.get(REMOTE_URL_VARIABLE):
+        raise UnreachableError(
+            f"{REMOTE_URL_VARIABLE} is set, and this needs the servers themselves: unset it to act on another stack"
+        )
     try:
         environment = with_values_for_commands(environment)
     except StartError as error:

@@ -54,6 +54,7 @@ TAGS = {
     "bulk actions": "Actions on many orders",
     "dead letters": "Messages that could not be handled, by cause, and their replays",
     "actions": "Who did what and why, and what waits for a second person",
+    "notifications": "Which incidents are sent to the outside, and what came of it",
     "provisioning": "Servers, the packages that they are bought from, and their locks",
 }
 """The tags of operations, each with its description."""

@@ -11,6 +11,9 @@
     records         the log of actions, and the acts that wait for a second person
     stack           incidents, and audits
     state           what is away, and the figures of the overview
+    consumers       which inboxes are paused, and pausing and resuming them
+    notifications   the rules that send incidents to the outside, and what came of their messages
+    search          what any id is about
 
 Packages and webhooks have routes of their own, in the services that own them.
 """

@@ -34,6 +34,7 @@ from shared.http import (
 )
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.validation import Moment
 
 MOST_IDS = 1000
 
@@ -59,6 +60,8 @@ class Matching(Body):
     product_id: Text | None = None
     unsettled: bool = False
     stuck: bool = Field(False, description="only orders that have waited for an answer for 5 minutes")
+    since: Annotated[Moment, Field(strict=False)] | None = None
+    until: Annotated[Moment, Field(strict=False)] | None = None
 
 
 class NewBulkAction(Body):
@@ -71,6 +74,9 @@ class NewBulkAction(Body):
     reason: Reason
     rate: Annotated[float, Field(ge=0.1, le=1000, description="orders per second")] = DEFAULT_RATE
     dry_run: bool = Field(False, description="only answer which orders it would be")
+    expected_orders: Annotated[
+        int | None, Field(ge=1, description="what a dry run has counted: do nothing if it is another number now")
+    ] = None
 
 
 class Selected(View):
@@ -148,6 +154,10 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, action: Or
                 return json_response(await _selected(dependencies, search, selected))
             if not selected:
                 raise conflict(f"None of the selected orders can be {action.participle}")
+            if body.expected_orders not in (None, len(selected)):
+                raise conflict(
+                    f"There are {len(selected):,} such orders now, and {body.expected_orders:,} were expected"
+                )
             bulk = await records.start(
                 selected,
                 person=signed_in(request),
@@ -240,6 +250,8 @@ def _search(body: NewBulkAction, dependencies: ConsoleDependencies) -> OrderSear
         owner=asked.owner_id or "",
         product=asked.product_id or "",
         stuck_at=dependencies.clock() if asked.stuck else None,
+        since=asked.since,
+        until=asked.until,
     )
     if (search == OrderSearch()) != asked.all:
         raise invalid(("matching", "give what the orders must match, or all, and not both"))

@@ -26,6 +26,7 @@ from shared.access.permissions import Permission
 from shared.http import Body, View, json_response, not_found
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+from shared.validation import Moment
 
 GroupStatus = Literal["new", "acknowledged", "resolved"]
 
@@ -59,6 +60,8 @@ class GroupPage(View):
     next_cursor: str | None
     total: int
     all_ranked: bool = Field(description="false if there are too many groups to compare the harm of all")
+    all_compared: bool
+    all_counted: bool = Field(description="false if a group has too many letters to look at all of them")
 
 
 class PreviewCount(View):
@@ -77,8 +80,8 @@ class PreviewItem(View):
     text: str
 
 
-class PreviewOfGroup(View):
-    """What a replay of the group would do, for at most 1,000 letters."""
+class PreviewOfSelection(View):
+    """What a replay of letters would do, for at most 1,000 of them."""
 
     total: int
     previewed: int
@@ -114,6 +117,8 @@ def create_letter_groups(dependencies: ConsoleDependencies) -> APIRouter:
         inbox: Words = None,
         cause: Annotated[str | None, Query(max_length=300, description="A part of the error's type or message")] = None,
         product: Annotated[str | None, Query(alias="productId", max_length=300)] = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         sort: Sorting = Sorting.HARM,
         limit: Limit = DEFAULT_LIMIT,
         cursor: CursorParameter = None,
@@ -121,14 +126,20 @@ def create_letter_groups(dependencies: ConsoleDependencies) -> APIRouter:
         """Groups of letters that failed in the same way, with what they mean for customers, the most harmful first."""
         skip = read_skip(cursor)
         filters = GroupFilters(
-            status=status, service=service_name, queue=inbox, cause=cause, product=product, open_only=open_only
+            status=status,
+            service=service_name,
+            queue=inbox,
+            cause=cause,
+            product=product,
+            since=since,
+            until=until,
+            open_only=open_only,
         )
         page = await rank_groups(service, cache, filters, by=sort, limit=limit, skip=skip)
         following = write_skip(skip + len(page.items), page.total)
         items = [_shown(group, impact) for group, impact in page.items]
-        return json_response(
-            {"items": items, "nextCursor": following, "total": page.total, "allRanked": page.all_ranked}
-        )
+        ranked = {"allRanked": page.all_ranked, "allCompared": page.all_compared, "allCounted": page.all_counted}
+        return json_response({"items": items, "nextCursor": following, "total": page.total, **ranked})
 
     @router.get("/dead-letter-groups/{fingerprint}", response_model=GroupView)
     @requires(Permission.LETTERS_READ)
@@ -136,7 +147,7 @@ def create_letter_groups(dependencies: ConsoleDependencies) -> APIRouter:
         """A group: its cause, its letters in figures, what it means for customers, its notes and its last replay."""
         return await shown(fingerprint)
 
-    @router.get("/dead-letter-groups/{fingerprint}/preview", response_model=PreviewOfGroup)
+    @router.get("/dead-letter-groups/{fingerprint}/preview", response_model=PreviewOfSelection)
     @requires(Permission.LETTERS_READ)
     async def preview_replay_of_group(fingerprint: str) -> Response:
         """What a replay of the group would do, counted and letter by letter."""

@@ -1,27 +1,35 @@
 """The routes about dead letters: the list, one letter, its preview, and edits and discards."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field
 
+from operations.api.letter_groups import PreviewOfSelection
 from operations.api.replays import NewReplay, ReplayView, started
 from operations.api.routes import ACCEPTED, Accepted, Reason, ask_second_person, staff_router
 from operations.api.selections import QueryFilters, Selection
+from operations.api.views import ConcernedView, concern
 from operations.approvals.policy import DISCARD, EDIT, REPLAY
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor
+from operations.dead_letters.difference import differences
 from operations.dead_letters.edit_previewing import EditPreviews
-from operations.dead_letters.editing import InvalidBodyError
+from operations.dead_letters.editing import InvalidBodyError, check_body
+from operations.dead_letters.filters import discardable, restorable
 from operations.dead_letters.letter_json import letter_as_json
 from operations.dead_letters.masking import mask_letter
-from operations.dead_letters.patching import MOST_BYTES, InvalidPatchError, read_patch
-from operations.dead_letters.previewing import ReplayPreviews
+from operations.dead_letters.patching import LOCKABLE, MOST_BYTES, InvalidPatchError, read_patch
+from operations.dead_letters.previewing import ReplayPreviews, SelectionPreview
 from operations.dead_letters.service import DeadLetterService
+from operations.order_actions.search import MOST_COUNTED
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
+from shared.clock import utc_now
 from shared.database import Document
 from shared.http import Body, View, invalid, json_response, not_found
 from shared.openapi import documented
@@ -29,6 +37,13 @@ from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, wrong_cursor
 
 SAMPLES = 5
 """Letters whose changes a preview shows."""
+
+
+NewBody = Annotated[str, Field(description="the whole body, as text", examples=['{"orderId": "5f0c2b1e9d"}'])]
+Unlocked = Annotated[
+    list[Annotated[str, Field(max_length=40)]],
+    Field(max_length=20, description="what messages are about and the edit may change, such as `orderId`"),
+]
 
 
 class ErrorView(View):
@@ -64,6 +79,8 @@ class LetterPage(View):
 
     items: list[LetterView]
     next_cursor: str | None
+    total: int = Field(description="on all pages; with 10,000 or more, the least that there are")
+    total_is_exact: bool
 
 
 class PreviewView(View):
@@ -73,11 +90,36 @@ class PreviewView(View):
     text: str = Field(examples=["PENDING → CONFIRMED, sends order.confirmed"])
 
 
+class SelectionToPreview(Body):
+    """Letters, and for one of them another body."""
+
+    letters: Selection
+    body: NewBody | None = None
+
+
 class Edit(Body):
     """Another body for a letter, and why."""
 
-    body: Annotated[str, Field(description="the whole body, as text", examples=['{"orderId": "5f0c2b1e9d"}'])]
+    body: NewBody
     reason: Reason
+    unlock: Unlocked = Field(default_factory=list)
+    dry_run: bool = Field(False, description="only answer what it would change")
+
+
+class ChangeView(View):
+    """A field that an edit changes, by its JSON pointer, with its value as JSON before and after."""
+
+    path: str
+    before: str | None
+    after: str | None
+
+
+class PreviewOfBody(View):
+    """What another body would change, without tokens and personal fields, and which identities."""
+
+    id: str
+    changes: list[ChangeView]
+    identities: dict[str, list[str | None]] = Field(description="by name, before and after")
 
 
 class Decision(Body):
@@ -85,6 +127,7 @@ class Decision(Body):
 
     letters: Selection
     reason: Reason
+    dry_run: bool = Field(False, description="only answer what it is about")
 
 
 class Discarded(Accepted):
@@ -110,12 +153,10 @@ class PatchedEdit(NewReplay):
             examples=['[{"op": "replace", "path": "/items/0/quantity", "value": 1}]'],
         ),
     ]
-    unlock: list[Annotated[str, Field(max_length=40)]] = Field(
-        default_factory=list,
-        max_length=20,
-        description="what messages are about and the patch may change, such as `orderId`",
-    )
+    unlock: Unlocked = Field(default_factory=list)
     dry_run: bool = Field(False, description="only answer what it would do")
+    samples: Annotated[int, Field(ge=0, le=1000, description="letters whose changes a dry run shows")] = SAMPLES
+    masked: bool = Field(False, description="whether a dry run hides tokens and personal fields")
 
 
 class PreviewOfEdit(View):
@@ -144,12 +185,20 @@ def _add_reading(router: APIRouter, service: DeadLetterService, previews: Replay
         filters: QueryFilters, limit: Limit = DEFAULT_LIMIT, cursor: CursorParameter = None, *, caller: Caller
     ) -> Response:
         """Dead letters that match all that is asked for, the latest failure first; without a status, the open ones."""
+        filters = replace(filters, ids=tuple([await service.resolve(prefix) for prefix in filters.ids]))
         try:
             page = await service.page(filters, limit=limit, cursor=cursor)
         except ValueError:
             raise wrong_cursor() from None
-        items = [letter_as_json(_visible(letter, caller)) for letter in page.items]
-        return json_response({"items": items, "nextCursor": page.next_cursor})
+        total = await service.count(filters, MOST_COUNTED)
+        return json_response(
+            {
+                "items": [letter_as_json(_visible(letter, caller)) for letter in page.items],
+                "nextCursor": page.next_cursor,
+                "total": total,
+                "totalIsExact": total < MOST_COUNTED,
+            }
+        )
 
     @router.get("/dead-letters/{letter_id}", response_model=LetterView)
     @requires(Permission.LETTERS_READ)
@@ -164,31 +213,60 @@ def _add_reading(router: APIRouter, service: DeadLetterService, previews: Replay
         preview = await previews.of_letter(await _letter(service, letter_id))
         return json_response({"effect": preview.effect, "text": preview.in_words()})
 
+    @router.post("/dead-letters/preview", response_model=PreviewOfSelection, responses=documented(404))
+    @requires(Permission.LETTERS_READ)
+    async def preview_replay_of_dead_letters(body: SelectionToPreview) -> Response:
+        """What a replay of letters would do, counted and letter by letter; of one, also with another body."""
+        filters = body.letters.filters(utc_now())
+        if body.body is None:
+            return json_response((await previews.of_selection(filters)).as_json())
+        if len(filters.ids) != 1:
+            raise invalid(("body", "is the body of one letter: give one id"))
+        letter, new = await _letter(service, filters.ids[0]), body.body.encode()
+        _check_body(letter, new, ())
+        found = SelectionPreview([(letter["_id"], await previews.of_letter(letter, new))], 1)
+        return json_response(found.as_json())
+
 
 def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:
     @router.post(
         "/dead-letters/{letter_id}/edit",
         status_code=202,
         response_model=ReplayView,
-        responses=ACCEPTED | documented(404, 409),
+        responses=ACCEPTED | {200: {"model": PreviewOfBody, "description": "With `dryRun`"}} | documented(404, 409),
     )
     @requires(Permission.LETTERS_EDIT)
     async def edit_dead_letter(request: Request, letter_id: str, body: Edit) -> Response:
-        """Replay a letter with another body, which must keep the ids of the original; the original is kept, too."""
-        await _letter(service, letter_id)
-        try:
-            replay_id = await service.edit_and_replay(letter_id, body.body.encode(), by=actor(request), why=body.reason)
-        except InvalidBodyError as error:
-            raise invalid(*error.errors) from None
+        """Replay a letter with another body; the original is kept, too.
+
+        The body must keep the ids of the original, but for those that are unlocked. With `dryRun`, answer with 200 what
+        it would change, and do nothing.
+        """
+        letter, new = await _letter(service, letter_id), body.body.encode()
+        identities = _check_body(letter, new, body.unlock)
+        if body.dry_run:
+            changes = [change.as_json() for change in differences(letter["current"], new, masked=True)]
+            named = {name: [None if each is None else str(each) for each in both] for name, both in identities.items()}
+            return json_response({"id": letter_id, "changes": changes, "identities": named})
+        replay_id = await service.edit_and_replay(
+            letter_id, new, by=actor(request), why=body.reason, unlocked=body.unlock
+        )
         return await started(service, replay_id)
 
     @router.post(
-        "/dead-letters/discard", response_model=Discarded, responses=documented(409) | {202: {"model": Accepted}}
+        "/dead-letters/discard",
+        response_model=Discarded | ConcernedView,
+        responses=documented(409) | {202: {"model": Accepted}},
     )
     @requires(Permission.LETTERS_DECIDE)
     async def discard_dead_letters(request: Request, body: Decision) -> Response:
-        """Archive letters: nothing is sent again, and nothing is deleted."""
+        """Archive letters: nothing is sent again, and nothing is deleted.
+
+        With `dryRun`, answer how many letters, orders, customers and how much money it is about, and do nothing.
+        """
         filters = body.letters.filters(dependencies.clock())
+        if body.dry_run:
+            return await concern(dependencies, filters, discardable(filters))
         if dependencies.approval_policy.letters_need(DISCARD, filters.ids):
             return await ask_second_person(
                 request,
@@ -201,11 +279,14 @@ def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service:
         number = await service.discard(filters, by=actor(request), why=body.reason)
         return json_response({"outcome": "done", "approval": None, "discarded": number})
 
-    @router.post("/dead-letters/restore", response_model=Restored, responses=documented(409))
+    @router.post("/dead-letters/restore", response_model=Restored | ConcernedView, responses=documented(409))
     @requires(Permission.LETTERS_DECIDE)
     async def restore_dead_letters(request: Request, body: Decision) -> Response:
-        """Take discarded letters back: they wait for a decision again."""
-        number = await service.restore(body.letters.filters(dependencies.clock()), by=actor(request), why=body.reason)
+        """Take discarded letters back: they wait for a decision again; `dryRun` is as with discarding."""
+        filters = body.letters.filters(dependencies.clock())
+        if body.dry_run:
+            return await concern(dependencies, filters, restorable(filters))
+        number = await service.restore(filters, by=actor(request), why=body.reason)
         return json_response({"restored": number})
 
 
@@ -230,7 +311,7 @@ def _add_bulk_edit(router: APIRouter, dependencies: ConsoleDependencies, service
         except InvalidPatchError as error:
             raise invalid(("patch", str(error))) from None
         if body.dry_run:
-            found = await previews.of_selection(filters, patch, samples=SAMPLES, masked=False)
+            found = await previews.of_selection(filters, patch, samples=body.samples, masked=body.masked)
             return json_response(found.as_json())
         how = {"rate": body.rate, "careful": body.careful}
         if dependencies.approval_policy.letters_need(REPLAY, filters.ids):
@@ -253,6 +334,16 @@ async def _letter(service: DeadLetterService, letter_id: str) -> Document:
     if found is None:
         raise not_found(f"Dead letter {letter_id}")
     return found
+
+
+def _check_body(letter: Document, body: bytes, unlocked: Sequence[str]) -> Mapping[str, list[Any]]:
+    """Return the identities that a new body changes. Raises the 422 problem for a body that is not valid."""
+    if unknown := sorted(set(unlocked) - set(LOCKABLE)):
+        raise invalid(("unlock", f"{unknown[0]!r} is none of {', '.join(LOCKABLE)}"))
+    try:
+        return check_body(letter, body, unlocked)
+    except InvalidBodyError as error:
+        raise invalid(*error.errors) from None
 
 
 def _visible(letter: Document, caller: Principal) -> Document:

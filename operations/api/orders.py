@@ -36,15 +36,18 @@ from order_service.order import Status
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.clock import to_rfc3339
-from shared.contracts.base import Name
+from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY
 from shared.http import Body, View, conflict, json_response, not_found, shown_as
 from shared.money import JsonMoney, to_json_number
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
+from shared.paging import DEFAULT_LIMIT, MAX_LIMIT, CursorParameter, Limit
 from shared.validation import Moment
 
 Statuses = Annotated[list[Status] | None, Query(description="Once for each status that is wanted")]
+OrderIds = Annotated[
+    list[OrderId] | None, Query(alias="orderId", max_length=MAX_LIMIT, description="Once for each order that is wanted")
+]
 RefundKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="The same key and body answer the first refund again"),
@@ -116,6 +119,7 @@ class OrderDetail(View):
     waiting_for: list[StepView]
     actions: list[str] = Field(description="the actions that its status allows", examples=[["cancel", "nudge"]])
     mentions: list[MentionView]
+    recorded: dict[str, str] = Field(description="the states of stock and payment, as their services recorded them")
 
 
 class RefundLine(Body):
@@ -151,6 +155,7 @@ def _add_reading(router: APIRouter, dependencies: ConsoleDependencies) -> None:
     @router.get("/orders", response_model=OrderPage)
     @requires(Permission.ORDERS_READ)
     async def list_orders(
+        order_id: OrderIds = None,
         status: Statuses = None,
         reason: Annotated[str, Query(max_length=300, description="The failure reason, or how it begins")] = "",
         code: Annotated[str, Query(max_length=100, description="The failure code")] = "",
@@ -170,6 +175,7 @@ def _add_reading(router: APIRouter, dependencies: ConsoleDependencies) -> None:
     ) -> Response:
         """Orders that match all that is asked for, the newest first, and how many there are."""
         asked = OrderSearch(
+            ids=tuple(dict.fromkeys(order_id or ())),
             number=order_number,
             customer=customer,
             user=user_id,
@@ -212,6 +218,7 @@ def _add_reading(router: APIRouter, dependencies: ConsoleDependencies) -> None:
                 "found": records.exist,
                 "actions": actions,
                 "mentions": [_mention_as_json(mention) for mention in mentions],
+                "recorded": {name: str(record.get("status")) for name, record in records.by_participant.items()},
             }
         )
 

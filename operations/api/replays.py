@@ -9,10 +9,12 @@ from pydantic import Field
 
 from operations.api.routes import ACCEPTED, Accepted, Reason, ask_second_person, at, read_skip, staff_router, write_skip
 from operations.api.selections import Selection
+from operations.api.views import ConcernedView, concern
 from operations.approvals.policy import REPLAY
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor
 from operations.dead_letters.careful import why_stopped
+from operations.dead_letters.filters import replayable
 from operations.dead_letters.letter_json import as_json
 from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.replays import DEFAULT_RATE
@@ -36,6 +38,19 @@ class NewReplay(Body):
     )
 
 
+class ReplayToStart(NewReplay):
+    """A replay, or with `dryRun` the question what it is about."""
+
+    dry_run: bool = Field(False, description="only answer what it is about")
+
+
+class LeftOutView(View):
+    """Letters that an edit left as they are, and why."""
+
+    reason: str
+    letters: int
+
+
 class ReplayView(View):
     """A replay, and what became of its letters."""
 
@@ -54,6 +69,7 @@ class ReplayView(View):
     handled: int
     failed_again: int
     unknown: int = Field(description="sent, and not known yet to be handled or to have failed")
+    left_out: list[LeftOutView] | None = Field(description="letters that a patch leaves as they are; null if no edit")
 
 
 class ReplayPage(View):
@@ -72,12 +88,18 @@ def create_replays(dependencies: ConsoleDependencies) -> APIRouter:
         "/replays",
         status_code=202,
         response_model=ReplayView | Accepted,
-        responses=ACCEPTED | documented(409),
+        responses=ACCEPTED | {200: {"model": ConcernedView, "description": "With `dryRun`"}} | documented(409),
     )
     @requires(Permission.LETTERS_DECIDE)
-    async def replay_dead_letters(request: Request, body: NewReplay) -> Response:
-        """Send dead letters again to the inboxes in which they failed; the answer leads to the outcome."""
+    async def replay_dead_letters(request: Request, body: ReplayToStart) -> Response:
+        """Send dead letters again to the inboxes in which they failed; the answer leads to the outcome.
+
+        With `dryRun`, answer with 200 how many letters, orders, customers and how much money it is about, and do
+        nothing.
+        """
         filters = body.letters.filters(dependencies.clock())
+        if body.dry_run:
+            return await concern(dependencies, filters, replayable(filters), await service.foreign(filters))
         if dependencies.approval_policy.letters_need(REPLAY, filters.ids):
             parameters = {"filters": filters.as_document(), "rate": body.rate, "careful": body.careful}
             return await ask_second_person(
@@ -142,4 +164,5 @@ def _shown(replay: Document, outcome: ReplayOutcome) -> dict[str, Any]:
         "stoppedBecause": why_stopped(replay),
         "verdict": str(outcome.verdict(replay)),
         **outcome.as_json(),
+        "leftOut": replay.get("left"),
     }

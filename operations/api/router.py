@@ -4,13 +4,16 @@ from fastapi import APIRouter, Response
 
 from operations.api.bulk_actions import create_bulk_actions
 from operations.api.catalogue import create_catalogue
+from operations.api.consumers import create_consumers
 from operations.api.jobs import create_jobs
 from operations.api.letter_groups import create_letter_groups
 from operations.api.letters import create_letters
+from operations.api.notifications import create_notifications
 from operations.api.orders import create_orders
 from operations.api.records import create_records
 from operations.api.replays import create_replays
 from operations.api.routes import staff_router
+from operations.api.search import create_search
 from operations.api.stack import create_stack
 from operations.api.state import create_state
 from operations.console.dependencies import ConsoleDependencies
@@ -34,6 +37,9 @@ def create_api(dependencies: ConsoleDependencies, watch: OutageWatch) -> APIRout
         create_replays,
         create_records,
         create_stack,
+        create_consumers,
+        create_notifications,
+        create_search,
     ):
         router.include_router(create(dependencies))
     others = staff_router("state", API_BESIDE_PAGES.rstrip("/"))

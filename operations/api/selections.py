@@ -9,6 +9,7 @@ from pydantic import Field
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.status import OUTCOMES, STATUSES
 from shared.http import Body, invalid
+from shared.paging import MAX_LIMIT
 from shared.validation import Moment
 
 MOST_IDS = 1000
@@ -43,7 +44,14 @@ class Selection(Body):
 Asked = Annotated[str | None, Query(max_length=300)]
 
 
+LetterIds = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=100)]] | None,
+    Query(alias="id", max_length=MAX_LIMIT, description="Ids of letters, or their first characters"),
+]
+
+
 def filters_of_query(
+    ids: LetterIds = None,
     service: Asked = None,
     error: Asked = None,
     routing_key: Annotated[str | None, Query(alias="type", max_length=300)] = None,
@@ -62,6 +70,7 @@ def filters_of_query(
     if outcome is not None and (outcome not in OUTCOMES or replay is None):
         raise invalid(("outcome", f"is {outcome!r}, must be one of {', '.join(OUTCOMES)}, with a replay"))
     return Filters(
+        ids=tuple(dict.fromkeys(ids or ())),
         service=service,
         error=error,
         type=routing_key,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
 
 from operations.api.routes import ACCEPTED, at, staff_router
-from operations.audit.runs import violations_of
+from operations.audit.runs import run_as_json, violations_of
 from operations.console.audit import Auditor
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor
@@ -17,7 +17,6 @@ from operations.incidents.records import IncidentFilter, IncidentRecords
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.clock import to_rfc3339
-from shared.database import Document
 from shared.http import View, conflict, invalid, json_response, not_found
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, wrong_cursor
@@ -84,6 +83,7 @@ class AuditDetail(AuditView):
     """An audit with the violations that it lists."""
 
     violations: list[ViolationView]
+    information: dict[str, Any] | None = Field(description="figures about the stack, such as the orders in flight")
 
 
 class AuditPage(View):
@@ -140,27 +140,28 @@ def _add_audits(router: APIRouter, dependencies: ConsoleDependencies) -> None:
             page = await runs.page(limit=limit, cursor=cursor)
         except ValueError:
             raise wrong_cursor() from None
-        items = [_audit(run) for run in page.items]
+        items = [run_as_json(run) for run in page.items]
         return json_response({"items": items, "nextCursor": page.next_cursor, "total": page.total})
 
     @router.get("/audits/{audit_id}", response_model=AuditDetail)
     @requires(Permission.LETTERS_READ)
-    async def get_audit(audit_id: str) -> Response:
+    async def getrun_as_json(audit_id: str) -> Response:
         """An audit with its violations, each with how to fix it."""
         run = await runs.find(audit_id)
         if run is None:
             raise not_found(f"The audit {audit_id[:100]}")
-        return json_response(_audit(run) | {"violations": [each.as_json() for each in violations_of(run)]})
+        shown = {"violations": [each.as_json() for each in violations_of(run)], "information": run.get("information")}
+        return json_response(run_as_json(run) | shown)
 
     @router.post("/audits", status_code=202, response_model=AuditView, responses=ACCEPTED | documented(409))
     @requires(Permission.LETTERS_DECIDE)
-    async def start_audit(request: Request) -> Response:
+    async def startrun_as_json(request: Request) -> Response:
         """Check in the background that the books balance; one audit at a time."""
         run_id = await auditor.start(actor(request))
         if run_id is None:
             raise conflict("An audit is under way")
         run = await runs.find(run_id)
-        return json_response(_audit(run or {}), HTTPStatus.ACCEPTED, at("audits", run_id))
+        return json_response(run_as_json(run or {}), HTTPStatus.ACCEPTED, at("audits", run_id))
 
 
 def _incident(incident: Incident) -> dict[str, Any]:
@@ -173,17 +174,4 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "subject": incident.subject,
         "service": incident.service,
         "link": incident.link,
-    }
-
-
-def _audit(run: Document) -> dict[str, Any]:
-    return {
-        "id": run["_id"],
-        "startedAt": to_rfc3339(run["startedAt"]),
-        "endedAt": to_rfc3339(run["endedAt"]) if run.get("endedAt") else None,
-        "by": run["by"],
-        "status": run["status"],
-        "why": run.get("why"),
-        "found": run.get("found"),
-        "checked": run.get("checked"),
     }

@@ -1,7 +1,8 @@
 """The result of an audit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from operations.audit.remedies import Remedy, remedy_of
 
@@ -87,6 +88,13 @@ class Violation:
             "expected": self.expected,
             "fix": {"text": self.remedy.text, "command": self.command, "page": self.remedy.page},
         }
+
+
+def violation_from_json(document: Mapping[str, Any]) -> Violation:
+    """Return the violation that a JSON document shows; the field that no violation has otherwise is its subject."""
+    subject: Any = next(name for name in document if name in get_args(Subject))
+    same = {name: document[name] for name in ("invariant", "kind", "found", "expected")}
+    return Violation(subject=subject, id=document[subject], **same)
 
 
 @dataclass(slots=True)

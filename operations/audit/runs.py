@@ -17,7 +17,7 @@ from pymongo.errors import DuplicateKeyError
 from operations.audit.report import INVARIANTS, Report, Violation
 from operations.audit.schema import RUNS, TURN
 from operations.reading.cursors import read_cursor, write_cursor
-from shared.clock import Clock, utc_now
+from shared.clock import Clock, to_rfc3339, utc_now
 from shared.database import Database, Document
 
 LEASE = timedelta(seconds=60)
@@ -145,6 +145,20 @@ class AuditRuns:
         await self._turn.update_one({"_id": _TURN_ID, "run": run_id}, update)
 
 
+def run_as_json(run: Document) -> dict[str, Any]:
+    """Return the record of an audit, without its violations, as a JSON document."""
+    return {
+        "id": run["_id"],
+        "startedAt": to_rfc3339(run["startedAt"]),
+        "endedAt": to_rfc3339(run["endedAt"]) if run.get("endedAt") else None,
+        "by": run["by"],
+        "status": run["status"],
+        "why": run.get("why"),
+        "found": run.get("found"),
+        "checked": run.get("checked"),
+    }
+
+
 def violations_of(run: Document) -> list[Violation]:
     """Return the violations that a record lists."""
     return [Violation(**each) for each in run.get("violations") or ()]
@@ -158,6 +172,7 @@ def _result(report: Report) -> dict[str, Any]:
         "found": found,
         "byInvariant": {str(number): len(report.of_invariant(number)) for number in INVARIANTS},
         "violations": [_kept(violation) for violation in report.violations[:MOST_KEPT]],
+        "information": report.information,
     }
 
 

@@ -29,9 +29,14 @@ async def ask_for_approval(
     approval = await ApprovalRecords(database).ask(
         person, action=action, subject=subject, why=why, parameters=parameters
     )
+    say_that_it_waits(action, approval, name, stack.urls[CONSOLE.name])
+
+
+def say_that_it_waits(action: str, approval: str, name: str, console: str) -> NoReturn:
+    """Say that a second person has been asked, and end with status 1: nothing is done yet."""
     typer.echo(
         f"nothing is done yet: {action} needs a second person. Request {approval} is waiting until somebody other than "
-        f"{name} approves it at {stack.urls[CONSOLE.name]}/approvals, within 24 h",
+        f"{name} approves it at {console}/approvals, within 24 h",
         err=True,
     )
     raise typer.Exit(1)

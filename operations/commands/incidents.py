@@ -1,7 +1,8 @@
 """The command `ordersaga incidents`."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -9,13 +10,14 @@ import typer
 import uvloop
 from rich.console import Console
 
-from operations.commands.target import chosen_stack
+from operations.commands.remote.api import OperationsApi, in_rfc3339, open_api
+from operations.commands.target import chosen_target
 from operations.commands.terminal import as_ascii_json, counted, foreign, open_console, print_json
 from operations.commands.times import time_or_age_option
-from operations.incidents.incident import KINDS, SEVERITIES, Incident
+from operations.incidents.incident import KINDS, SEVERITIES, Incident, incident_from_json
 from operations.incidents.records import IncidentFilter, IncidentPage, IncidentRecords
 from operations.reading.connection import open_mongodb
-from operations.settings import Stack
+from operations.settings import RemoteStack, Stack
 from shared.clock import to_rfc3339, utc_now
 from shared.services import CONSOLE, SERVICES
 
@@ -74,7 +76,7 @@ def incidents(
     )
     if follow and (until or cursor):
         raise typer.BadParameter("cannot be used with --until or --cursor", param_hint="--follow")
-    stack, console = chosen_stack(), open_console(highlight=False)
+    stack, console = chosen_target(), open_console(highlight=False)
     if follow:
         _follow(stack, wanted, limit, _line_printer(console, as_json_document))
         return
@@ -96,17 +98,45 @@ def _names(text: str | None, known: Sequence[str] | Any, option: str) -> tuple[s
     return names
 
 
-async def _read(stack: Stack, wanted: IncidentFilter, limit: int, cursor: str | None) -> IncidentPage:
+Reader = Callable[[IncidentFilter, int, str | None], Awaitable[IncidentPage]]
+"""Returns a page of incidents."""
+
+
+@contextlib.asynccontextmanager
+async def _reading(stack: Stack | RemoteStack) -> AsyncIterator[Reader]:
+    """Connect to the stack's MongoDB, or to its console alone."""
+    if isinstance(stack, RemoteStack):
+        async with open_api(stack) as api:
+            yield lambda wanted, limit, cursor: _ask(api, wanted, limit, cursor)
+        return
     async with open_mongodb(stack.mongodb_url, purpose="the incidents", name="ordersaga-incidents") as client:
         records = IncidentRecords(client[CONSOLE.database_in(stack.database_prefix)])
-        return await records.page(wanted, limit=limit, cursor=cursor)
+        yield lambda wanted, limit, cursor: records.page(wanted, limit=limit, cursor=cursor)
 
 
-def _follow(stack: Stack, wanted: IncidentFilter, limit: int, show: Callable[[Incident], None]) -> None:
+async def _ask(api: OperationsApi, wanted: IncidentFilter, limit: int, cursor: str | None) -> IncidentPage:
+    page = await api.pages(
+        "incidents",
+        limit=limit,
+        cursor=cursor,
+        kind=list(wanted.kinds),
+        severity=list(wanted.severities),
+        service=list(wanted.services),
+        since=in_rfc3339(wanted.since),
+        until=in_rfc3339(wanted.until),
+    )
+    return IncidentPage([incident_from_json(each) for each in page["items"]], page["nextCursor"], page["total"])
+
+
+async def _read(stack: Stack | RemoteStack, wanted: IncidentFilter, limit: int, cursor: str | None) -> IncidentPage:
+    async with _reading(stack) as read:
+        return await read(wanted, limit, cursor)
+
+
+def _follow(stack: Stack | RemoteStack, wanted: IncidentFilter, limit: int, show: Callable[[Incident], None]) -> None:
     async def run() -> None:
-        async with open_mongodb(stack.mongodb_url, purpose="the incidents", name="ordersaga-incidents") as client:
-            records = IncidentRecords(client[CONSOLE.database_in(stack.database_prefix)])
-            page, shown = await records.page(wanted, limit=limit), set[str]()
+        async with _reading(stack) as read:
+            page, shown = await read(wanted, limit, None), set[str]()
             while True:
                 for incident in reversed(page.items):
                     if incident.id not in shown:
@@ -115,7 +145,7 @@ def _follow(stack: Stack, wanted: IncidentFilter, limit: int, show: Callable[[In
                 await asyncio.sleep(POLL_SECONDS)
                 lately = max(filter(None, (wanted.since, utc_now() - LATE)))
                 recent = IncidentFilter(wanted.kinds, wanted.severities, wanted.services, lately)
-                page = await records.page(recent, limit=1000)
+                page = await read(recent, 1000, None)
 
     try:
         uvloop.run(run())

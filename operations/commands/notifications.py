@@ -1,4 +1,4 @@
-"""The commands `ordersaga notifications list`, `add`, `remove` and `test`."""
+"""The commands `ordersaga notifications list`, `add`, `enable`, `disable`, `remove` and `test`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,20 +7,13 @@ from typing import Annotated, TypeVar
 import typer
 import uvloop
 
-from operations.actions import record_action
-from operations.commands.operator import current_operator
-from operations.commands.permission import require_permission
 from operations.commands.reason import checked_reason
-from operations.commands.target import chosen_stack
+from operations.commands.rules_desk import RulesDesk, open_rules
+from operations.commands.target import chosen_target
 from operations.commands.terminal import foreign, open_console, print_error, print_json
 from operations.incidents.incident import KINDS, SEVERITIES
-from operations.notifications.records import MOST_RULES, PENDING, SENT, NotificationRecords
+from operations.notifications.records import MOST_RULES, PENDING, SENT
 from operations.notifications.rules import CHANNELS, Rule, split
-from operations.reading.connection import open_mongodb
-from operations.settings import Stack
-from shared.access.permissions import Permission
-from shared.database import Database, Document
-from shared.services import CONSOLE
 
 TEST_SECONDS = 60.0
 POLL_SECONDS = 0.5
@@ -39,7 +32,7 @@ def list_rules(as_json_document: AsJson = False) -> None:
 
     Exit status 0, also if there are none, 3 if MongoDB cannot be reached.
     """
-    rules = _run(lambda database: NotificationRecords(database).rules())
+    rules = _run(lambda desk: desk.rules())
     if as_json_document:
         print_json({"items": [rule.as_json() for rule in rules]})
         return
@@ -79,14 +72,32 @@ def add(
         raise typer.BadParameter("; ".join(f"{field}: {problem}" for field, problem in objections))
     reason = checked_reason(why)
 
-    async def work(database: Database) -> bool:
-        added = await NotificationRecords(database).add(rule)
-        if added:
-            await _log(database, "add", name, reason, rule.describe(addresses=False))
-        return added
-
-    if not _run(work, "adding a rule"):
+    if not _run(lambda desk: desk.add(rule, reason), "adding a rule"):
         _fail(f"there is a rule {name} already, or there are {MOST_RULES} rules")
+
+
+@notifications.command()
+def enable(name: Name, why: Why) -> None:
+    """Turn a rule on. Incidents from now on are sent.
+
+    Exit status 0, also if it is on, 1 if there is no such rule, 2 for wrong usage, 3 if a server cannot be reached.
+    """
+    _turn(name, True, why)
+
+
+@notifications.command()
+def disable(name: Name, why: Why) -> None:
+    """Turn a rule off, and keep it. What happens until it is turned on is never sent.
+
+    Exit status 0, also if it is off, 1 if there is no such rule, 2 for wrong usage, 3 if a server cannot be reached.
+    """
+    _turn(name, False, why)
+
+
+def _turn(name: str, enabled: bool, why: str) -> None:
+    reason = checked_reason(why)
+    if not _run(lambda desk: desk.enable(name, enabled, reason), "changing a rule"):
+        _fail(f"there is no rule {name}")
 
 
 @notifications.command()
@@ -96,16 +107,7 @@ def remove(name: Name, why: Why) -> None:
     Exit status 0, 1 if there is no such rule, 2 for wrong usage, 3 if a server cannot be reached.
     """
     reason = checked_reason(why)
-
-    async def work(database: Database) -> bool:
-        records = NotificationRecords(database)
-        rule = await records.find(name)
-        if rule is None or not await records.remove(name):
-            return False
-        await _log(database, "remove", name, reason, rule.describe(addresses=False))
-        return True
-
-    if not _run(work, "removing a rule"):
+    if not _run(lambda desk: desk.remove(name, reason), "removing a rule"):
         _fail(f"there is no rule {name}")
 
 
@@ -116,43 +118,34 @@ def test(name: Name) -> None:
     Exit status 0 if it was sent, 1 if not, or if there is no such rule, 3 if a server cannot be reached.
     """
 
-    async def work(database: Database) -> Document | None:
-        records = NotificationRecords(database)
-        rule = await records.find(name)
-        if rule is None:
+    async def work(desk: RulesDesk) -> tuple[str, str] | None:
+        message_id = await desk.test(name)
+        if message_id is None:
             return None
-        message_id = await records.open_test(rule)
-        await _log(database, "test", name, "to test the rule", f"message {message_id}")
         for _ in range(int(TEST_SECONDS / POLL_SECONDS)):
-            found = await records.message(message_id)
-            if found is not None and found["status"] != PENDING:
-                return found
+            status, words = await desk.message(message_id)
+            if status != PENDING:
+                return status, words
             await asyncio.sleep(POLL_SECONDS)
-        return {"status": PENDING, "words": f"The console has not sent it within {TEST_SECONDS:g} s: does it run?"}
+        return PENDING, f"The console has not sent it within {TEST_SECONDS:g} s: does it run?"
 
     tested = _run(work, "testing a rule")
     if tested is None:
         _fail(f"there is no rule {name}")
     else:
-        typer.echo(tested["words"])
-        raise typer.Exit(0 if tested["status"] == SENT else 1)
+        status, words = tested
+        typer.echo(words)
+        raise typer.Exit(0 if status == SENT else 1)
 
 
-def _run(work: Callable[[Database], Awaitable[T]], purpose: str | None = None) -> T:
-    """Do the work on the database of operations; with a purpose, only if the key may write rules."""
+def _run(work: Callable[[RulesDesk], Awaitable[T]], purpose: str | None = None) -> T:
+    """Do the work on the rules; with a purpose, only if the key may write them."""
 
-    async def connected(stack: Stack) -> T:
-        if purpose is not None:
-            await require_permission(stack, Permission.WEBHOOKS_WRITE, purpose)
-        async with open_mongodb(stack.mongodb_url, purpose="the rules", name="ordersaga-notifications") as client:
-            return await work(client[CONSOLE.database_in(stack.database_prefix)])
+    async def connected() -> T:
+        async with open_rules(chosen_target(), purpose) as desk:
+            return await work(desk)
 
-    return uvloop.run(connected(chosen_stack()))
-
-
-async def _log(database: Database, action: str, name: str, why: str, outcome: str) -> None:
-    logged = {"by": current_operator(), "why": why, "action": f"notifications.{action}", "subject": name}
-    await record_action(database, **logged, outcome=outcome)
+    return uvloop.run(connected())
 
 
 def _fail(reason: str) -> None:

@@ -1,24 +1,26 @@
 """The commands `ordersaga order timeline` and `ordersaga order release`."""
 
+from http import HTTPStatus
 from typing import Annotated, NoReturn
 
 import typer
 import uvloop
 
 from operations.actions import ORDER_RELEASE
-from operations.commands.approval import ask_for_approval, policy_of_stack
+from operations.commands.approval import ask_for_approval, policy_of_stack, say_that_it_waits
 from operations.commands.operator import current_operator
 from operations.commands.order_display import show
 from operations.commands.reason import checked_reason
-from operations.commands.target import chosen_stack
+from operations.commands.remote.api import RefusedError, open_api
+from operations.commands.target import chosen_target
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.archived_totals import ArchivedTotals
 from operations.reading.connection import open_mongodb
 from operations.reading.participant_records import recorded_states
-from operations.settings import Stack
+from operations.settings import RemoteStack, Stack
 from operations.timeline.records import read_records
 from operations.timeline.release import COMMANDS, NotReleasableError, refuse_release, release_held
-from operations.timeline.timeline import TimelineRecords, build_timeline
+from operations.timeline.timeline import TimelineRecords, TimelineStep, build_timeline, step_from_json
 from operations.timeline.timeline_json import timeline_as_json
 from shared.clock import utc_now
 from shared.printable import printable
@@ -41,11 +43,10 @@ def timeline(
 
     Exit status 0, 1 if no service knows the order, 3 if a server cannot be reached.
     """
-    stack = chosen_stack()
-    records = uvloop.run(_read(stack, order_id))
+    stack = chosen_target()
+    records, steps = uvloop.run(_read(stack, order_id))
     if not records.exist:
         raise _unknown(stack, order_id, as_json_document)
-    steps = build_timeline(records)
     if as_json_document:
         print_json(timeline_as_json(records, steps))
     else:
@@ -73,8 +74,8 @@ def release(
     """
     if why is None and yes:
         raise typer.BadParameter("required with --yes", param_hint="--why")
-    stack = chosen_stack()
-    records = uvloop.run(_read(stack, order_id))
+    stack = chosen_target()
+    records, _ = uvloop.run(_read(stack, order_id))
     if refusal := refuse_release(records):
         _refuse(refusal)
     held = recorded_states(records.by_participant)
@@ -91,8 +92,14 @@ def release(
     console.print("the answers become dead letters, because the order service does not know the order", soft_wrap=True)
 
 
-async def _send(stack: Stack, records: TimelineRecords, reason: str) -> None:
+async def _send(stack: Stack | RemoteStack, records: TimelineRecords, reason: str) -> None:
     """Send the release, or ask for a second person if the policy of the stack wants one for as much money."""
+    if isinstance(stack, RemoteStack):
+        async with open_api(stack) as api:
+            answer = await api.post("orders", records.order_id, "release", body={"reason": reason}, repeat=True)
+        if answer["outcome"] == "waiting":
+            say_that_it_waits(ORDER_RELEASE, answer["approval"], "the owner of this key", stack.url)
+        return
     async with open_mongodb(stack.mongodb_url, purpose="the release of an order", name="ordersaga-release") as client:
         prefix, by = stack.database_prefix, current_operator()
         operations = client[CONSOLE.database_in(prefix)]
@@ -107,16 +114,36 @@ def _refuse(reason: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-async def _read(stack: Stack, order_id: str) -> TimelineRecords:
+async def _read(stack: Stack | RemoteStack, order_id: str) -> tuple[TimelineRecords, list[TimelineStep]]:
+    """Return what is recorded of an order, as far as it is shown, and its timeline."""
+    if isinstance(stack, RemoteStack):
+        return await _ask_for(stack, order_id)
     async with open_mongodb(stack.mongodb_url, purpose="the timeline of an order", name="ordersaga-timeline") as client:
-        return await read_records(client, stack.database_prefix, order_id)
+        records = await read_records(client, stack.database_prefix, order_id)
+        return records, build_timeline(records)
 
 
-def _unknown(stack: Stack, order_id: str, as_json_document: bool) -> typer.Exit:
+async def _ask_for(stack: RemoteStack, order_id: str) -> tuple[TimelineRecords, list[TimelineStep]]:
+    async with open_api(stack) as api:
+        try:
+            found = await api.get("orders", order_id)
+        except RefusedError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return TimelineRecords(order_id, None), []
+    order = {name: found[name] for name in ("status", "settled", "failureReason", "traceparent")}
+    held = {name: {"status": state} for name, state in found["recorded"].items()}
+    steps = [step_from_json(step) for step in found["steps"]]
+    # A dead letter alone is a record of the order too.
+    letters = [{"_id": step.letter} for step in steps if step.letter is not None]
+    return TimelineRecords(order_id, order if order["status"] else None, held, letters=letters), steps
+
+
+def _unknown(stack: Stack | RemoteStack, order_id: str, as_json_document: bool) -> typer.Exit:
     if as_json_document:
         print_json({"orderId": order_id, "found": False})
     else:
-        archived = uvloop.run(_count_archived(stack))
+        archived = 0 if isinstance(stack, RemoteStack) else uvloop.run(_count_archived(stack))
         hint = f" It may be one of the {archived:,} archived orders, see docs/retention.md." if archived else ""
         print_error(f"No service knows order {order_id}.{hint}")
     return typer.Exit(1)

@@ -12,13 +12,14 @@ from operations.cleanup.age import read_duration
 from operations.commands.operator import current_operator
 from operations.commands.orders.session import connect
 from operations.commands.reason import checked_reason
-from operations.commands.target import chosen_stack
+from operations.commands.remote.api import open_api
+from operations.commands.target import chosen_target
 from operations.commands.terminal import foreign, open_console, print_error, print_json
-from operations.console.consumers import PAUSABLE, PAUSE, RESUME, Consumption, change, read_all
+from operations.console.consumers import PAUSABLE, PAUSE, RESUME, Consumption, change, consumption_from_json, read_all
 from operations.console.operator_actions import ActionFailed
 from operations.console.upstream import Services, acting_for
 from operations.errors import UnreachableError
-from operations.settings import Stack
+from operations.settings import RemoteStack, Stack
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
 from shared.pausing.api import LONGEST_SECONDS
@@ -53,7 +54,7 @@ def pause(
     seconds = _seconds(duration)
     if reason is None and yes:
         raise typer.BadParameter("required with --yes", param_hint="--reason")
-    stack = chosen_stack()
+    stack = chosen_target()
     how_long = f"for {duration}" if duration else "until it is resumed"
     if not yes and not typer.confirm(f"Pause the consumption of the {service} service {how_long}?", err=True):
         raise typer.Exit(1)
@@ -71,7 +72,7 @@ def resume(service: ServiceArgument, reason: Why = None) -> None:
     reached.
     """
     _check_service(service)
-    stack = chosen_stack()
+    stack = chosen_target()
     why = checked_reason(reason if reason is not None else typer.prompt("Reason", err=True))
     _change(stack, service, RESUME, why)
     open_console(highlight=False, soft_wrap=True).print(f"{service} consumes its inbox again", markup=False)
@@ -84,7 +85,7 @@ def pauses(
 
     Exit status 0 if none is paused, 1 if one is, 3 if a service does not say it.
     """
-    found = uvloop.run(_read(chosen_stack()))
+    found = uvloop.run(_read(chosen_target()))
     if as_json_document:
         print_json({"ok": not any(each.paused for each in found), "items": [each.as_json() for each in found]})
     else:
@@ -113,7 +114,11 @@ def _seconds(duration: str | None) -> int | None:
     return seconds
 
 
-def _change(stack: Stack, service: str, what: str, why: str, seconds: int | None = None) -> None:
+def _change(stack: Stack | RemoteStack, service: str, what: str, why: str, seconds: int | None = None) -> None:
+    if isinstance(stack, RemoteStack):
+        uvloop.run(_ask_to_change(stack, service, what, why, seconds))
+        return
+
     async def work() -> ActionFailed | None:
         by = current_operator()
         async with connect(stack) as dependencies:
@@ -129,7 +134,16 @@ def _change(stack: Stack, service: str, what: str, why: str, seconds: int | None
     raise typer.Exit(1)
 
 
-async def _read(stack: Stack) -> list[Consumption]:
+async def _ask_to_change(stack: RemoteStack, service: str, what: str, why: str, seconds: int | None) -> None:
+    body = {"reason": why} | ({} if seconds is None else {"seconds": seconds})
+    async with open_api(stack) as api:
+        await api.post("consumers", service, what, body=body)
+
+
+async def _read(stack: Stack | RemoteStack) -> list[Consumption]:
+    if isinstance(stack, RemoteStack):
+        async with open_api(stack) as api:
+            return [consumption_from_json(each) for each in (await api.get("consumers"))["items"]]
     services = Services(stack.urls, stack.api_key)
     try:
         return await read_all(services)

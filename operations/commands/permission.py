@@ -3,7 +3,7 @@
 import httpx
 
 from operations.errors import CommandError, UnreachableError
-from operations.settings import Stack
+from operations.settings import RemoteStack, Stack
 from shared.access.permissions import Permission
 from shared.services import CONSOLE
 from shared.tls import client_context
@@ -15,7 +15,7 @@ class NotPermittedError(CommandError):
     """The key of the command does not grant what it needs."""
 
 
-async def require_permission(stack: Stack, needed: Permission, purpose: str) -> None:
+async def require_permission(stack: Stack | RemoteStack, needed: Permission, purpose: str) -> None:
     """Check that the stack's services grant a permission to the command's key; the first one that answers decides.
 
     `purpose` says what needs it, for the error. Raises NotPermittedError, or UnreachableError if no service answers.

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
+from operations.commands.remote.status import read_state as read_remote_state
+from operations.commands.remote.status import show_state as show_remote_state
 from operations.commands.stack_display import StartDisplay, print_processes
-from operations.commands.target import DataDirectory
+from operations.commands.target import DataDirectory, name_target
 from operations.commands.terminal import open_console, print_error, print_json
+from operations.settings import RemoteStack, remote_stack
 from operations.stack.background import start_in_background
 from operations.stack.layout import Layout, choose_data_directory
 from operations.stack.orphans import end_orphans
@@ -153,10 +156,13 @@ def status(
 ) -> None:
     """Show the processes of a stack, their addresses and whether they are ready.
 
-    If no stack runs in the data directory, the stack whose servers and services the environment names is shown.
+    If no stack runs in the data directory, the stack whose servers and services the environment names is shown. With
+    ORDERSAGA_URL, what the console of that stack says is away or paused.
 
     Exit status 0 if everything is ready, 1 if not.
     """
+    if (remote := remote_stack()) is not None:
+        _show_from_elsewhere(remote, as_json_document)
     layout = Layout(choose_data_directory(data_dir, last_used=True))
     try:
         state, processes = asyncio.run(check_stack(layout))
@@ -167,6 +173,16 @@ def status(
     else:
         _print_status(layout, state, processes)
     raise typer.Exit(0 if all_ready(state, processes) else 1)
+
+
+def _show_from_elsewhere(stack: RemoteStack, as_json_document: bool) -> NoReturn:
+    name_target("stack", stack.describe())
+    state = asyncio.run(read_remote_state(stack))
+    if as_json_document:
+        print_json(state)
+    else:
+        show_remote_state(state, open_console(highlight=False))
+    raise typer.Exit(0 if state["ok"] else 1)
 
 
 def _print_status(layout: Layout, state: State, processes: list[ProcessStatus]) -> None:

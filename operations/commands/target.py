@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from operations.settings import Broker, Stack, locate_broker, locate_stack
+from operations.settings import Broker, RemoteStack, Stack, locate_broker, locate_stack, remote_stack
 from shared.urls import hide_credentials
 
 DataDirectory = Annotated[
@@ -15,6 +15,13 @@ DataDirectory = Annotated[
     ),
 ]
 """The option of commands that act on an existing stack."""
+
+
+def chosen_target() -> Stack | RemoteStack:
+    """Return the stack whose console ORDERSAGA_URL names, else locate one, and name it. Raises UnreachableError."""
+    found: Stack | RemoteStack = remote_stack() or locate_stack()
+    name_target("stack", found.describe())
+    return found
 
 
 def chosen_stack(data_dir: Path | None = None) -> Stack:

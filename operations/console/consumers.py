@@ -58,6 +58,14 @@ class Consumption(NamedTuple):
         }
 
 
+def consumption_from_json(document: dict[str, Any]) -> Consumption:
+    """Return what the operations API says about an inbox."""
+    fields = {name: document[name] for name in ("service", "inbox", "by", "reason", "problem")}
+    for name in ("since", "until"):
+        fields[name] = datetime.fromisoformat(at) if (at := document[name]) else None
+    return Consumption(paused=bool(document["paused"]), **fields)
+
+
 def read_answer(service: str, answer: dict[str, Any]) -> Consumption:
     """Return what a service answers about its inbox."""
     inbox, pause = SERVICES[service].inbox, answer.get("pause")
@@ -95,7 +103,8 @@ async def change(
     return await execute(dependencies, action, "POST", service, f"/consumer/{what}", body=body, done=done)
 
 
-def _check_pausable(service: str) -> None:
+def check_pausable(service: str) -> None:
+    """Raise the 404 problem for a service whose consumption cannot be paused."""
     if service not in {each.name for each in PAUSABLE}:
         raise not_found(f"The consumer of {service}")
 
@@ -120,7 +129,7 @@ def create_consumers(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
     def show_form(
         request: Request, service: str, what: str, failed: ActionFailed | None = None, why: str = ""
     ) -> Response:
-        _check_pausable(service)
+        check_pausable(service)
         status = failed.status if failed else 200
         inbox = SERVICES[service].inbox
         return pages.show(
@@ -151,7 +160,7 @@ def create_consumers(dependencies: ConsoleDependencies, pages: Pages) -> APIRout
         minutes: Annotated[int, Form(ge=0, le=43_200)] = 0,
     ) -> Response:
         """Pause or resume the consumption, and log it."""
-        _check_pausable(service)
+        check_pausable(service)
         seconds = minutes * 60 if minutes and what == PAUSE else None
         failed = await change(dependencies, service, what, by=actor(request), why=why, seconds=seconds)
         return redirect("/consumers") if failed is None else show_form(request, service, what, failed, why)

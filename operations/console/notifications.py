@@ -5,12 +5,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Path, Request, Response
 
-from operations.actions import record_action
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Why, actor, redirect
 from operations.console.pages import Pages
 from operations.console.upstream import attempt
 from operations.incidents.incident import KINDS, SEVERITIES
+from operations.notifications.editing import RuleEditor
 from operations.notifications.records import MOST_RULES, NotificationRecords
 from operations.notifications.rules import CHANNELS, Rule, split
 from shared.access.middleware import requires
@@ -54,22 +54,12 @@ def create_notifications(dependencies: ConsoleDependencies, pages: Pages) -> API
     async def messages(request: Request) -> Response:
         return await show(request, "notification_messages.html")
 
-    _add_acts(router, dependencies, records)
+    _add_acts(router, RuleEditor(dependencies.operations))
     return router
 
 
-def _add_acts(router: APIRouter, dependencies: ConsoleDependencies, records: NotificationRecords) -> None:
+def _add_acts(router: APIRouter, editor: RuleEditor) -> None:
     """Add the routes of the acts on rules; each is in the log of actions."""
-
-    async def log(request: Request, action: str, name: str, why: str, outcome: str) -> None:
-        logged = {"by": actor(request), "why": why, "action": f"notifications.{action}", "subject": name}
-        await record_action(dependencies.operations, **logged, outcome=outcome)
-
-    async def named(name: str) -> Rule:
-        rule = await records.find(name)
-        if rule is None:
-            raise not_found(f"The rule {name}")
-        return rule
 
     @router.post(ADDRESS)
     @requires(Permission.WEBHOOKS_WRITE)
@@ -86,18 +76,15 @@ def _add_acts(router: APIRouter, dependencies: ConsoleDependencies, records: Not
         """Add a rule."""
         rule = Rule(name.strip(), channel, split(to), split(kinds), split(severities), split(services))
         _check(rule.objections())
-        if not await records.add(rule):
+        if not await editor.add(rule, by=actor(request), why=why):
             raise conflict(f"There is a rule {rule.name} already, or there are {MOST_RULES} rules")
-        await log(request, "add", rule.name, why, rule.describe(addresses=False))
         return redirect(ADDRESS)
 
     @router.post(ADDRESS + "/{name}/remove")
     @requires(Permission.WEBHOOKS_WRITE)
     async def remove(request: Request, name: Name, why: Annotated[Why, Form()]) -> Response:
         """Remove a rule."""
-        rule = await named(name)
-        await records.remove(name)
-        await log(request, "remove", name, why, rule.describe(addresses=False))
+        _found(name, await editor.remove(name, by=actor(request), why=why))
         return redirect(ADDRESS)
 
     @router.post(ADDRESS + "/{name}/enabled")
@@ -106,18 +93,21 @@ def _add_acts(router: APIRouter, dependencies: ConsoleDependencies, records: Not
         request: Request, name: Name, why: Annotated[Why, Form()], enabled: Annotated[bool, Form()]
     ) -> Response:
         """Turn a rule on or off."""
-        await named(name)
-        await records.enable(name, enabled)
-        await log(request, "enable" if enabled else "disable", name, why, "on" if enabled else "off")
+        _found(name, await editor.enable(name, enabled, by=actor(request), why=why))
         return redirect(ADDRESS)
 
     @router.post(ADDRESS + "/{name}/test")
     @requires(Permission.WEBHOOKS_WRITE)
     async def test(request: Request, name: Name) -> Response:
         """Send a test message; its result is on the page."""
-        message = await records.open_test(await named(name))
-        await log(request, "test", name, "to test the rule", f"message {message}")
+        _found(name, await editor.test(name, by=actor(request)))
         return redirect(f"{ADDRESS}#messages")
+
+
+def _found(name: str, found: object) -> None:
+    """Raise the 404 problem if there is no rule of this name."""
+    if not found:
+        raise not_found(f"The rule {name}")
 
 
 def _check(objections: Sequence[tuple[str, str]]) -> None:

@@ -32,7 +32,7 @@ def create_search(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         text = text.strip()
         if not text:
             return pages.show(request, "search.html", query="", found=None)
-        found = await search(places, text, caller, _why_not)
+        found = await search(places, text, caller, why_not)
         if found.only_page is not None:
             return redirect(found.only_page)
         return pages.show(request, "search.html", query=text, found=found)
@@ -40,6 +40,7 @@ def create_search(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     return router
 
 
-async def _why_not(asked: Awaitable[list[Hit]]) -> list[Hit] | str:
+async def why_not(asked: Awaitable[list[Hit]]) -> list[Hit] | str:
+    """Await what a place has; return why it cannot be read instead of raising that."""
     found = await attempt(asked, "MongoDB")
     return found.why if isinstance(found, Unavailable) else found

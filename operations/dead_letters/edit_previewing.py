@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,6 +80,26 @@ class EditPreview:
             "replays": [{"effect": effect, "text": words, "letters": n} for words, effect, n in self.effects],
             "samples": [sample.as_json() for sample in self.samples],
         }
+
+
+def edit_preview_from_json(document: Mapping[str, Any]) -> EditPreview:
+    """Return the preview that a JSON document shows; the letters that are left out are not named in it."""
+    return EditPreview(
+        total=document["total"],
+        looked_at=document["lookedAt"],
+        changed=document["changed"],
+        left=[(each["reason"], each["letters"]) for each in document["leftOut"]],
+        effects=[(each["text"], Effect(each["effect"]), each["letters"]) for each in document["replays"]],
+        samples=[_sample_from_json(each) for each in document["samples"]],
+        left_out=[],
+    )
+
+
+def _sample_from_json(document: Mapping[str, Any]) -> Sample:
+    # In words, this is what the document had: only an effect of another kind is named in front of them.
+    preview = None if document["replay"] is None else Preview(Effect.CHANGES, document["replay"])
+    changes = [Change(**each) for each in document["changes"]]
+    return Sample(document["id"], document["order"], changes, preview)
 
 
 class EditPreviews:

@@ -15,7 +15,7 @@ from operations.dead_letters.filters import Filters, query
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.letter import Failure
 from operations.dead_letters.masking import mask_text
-from operations.dead_letters.outcome import GroupReplay, ReplayOutcome, outcomes_by_group
+from operations.dead_letters.outcome import GroupReplay, ReplayOutcome, outcome_from_json, outcomes_by_group
 from operations.dead_letters.schema import BY_GROUP, FAILED_AGAIN, GROUPS, LETTERS
 from operations.dead_letters.status import (
     GROUP_STATUSES,
@@ -108,6 +108,27 @@ class Group:
             "histogram": [bin_._asdict() for bin_ in self.histogram],
             "lastReplay": self.replayed.as_json() if self.replayed else None,
         }
+
+
+def group_from_json(document: Document) -> Group:
+    """Return the group that a JSON document shows, with its times as datetimes."""
+    last = document["lastReplay"]
+    return Group(
+        fingerprint=document["fingerprint"],
+        status=document["status"],
+        notes=document["notes"],
+        service=document["service"],
+        queue=document["queue"],
+        routing_key=document["routingKey"],
+        error_type=document["errorType"],
+        message=document["message"],
+        open=document["open"],
+        total=document["total"],
+        first_failed_at=document["firstFailedAt"],
+        last_failed_at=document["lastFailedAt"],
+        histogram=[HistogramBin(each["at"], each["count"]) for each in document["histogram"]],
+        replayed=GroupReplay(last["replay"], last["by"], last["at"], outcome_from_json(last)) if last else None,
+    )
 
 
 class GroupPage(NamedTuple):

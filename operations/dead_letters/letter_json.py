@@ -59,6 +59,43 @@ def as_json(value: Any) -> Any:
     return value
 
 
+def from_json(value: Any) -> Any:
+    """Return what `as_json` has converted: the times that are in fields with the name of a time."""
+    match value:
+        case Mapping():
+            return {name: _field_from_json(name, item) for name, item in value.items()}
+        case list():
+            return [from_json(item) for item in value]
+    return value
+
+
+def _field_from_json(name: str, value: Any) -> Any:
+    if isinstance(value, str) and (name == "at" or name.endswith("At")):
+        return datetime.fromisoformat(value)
+    return value if name == "headers" else from_json(value)
+
+
+def letter_from_json(document: Mapping[str, Any]) -> Document:
+    """Return the letter that `letter_as_json` has converted, with the body that a replay would send as `current`."""
+    letter: Document = {"_id" if name == "id" else name: _field_from_json(name, v) for name, v in document.items()}
+    letter = _with_body(letter)
+    if "edits" in letter:
+        letter["edits"] = [_with_body(edit) for edit in letter["edits"]]
+    if "body" in letter:
+        bodies = [edit["body"] for edit in letter.get("edits", ()) if "body" in edit]
+        letter["current"] = bodies[-1] if bodies else letter["body"]
+    return letter
+
+
+def _with_body(document: Document) -> Document:
+    encoded = document.pop("bodyBase64", None)
+    if encoded is not None:
+        document["body"] = base64.b64decode(encoded)
+    elif isinstance(document.get("body"), str):
+        document["body"] = document["body"].encode()
+    return document
+
+
 def _body_as_json(body: bytes) -> dict[str, str]:
     try:
         return {"body": bytes(body).decode()}

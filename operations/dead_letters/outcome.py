@@ -61,6 +61,11 @@ class ReplayOutcome:
         return Verdict.HANDLED if self.handled else Verdict.NOTHING
 
 
+def outcome_from_json(document: Mapping[str, Any]) -> ReplayOutcome:
+    """Return the numbers that a JSON document shows."""
+    return ReplayOutcome(document["handled"], document["failedAgain"], document["unknown"])
+
+
 class GroupReplay(NamedTuple):
     """A replay of letters of a group, and what became of those letters, whichever group they are in now."""
 

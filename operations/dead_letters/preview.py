@@ -51,6 +51,12 @@ class Preview:
         return f"{words}, sends {' and '.join(self.sends)}{again}" if self.sends else words
 
 
+def preview_from_json(document: Mapping[str, str]) -> Preview:
+    """Return the preview that a JSON document shows in words."""
+    effect, text = Effect(document["effect"]), document["text"]
+    return Preview(effect, text if effect is Effect.CHANGES else text.removeprefix(f"{effect}: "))
+
+
 @dataclass(frozen=True, slots=True)
 class UnreadableOrder:
     """An order on which this release cannot decide, and why."""

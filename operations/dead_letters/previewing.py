@@ -1,7 +1,7 @@
 """Reads the letters and the orders that a preview is made from; it writes nothing and sends nothing."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from operations.dead_letters.preview import (
     body_to_send,
     damaged,
     message_of,
+    preview_from_json,
     previews,
 )
 from operations.dead_letters.records import LetterRecords
@@ -55,6 +56,11 @@ class SelectionPreview:
             "counts": [{"effect": effect, "text": words, "letters": number} for words, effect, number in self.counts],
             "items": [{"id": key, "effect": each.effect, "text": each.in_words()} for key, each in self.letters],
         }
+
+
+def selection_preview_from_json(document: Mapping[str, Any]) -> SelectionPreview:
+    """Return the preview that a JSON document shows."""
+    return SelectionPreview([(each["id"], preview_from_json(each)) for each in document["items"]], document["total"])
 
 
 def count_effects(found: Iterable[Preview]) -> list[tuple[str, Effect, int]]:

@@ -10,7 +10,7 @@ from operations.order_actions.search import OrderTotals, totals_of
 from order_service.participants import PENDING, STOCK
 from shared.clock import to_rfc3339
 from shared.database import Document
-from shared.money import to_json_number
+from shared.money import to_json_number, to_minor_units
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -57,6 +57,24 @@ class Impact:
             "withoutOrder": self.unknown,
             "complete": self.complete,
         }
+
+
+def impact_from_json(document: Mapping[str, Any]) -> Impact:
+    """Return the impact that a JSON document shows; how many customers have unsettled orders is not in it."""
+    deadline = document["nextDeadline"]
+    return Impact(
+        total=OrderTotals(document["orders"], document["customers"], minor_amounts(document["amounts"])),
+        unsettled=OrderTotals(document["unsettledOrders"], 0, minor_amounts(document["amountsAtStake"])),
+        by_status=document["ordersByStatus"],
+        deadline=datetime.fromisoformat(deadline) if deadline else None,
+        unknown=document["withoutOrder"],
+        complete=document["complete"],
+    )
+
+
+def minor_amounts(amounts: Mapping[str, Any]) -> dict[str, int]:
+    """Return amounts by currency in minor units, out of a JSON document."""
+    return {currency: to_minor_units(amount) for currency, amount in amounts.items()}
 
 
 def impact_of(

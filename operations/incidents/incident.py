@@ -56,6 +56,12 @@ class Incident:
         return {"_id": fields.pop("id"), **fields, "severity": self.severity}
 
 
+def incident_from_json(document: Mapping[str, Any]) -> Incident:
+    """Return the incident that a JSON document shows."""
+    fields = {name: document[name] for name in ("id", "kind", "text", "subject", "service", "link")}
+    return Incident(at=datetime.fromisoformat(document["at"]), **fields)
+
+
 def incident_of(document: Mapping[str, Any]) -> Incident:
     """Return the incident of a record."""
     fields = {name: value for name, value in document.items() if name not in ("_id", "severity", "recordedAt")}

@@ -61,6 +61,15 @@ class NotificationRecords:
             return False
         return True
 
+    async def change(self, rule: Rule) -> bool:
+        """Replace the rule of this name; what was recorded while it was off is not sent. False if there is none."""
+        fields = _document(rule)
+        query = {"_id": fields.pop("_id")}
+        if rule.enabled:
+            turned_on = {"$set": {"enabled": True, "until": await self._incidents.stamping_time()}}
+            await self._rules.update_one(query | {"enabled": False}, turned_on)
+        return bool((await self._rules.update_one(query, {"$set": fields})).matched_count)
+
     async def remove(self, name: str) -> bool:
         """Delete a rule; False if there is none of this name."""
         return (await self._rules.delete_one({"_id": name})).deleted_count == 1

@@ -87,6 +87,12 @@ class Rule:
         }
 
 
+def rule_from_json(document: Mapping[str, Any]) -> Rule:
+    """Return the rule that a JSON document shows."""
+    lists = {name: tuple(document[name]) for name in ("to", "kinds", "severities", "services")}
+    return Rule(document["name"], document["channel"], **lists, enabled=document["enabled"])
+
+
 def split(text: str | None) -> tuple[str, ...]:
     """Return the words of a text that are separated by commas or white space, each once."""
     return tuple(dict.fromkeys(word for word in re.split(r"[,\s]+", text or "") if word))

@@ -38,6 +38,7 @@ _OF_COMMANDS = frozenset(
         "MONGOD",
         "RABBITMQ_SERVER",
         "OPERATOR",
+        "URL",
         "CONSOLE_URL",
         "SIMULATOR_URL",
         "STACK",

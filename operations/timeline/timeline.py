@@ -120,6 +120,14 @@ class TimelineStep:
         }
 
 
+def step_from_json(document: Mapping[str, Any]) -> TimelineStep:
+    """Return the step that a JSON document shows."""
+    names = ("lane", "kind", "title", "detail", "outcome", "to", "status")
+    fields: dict[str, Any] = {name: document[name] for name in names}
+    fields |= {name: datetime.fromisoformat(at) if (at := document[name]) else None for name in ("until", "due")}
+    return TimelineStep(datetime.fromisoformat(document["at"]), letter=document["deadLetter"], **fields)
+
+
 def build_timeline(records: TimelineRecords) -> list[TimelineStep]:
     """Return the steps by the time they began; empty if nothing is recorded."""
     steps = [*_letters(records.letters)]

@@ -316,7 +316,7 @@ async def test_a_replay_that_cannot_be_continued_does_not_prevent_another(
     async def left(_: Any) -> list[str]:
         return ["r1"]
 
-    monkeypatch.setattr("operations.commands.dead_letters.replay.abandoned", left)
+    monkeypatch.setattr("operations.commands.dead_letters.local_desk.abandoned", left)
     monkeypatch.setattr("operations.commands.dead_letters.replay.run_replay", broken)
     printed = await world.run("replay", "--all", "--yes", status=1)
     assert "could not continue replay r1: odd" in printed

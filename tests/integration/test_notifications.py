@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from notification_service.sender import Sender
 from operations import cli
 from operations.actions import list_actions
-from operations.commands import notifications as command
+from operations.commands import rules_desk as command
 from operations.console import ConsoleDependencies
 from operations.incidents.incident import Incident
 from operations.incidents.records import IncidentRecords
@@ -597,6 +597,10 @@ async def test_rules_are_kept_by_commands(world: World, monkeypatch: pytest.Monk
     dispatching = asyncio.create_task(keep_dispatching())
     assert await run("test", "night") == (0, "It answered 204 (No Content)\n")
     await end_tasks(dispatching)
+    assert (await run("disable", "night", "--why", "planned work"))[0] == 0
+    assert "night (off): severity critical" in (await run("list"))[1]
+    assert (await run("enable", "night", "--why", "done"))[0] == 0
+    assert (await run("enable", "x", "--why", "x"))[0] == 1
     assert (await run("remove", "night", "--why", "over"))[0] == 0
     assert (await run("remove", "night", "--why", "over"))[0] == 1
     assert (await run("test", "night"))[0] == 1

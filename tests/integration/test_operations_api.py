@@ -260,7 +260,9 @@ async def test_audits_and_incidents_are_listed(dependencies: ConsoleDependencies
 
         await eventually(ended, 60, "the audit to end")
         (listed,) = (await program.get("/audits")).json()["items"]
-        assert (await program.get(address)).json() == listed | {"violations": []}
+        shown = (await program.get(address)).json()
+        assert shown.pop("information")["inFlight"] == 0
+        assert shown == listed | {"violations": []}
         assert (listed["by"], listed["found"]) == (BY_ADMIN, 0)
         happened = Incident("i1", dependencies.clock(), "failover", "Another member is primary", "mongodb")
         await IncidentRecords(dependencies.operations).add([happened])
@@ -339,3 +341,117 @@ async def test_what_is_away_is_said_and_the_rest_is_shown(dependencies: ConsoleD
         assert away["payment"]["waiting"]["orders"] == 1
         shown = (await program.get("/overview")).json()
         assert (shown["unsettled"]["inFlight"], shown["unavailable"]) == (1, {})
+
+
+# --- What the console has beside orders and letters. ---
+
+
+async def test_rules_of_notifications_are_kept(dependencies: ConsoleDependencies) -> None:
+    new = {"name": "night", "channel": "slack", "severities": ["critical"], "reason": "nights"}
+    async with calling(dependencies, ADMIN) as program:
+        added = await program.post("/notification-rules", json=new)
+        assert (added.status_code, added.headers["location"]) == (201, "/api/v1/notification-rules/night"), added.text
+        assert (await program.post("/notification-rules", json=new)).status_code == 409
+        rule = (await program.get("/notification-rules/night")).json()
+        assert (
+            rule
+            == added.json()
+            == {
+                "name": "night",
+                "channel": "slack",
+                "to": [],
+                "kinds": [],
+                "severities": ["critical"],
+                "services": [],
+                "enabled": True,
+            }
+        )
+        for wrong, found in (({"channel": "email"}, "to"), ({"kinds": ["gone"]}, "kinds"), ({"reason": ""}, "reason")):
+            answer = await program.patch("/notification-rules/night", json={"reason": "x"} | wrong)
+            assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, found)
+        to_mail = {"channel": "email", "to": ["ops@example.org"], "enabled": False, "reason": "by mail"}
+        changed = await program.patch("/notification-rules/night", json=to_mail)
+        assert (changed.status_code, changed.json()["to"], changed.json()["enabled"]) == (
+            200,
+            ["ops@example.org"],
+            False,
+        )
+        on = await program.patch("/notification-rules/night", json={"enabled": True, "reason": "again"})
+        listed = (await program.get("/notification-rules")).json()
+        assert listed == {"items": [on.json()], "usableChannels": list(dependencies.channels)}
+        assert listed["items"][0]["enabled"] is True
+
+        tested = await program.post("/notification-rules/night/test")
+        assert tested.status_code == 202, tested.text
+        message = (await program.get(tested.headers["location"].removeprefix("/api/v1"))).json()
+        assert (message, message["status"], message["test"]) == (tested.json(), "pending", True)
+        assert (await program.get("/notification-messages")).json()["items"] == [message]
+
+        assert (await program.delete("/notification-rules/night")).status_code == 422, "it needs a reason"
+        removed = await program.delete("/notification-rules/night", params={"reason": "over"})
+        assert (removed.status_code, removed.content) == (204, b"")
+        for answer in (
+            await program.delete("/notification-rules/night", params={"reason": "over"}),
+            await program.patch("/notification-rules/night", json={"enabled": True, "reason": "x"}),
+            await program.post("/notification-rules/night/test"),
+            await program.get("/notification-rules/night"),
+            await program.get("/notification-messages/x1"),
+        ):
+            assert answer.status_code == 404
+        entries = (await program.get("/actions", params={"subject": "night"})).json()["items"]
+        done = [entry["action"].removeprefix("notifications.") for entry in reversed(entries)]
+        assert done == ["add", "change", "enable", "test", "remove"]
+        assert "ops@example.org" not in json.dumps(entries)
+    async with calling(dependencies, bearer(KEYS[Role.VIEWER])) as program:
+        assert (await program.get("/notification-rules")).status_code == 200
+        assert (await program.post("/notification-rules", json=new)).status_code == 403
+
+
+async def test_anything_is_found_by_its_id(dependencies: ConsoleDependencies) -> None:
+    await record_letters(dependencies, a_letter("o-4711"))
+    async with calling(dependencies, ADMIN) as program:
+        (letter,) = (await program.get("/dead-letters")).json()["items"]
+        found = (await program.get("/search", params={"q": f" {letter['id']} "})).json()
+        exact = [hit for hit in found["hits"] if hit["exact"]]
+        assert [(hit["what"], hit["page"]) for hit in exact] == [
+            ("dead letter", f"/dead-letters/letters/{letter['id']}")
+        ]
+        assert ("dead letters" in found["lookedIn"], found["notLookedIn"]) == (True, [])
+        assert (await program.get("/search", params={"q": " "})).json()["errors"][0]["field"] == "q"
+    async with calling(dependencies, bearer(KEYS[Role.ACCOUNTANT])) as program:
+        limited = (await program.get("/search", params={"q": letter["id"]})).json()
+        assert not [hit for hit in limited["hits"] if hit["what"] == "dead letter"]
+        assert {"name": "dead letters", "failed": None, "needs": "letters:read"} in limited["notLookedIn"]
+
+
+async def test_an_act_on_letters_says_first_what_it_is_about(dependencies: ConsoleDependencies) -> None:
+    await record_letters(dependencies, a_letter("o1"), a_letter("o2"))
+    async with calling(dependencies, ADMIN) as program:
+        first, second = (letter["id"] for letter in (await program.get("/dead-letters")).json()["items"])
+        asked = {"letters": {"all": True}, "dryRun": True, **WHY}
+        for path, number in (("/replays", 2), ("/dead-letters/discard", 2), ("/dead-letters/restore", 0)):
+            about = (await program.post(path, json=asked)).json()
+            assert (about["letters"], about["impact"]["withoutOrder"], about["foreign"]) == (number, number, []), path
+            assert about["until"] is not None
+        listed = (await program.get("/dead-letters", params={"id": [first[:30], second]})).json()
+        assert ({letter["id"] for letter in listed["items"]}, listed["total"]) == ({first, second}, 2)
+        assert (await program.get("/dead-letters", params={"id": "nothing"})).status_code == 409
+        preview = (await program.post("/dead-letters/preview", json={"letters": {"ids": [first]}})).json()
+        assert [item["id"] for item in preview["items"]] == [first]
+        body = {"body": '{"orderId": "o9"}', "dryRun": True, **WHY}
+        locked = await program.post(f"/dead-letters/{first}/edit", json=body)
+        assert locked.status_code == 422, locked.text
+        assert (await program.post(f"/dead-letters/{first}/edit", json=body | {"unlock": ["x"]})).json()["errors"][0][
+            "field"
+        ] == "unlock"
+
+
+async def test_consumers_are_listed_and_unknown_ones_refused(dependencies: ConsoleDependencies) -> None:
+    async with calling(dependencies, ADMIN) as program:
+        listed = (await program.get("/consumers")).json()["items"]
+        assert {each["service"] for each in listed} >= {"order", "payment"}
+        assert all(each["paused"] is None and each["problem"] for each in listed), "none of them runs"
+        for what in ("pause", "resume"):
+            assert (await program.post(f"/consumers/nobody/{what}", json=WHY)).status_code == 404
+        away = await program.post("/consumers/payment/pause", json=WHY)
+        assert away.status_code in (502, 503, 504), away.text

@@ -126,7 +126,7 @@ def test_the_exit_status_says_whether_something_is_paused(
     async def read(_stack: object) -> list[Consumption]:
         return found
 
-    monkeypatch.setattr(pauses, "chosen_stack", lambda: None)
+    monkeypatch.setattr(pauses, "chosen_target", lambda: None)
     monkeypatch.setattr(pauses, "_read", read)
     words = ("pauses", *form)
     result = CliRunner(env={"COLUMNS": "200"}).invoke(cli.build_application(words), words)

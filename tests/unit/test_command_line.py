@@ -94,6 +94,8 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("restore",): ["."],
     ("erase",): ["--user", "u1", "--yes", "--why", "x"],
     ("notifications", "add"): ["r1", "--channel", "slack", "--why", "x"],
+    ("notifications", "enable"): ["r1", "--why", "x"],
+    ("notifications", "disable"): ["r1", "--why", "x"],
     ("notifications", "remove"): ["r1", "--why", "x"],
     ("notifications", "test"): ["r1"],
     ("orders", "show"): ["o1"],

@@ -1,12 +1,10 @@
 """The commands `ordersaga dead-letters discard` and `restore`."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import typer
 
-from operations.approvals.policy import DISCARD
-from operations.commands.approval import ask_for_approval, policy_of_stack
+from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.options import (
     All,
     AsJson,
@@ -25,13 +23,10 @@ from operations.commands.dead_letters.options import (
     require_selection,
     require_yes_with_json,
 )
-from operations.commands.dead_letters.session import confirm, freeze, run
-from operations.commands.operator import current_operator
+from operations.commands.dead_letters.session import confirm, run
 from operations.commands.reason import checked_reason
 from operations.commands.terminal import print_json
-from operations.dead_letters.connection import DeadLetterConnection
-from operations.dead_letters.filters import Filters, discardable, restorable
-from shared.database import Document
+from operations.dead_letters.filters import Filters
 
 
 def discard_letters(
@@ -57,7 +52,7 @@ def discard_letters(
     filters = build_filters(ids, service, error, type_, since, until, order, text, group)
     _check_options(filters, all_letters, why, yes, as_json_document)
 
-    _decide("discard", filters, discardable, why, yes, as_json_document)
+    _decide("discard", filters, why, yes, as_json_document)
 
 
 def restore_letters(
@@ -83,7 +78,7 @@ def restore_letters(
     filters = build_filters(ids, service, error, type_, since, until, order, text, group)
     _check_options(filters, all_letters, why, yes, as_json_document)
 
-    _decide("restore", filters, restorable, why, yes, as_json_document)
+    _decide("restore", filters, why, yes, as_json_document)
 
 
 def _check_options(filters: Filters, all_letters: bool, why: str | None, yes: bool, as_json_document: bool) -> None:
@@ -95,24 +90,15 @@ def _check_options(filters: Filters, all_letters: bool, why: str | None, yes: bo
 
 
 def _decide(
-    act: Literal["discard", "restore"],
-    filters: Filters,
-    query: Callable[[Filters], Document],
-    why: str | None,
-    yes: bool,
-    as_json_document: bool,
+    act: Literal["discard", "restore"], filters: Filters, why: str | None, yes: bool, as_json_document: bool
 ) -> None:
-    """Discard or restore the letters of the query after confirmation, and say how many; or ask a second person."""
+    """Discard or restore letters after confirmation, and say how many; or ask a second person."""
 
-    async def work(connection: DeadLetterConnection) -> None:
-        selection = await freeze(connection, filters)
-        await confirm(connection, query(selection), act.capitalize(), yes)
+    async def work(desk: LetterDesk) -> None:
+        selection = await desk.freeze(filters)
+        await confirm(desk, selection, act, yes)
         reason = checked_reason(why if why is not None else typer.prompt("Reason", err=True))
-        if act == "discard":
-            await _ask_second_person(connection, selection, reason)
-            number = await connection.service.discard(selection, by=current_operator(), why=reason)
-        else:
-            number = await connection.service.restore(selection, by=current_operator(), why=reason)
+        number = await desk.decide(act, selection, why=reason)
         done = {"discard": "discarded", "restore": "restored"}[act]
         if as_json_document:
             print_json({done: number})
@@ -120,10 +106,3 @@ def _decide(
             typer.echo(f"{done} {number:,}")
 
     run(work)
-
-
-async def _ask_second_person(connection: DeadLetterConnection, selection: Filters, reason: str) -> None:
-    """End the command with a request if the stack wants a second person for as many letters."""
-    if (await policy_of_stack(connection.database)).letters_need(DISCARD, selection.ids):
-        parameters, subject = {"filters": selection.as_document()}, selection.subject
-        await ask_for_approval(connection.stack, connection.database, DISCARD, subject, reason, parameters)

@@ -13,6 +13,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.display import show_changes
 from operations.commands.dead_letters.edit_many import EditOptions, edit_many, patch_of
 from operations.commands.dead_letters.options import (
@@ -39,12 +40,8 @@ from operations.commands.dead_letters.options import (
     require_yes_with_json,
 )
 from operations.commands.dead_letters.replay import conclude, run_replay
-from operations.commands.dead_letters.session import require_unmasked, run
-from operations.commands.operator import current_operator
+from operations.commands.dead_letters.session import reason_given, require_unmasked, run
 from operations.commands.terminal import open_console, print_json
-from operations.dead_letters.connection import DeadLetterConnection
-from operations.dead_letters.difference import differences
-from operations.dead_letters.editing import check_body
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.patching import LOCKABLE
 from operations.dead_letters.replays import DEFAULT_RATE, NotPossibleError
@@ -120,7 +117,7 @@ def edit_letters(
     if patch is None:
         if all_letters or len(filters.ids) != 1 or filters != Filters(ids=filters.ids):
             raise typer.BadParameter("give one id, or --patch for many letters")
-        run(lambda connection: _edit_one(connection, filters.ids[0], body, unlocked, options))
+        run(lambda desk: _edit_one(desk, filters.ids[0], body, unlocked, options))
         return
     if body is not None:
         raise typer.BadParameter("is for one letter, and --patch for many: give one of them", param_hint="--body")
@@ -128,18 +125,15 @@ def edit_letters(
         raise typer.BadParameter("required with --yes and --patch", param_hint="--why")
     require_selection(filters, all_letters)
     read = patch_of(patch, unlocked)
-    run(lambda connection: edit_many(connection, filters, read, options), only_reads=dry_run)
+    run(lambda desk: edit_many(desk, filters, read, options), only_reads=dry_run)
 
 
 async def _edit_one(
-    connection: DeadLetterConnection, prefix: str, body: str | None, unlocked: tuple[str, ...], options: EditOptions
+    desk: LetterDesk, prefix: str, body: str | None, unlocked: tuple[str, ...], options: EditOptions
 ) -> None:
-    letter_id = await connection.service.resolve(prefix)
-    new_body = read_body(body) if body is not None else await _edit_body(connection, letter_id)
-    letter = await connection.service.letter(letter_id)
-    assert letter is not None  # noqa: S101 - letters are never deleted
-    identities = check_body(letter, new_body, unlocked)
-    changes = differences(letter["current"], new_body, masked=True)
+    (letter_id,) = (await desk.resolve(Filters(ids=(prefix,)))).ids
+    new_body = read_body(body) if body is not None else await _edit_body(desk, letter_id)
+    changes, identities = await desk.preview_body(letter_id, new_body, unlocked)
     if options.dry_run and options.as_json_document:
         print_json({"id": letter_id, "changes": [change.as_json() for change in changes]})
     else:
@@ -153,10 +147,10 @@ async def _edit_one(
             question = f"{name} would no longer be {printable(str(old))}. Type the new {name}"
             if typer.prompt(question, err=True) != str(new):
                 raise NotPossibleError(f"the new {name} is not confirmed, so nothing is sent")
-    replay_id = await connection.service.edit_and_replay(
-        letter_id, new_body, by=current_operator(), why=options.why or "", unlocked=unlocked
-    )
-    await conclude(connection, await run_replay(connection, replay_id), options.within, options.as_json_document)
+    needs_reason = await desk.needs_reason(Filters(ids=(letter_id,)))
+    reason = reason_given(desk, options.why, options.yes) if needs_reason else options.why or ""
+    replay_id = await desk.edit_one(letter_id, new_body, why=reason, unlocked=unlocked)
+    await conclude(desk, await run_replay(desk, replay_id), options.within, options.as_json_document)
 
 
 def read_body(name: str) -> bytes:
@@ -167,10 +161,9 @@ def read_body(name: str) -> bytes:
         raise typer.BadParameter(f"{name}: {error.strerror}", param_hint="--body") from error
 
 
-async def _edit_body(connection: DeadLetterConnection, letter_id: str) -> bytes:
-    await require_unmasked(connection, "the editor")
-    letter = await connection.service.letter(letter_id)
-    assert letter is not None  # noqa: S101 - letters are never deleted
+async def _edit_body(desk: LetterDesk, letter_id: str) -> bytes:
+    await require_unmasked(desk, "the editor")
+    letter = await desk.letter(letter_id)
     text = letter["current"].decode("utf-8", "replace")
     if letter["contentType"] == "application/json":
         text = json.dumps(orjson.loads(letter["current"]), indent=2, ensure_ascii=False)

@@ -9,19 +9,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from operations.approvals.policy import EDIT, REPLAY
-from operations.commands.approval import ask_for_approval, policy_of_stack
+from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.display import short, show_changes, show_effects, wide
 from operations.commands.dead_letters.replay import conclude, run_replay
-from operations.commands.dead_letters.session import concerning, freeze
-from operations.commands.operator import current_operator
+from operations.commands.dead_letters.session import in_words
 from operations.commands.reason import checked_reason
 from operations.commands.terminal import counted, open_console, print_json
-from operations.dead_letters.connection import DeadLetterConnection
-from operations.dead_letters.edit_previewing import EditPreview, EditPreviews
-from operations.dead_letters.filters import Filters, replayable
+from operations.dead_letters.edit_previewing import EditPreview
+from operations.dead_letters.filters import Filters
 from operations.dead_letters.patching import InvalidPatchError, Patch, read_patch
-from operations.dead_letters.previewing import ReplayPreviews
 from operations.dead_letters.replays import NotPossibleError
 
 
@@ -53,15 +49,13 @@ def patch_of(given: str, unlocked: Sequence[str]) -> Patch:
         raise typer.BadParameter(str(error), param_hint="--patch") from error
 
 
-async def edit_many(connection: DeadLetterConnection, filters: Filters, patch: Patch, options: EditOptions) -> None:
+async def edit_many(desk: LetterDesk, filters: Filters, patch: Patch, options: EditOptions) -> None:
     """Show what the patch does with the selected letters; unless it is a dry run, ask, then edit and replay them.
 
     Raises NotPossibleError if it changes none of them.
     """
-    selection = await freeze(connection, filters)
-    replays = ReplayPreviews(connection.database.client, connection.stack.database_prefix)
-    previews = EditPreviews(connection.database, replays)
-    found = await previews.of_selection(selection, patch, samples=options.samples, masked=True)
+    selection = await desk.freeze(filters)
+    found = await desk.preview_patch(selection, patch, options.samples)
     if options.dry_run and options.as_json_document:
         print_json(found.as_json())
     else:
@@ -70,25 +64,16 @@ async def edit_many(connection: DeadLetterConnection, filters: Filters, patch: P
         raise NotPossibleError("there is no matching dead letter that the patch changes")
     if options.dry_run:
         return
-    reason = await _confirm(connection, selection, patch, found, options)
-    by = current_operator()
-    if (await policy_of_stack(connection.database)).letters_need(REPLAY, selection.ids):
-        how = {"rate": options.rate, "careful": options.careful, "patch": patch._asdict()}
-        parameters = {"filters": selection.as_document()} | how
-        await ask_for_approval(connection.stack, connection.database, EDIT, selection.subject, reason, parameters)
-    replay_id = await connection.service.start_edit(
-        selection, patch, by=by, why=reason, rate=options.rate, careful=options.careful
-    )
-    replay = await run_replay(connection, replay_id)
-    await conclude(connection, replay, options.within, options.as_json_document)
+    reason = await _confirm(desk, selection, patch, found, options)
+    replay_id = await desk.edit(selection, patch, why=reason, rate=options.rate, careful=options.careful)
+    replay = await run_replay(desk, replay_id)
+    await conclude(desk, replay, options.within, options.as_json_document)
 
 
-async def _confirm(
-    connection: DeadLetterConnection, selection: Filters, patch: Patch, found: EditPreview, options: EditOptions
-) -> str:
+async def _confirm(desk: LetterDesk, selection: Filters, patch: Patch, found: EditPreview, options: EditOptions) -> str:
     """Ask for confirmation, with the names of the identities that may change, and return the reason."""
     if not options.yes:
-        about = await concerning(connection, replayable(selection))
+        about = in_words((await desk.concern("replay", selection)).about)
         question = f"Edit and replay {counted(found.changed, 'dead letters')} (selected: {about})?"
         if not typer.confirm(question, err=True):
             raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.options import (
     AsJson,
     Error,
@@ -24,9 +25,8 @@ from operations.commands.dead_letters.options import (
     build_filters,
     require_selection,
 )
-from operations.commands.dead_letters.session import require_unmasked, resolve_ids, run
+from operations.commands.dead_letters.session import require_unmasked, run
 from operations.commands.terminal import as_ascii_json
-from operations.dead_letters.connection import DeadLetterConnection
 from operations.dead_letters.status import STATUSES
 from operations.stack.files import open_private
 
@@ -66,12 +66,12 @@ def export_letters(
     filters = build_filters(ids, service, error, type_, since, until, order, text, group, status)
     filters = replace(filters, status=STATUSES) if all_letters else require_selection(filters, all_letters)
 
-    async def write(connection: DeadLetterConnection) -> None:
+    async def write(desk: LetterDesk) -> None:
         # First of all: an unknown id or a refusal must not truncate an existing file.
-        selection = await resolve_ids(connection, filters)
+        selection = await desk.resolve(filters)
         if unmasked:
-            await require_unmasked(connection, "--unmasked")
-        letters = connection.service.export(selection, masked=not unmasked)
+            await require_unmasked(desk, "--unmasked")
+        letters = desk.export(selection, masked=not unmasked)
         with _opened(output) as file:
             number = await _write(letters, file, as_json_document)
         typer.echo(f"exported {number:,}", err=True)

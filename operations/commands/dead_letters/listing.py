@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.display import show_groups, show_letter, show_page
 from operations.commands.dead_letters.options import (
     AsJson,
@@ -23,19 +24,15 @@ from operations.commands.dead_letters.options import (
     Until,
     build_filters,
 )
-from operations.commands.dead_letters.session import resolve_ids, run, visible
+from operations.commands.dead_letters.session import run, visible
 from operations.commands.terminal import open_console, print_json
 from operations.commands.times import time_or_age_option
-from operations.dead_letters.connection import DeadLetterConnection
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.letter_json import as_json, letter_as_json
-from operations.dead_letters.status import GROUP_STATUSES, STATUSES
-from operations.impact.impact import Impact
-from operations.impact.ranking import Sorting, rank_groups
-from operations.impact.reading import ImpactReader
+from operations.dead_letters.status import GROUP_STATUSES, STATUSES, group_status
+from operations.impact.ranking import Sorting
 from operations.order_actions.search import MOST_COUNTED
 from shared.clock import utc_now
-from shared.database import Document
 
 
 def list_letters(
@@ -75,14 +72,13 @@ def list_letters(
     if all_letters:
         filters = replace(filters, status=filters.status or STATUSES)
 
-    async def read(connection: DeadLetterConnection) -> None:
-        selection = await resolve_ids(connection, filters)
+    async def read(desk: LetterDesk) -> None:
+        selection = await desk.resolve(filters)
         try:
-            page = await connection.service.page(selection, limit=limit, cursor=cursor)
+            page, total = await desk.page(selection, limit=limit, cursor=cursor)
         except ValueError as invalid:
             raise typer.BadParameter(str(invalid), param_hint="--cursor") from invalid
-        page = page._replace(items=await visible(connection, page.items, unmasked))
-        total = await connection.service.count(selection, MOST_COUNTED)
+        page = page._replace(items=await visible(desk, page.items, unmasked))
         if as_json_document:
             print_json(
                 {
@@ -128,9 +124,13 @@ def groups(
     Exit status 0, also if the list is empty, 2 for wrong usage, 3 if MongoDB cannot be reached.
     """
 
-    async def read(connection: DeadLetterConnection) -> None:
+    wanted = group_status(status) if status else None
+    if wanted not in (None, *GROUP_STATUSES):
+        raise typer.BadParameter(f"{status!r} is none of {', '.join(GROUP_STATUSES)}", param_hint="--status")
+
+    async def read(desk: LetterDesk) -> None:
         filters = GroupFilters(
-            status=status,
+            status=wanted,
             service=service,
             queue=inbox,
             cause=cause,
@@ -139,7 +139,7 @@ def groups(
             until=time_or_age_option(until, "--until", now),
             open_only=not all_groups,
         )
-        page = await rank_groups(connection.service, impacts_of(connection), filters, by=sort, limit=limit, skip=skip)
+        page = await desk.groups(filters, by=sort, limit=limit, skip=skip)
         if as_json_document:
             print_json(
                 {
@@ -160,25 +160,12 @@ def show(letter_id: LetterId, unmasked: Unmasked = False, as_json_document: AsJs
     Exit status 0, 1 if there is no such letter or --unmasked is refused, 3 if MongoDB cannot be reached.
     """
 
-    async def read(connection: DeadLetterConnection) -> None:
-        letter = await connection.service.letter(await connection.service.resolve(letter_id))
-        assert letter is not None  # noqa: S101 - letters are never deleted
-        [letter] = await visible(connection, [letter], unmasked)
-        impact = await _impact_of(connection, letter)
+    async def read(desk: LetterDesk) -> None:
+        [letter] = await visible(desk, [await desk.letter(letter_id)], unmasked)
+        impact = await desk.impact(letter)
         if as_json_document:
             print_json(letter_as_json(letter) | {"groupImpact": impact.as_json()})
         else:
             show_letter(letter, impact, open_console())
 
     run(read, only_reads=True)
-
-
-def impacts_of(connection: DeadLetterConnection) -> ImpactReader:
-    """Return the reader of what letters mean for customers."""
-    return ImpactReader(connection.database.client, connection.stack.database_prefix)
-
-
-async def _impact_of(connection: DeadLetterConnection, letter: Document) -> Impact:
-    """Return the impact of the letter's group."""
-    group = await connection.service.group(letter["fingerprint"], bins=1)
-    return await impacts_of(connection).of_group(letter["fingerprint"], group.open if group else 0)

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text as Line
 
+from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.display import short, show_effects, wide
 from operations.commands.dead_letters.edit import read_body
 from operations.commands.dead_letters.options import (
@@ -23,12 +24,10 @@ from operations.commands.dead_letters.options import (
     build_filters,
     require_selection,
 )
-from operations.commands.dead_letters.session import resolve_ids, run
+from operations.commands.dead_letters.session import run
 from operations.commands.terminal import open_console, print_json
-from operations.dead_letters.connection import DeadLetterConnection
-from operations.dead_letters.editing import check_body
 from operations.dead_letters.preview import Effect
-from operations.dead_letters.previewing import ReplayPreviews, SelectionPreview
+from operations.dead_letters.previewing import SelectionPreview
 from operations.dead_letters.replays import NotPossibleError
 from shared.printable import printable
 
@@ -68,12 +67,9 @@ def preview_letters(
     if body is not None and len(filters.ids) != 1:
         raise typer.BadParameter("is the body of one letter: give one id", param_hint="--body")
 
-    async def show(connection: DeadLetterConnection) -> None:
-        selection = await resolve_ids(connection, filters)
-        if body is not None:
-            found = await _preview_edit(connection, selection.ids[0], read_body(body))
-        else:
-            found = await _previews(connection).of_selection(selection)
+    async def show(desk: LetterDesk) -> None:
+        selection = await desk.resolve(filters)
+        found = await desk.preview(selection, None if body is None else read_body(body))
         if not found.letters:
             raise NotPossibleError("there is no matching dead letter to replay")
         if as_json_document:
@@ -84,17 +80,6 @@ def preview_letters(
             raise typer.Exit(1)
 
     run(show, only_reads=True)
-
-
-async def _preview_edit(connection: DeadLetterConnection, letter_id: str, body: bytes) -> SelectionPreview:
-    letter = await connection.service.letter(letter_id)
-    assert letter is not None  # noqa: S101 - letters are never deleted
-    check_body(letter, body)
-    return SelectionPreview([(letter_id, await _previews(connection).of_letter(letter, body))], 1)
-
-
-def _previews(connection: DeadLetterConnection) -> ReplayPreviews:
-    return ReplayPreviews(connection.database.client, connection.stack.database_prefix)
 
 
 def _show(found: SelectionPreview, limit: int, console: Console) -> None:

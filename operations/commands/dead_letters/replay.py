@@ -6,8 +6,7 @@ import typer
 from pymongo.errors import PyMongoError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from operations.approvals.policy import REPLAY
-from operations.commands.approval import ask_for_approval, policy_of_stack
+from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.options import (
     WITHIN_SECONDS,
     All,
@@ -31,11 +30,9 @@ from operations.commands.dead_letters.options import (
     require_selection,
     require_yes_with_json,
 )
-from operations.commands.dead_letters.session import confirm_replay, freeze, run
-from operations.commands.operator import current_operator
+from operations.commands.dead_letters.session import confirm, reason_given, run
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.dead_letters.careful import why_stopped
-from operations.dead_letters.connection import DeadLetterConnection, abandoned, await_outcome, follow
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.letter import type_of
 from operations.dead_letters.letter_json import as_json
@@ -85,19 +82,13 @@ def replay_letters(
     require_selection(filters, all_letters)
     require_yes_with_json(yes, as_json_document)
 
-    async def send(connection: DeadLetterConnection) -> None:
-        await _continue_interrupted(connection, yes)
-        selection = await freeze(connection, filters)
-        await confirm_replay(connection, selection, yes)
-        if (await policy_of_stack(connection.database)).letters_need(REPLAY, selection.ids):
-            parameters = {"filters": selection.as_document(), "rate": rate, "careful": careful}
-            reason = why if why is not None else typer.prompt("Reason", err=True)
-            subject = selection.subject
-            await ask_for_approval(connection.stack, connection.database, REPLAY, subject, reason, parameters)
-        replay_id = await connection.service.start_replay(
-            selection, by=current_operator(), why=why or "", rate=rate, careful=careful
-        )
-        await conclude(connection, await run_replay(connection, replay_id), within if wait else None, as_json_document)
+    async def send(desk: LetterDesk) -> None:
+        await _continue_interrupted(desk, yes)
+        selection = await desk.freeze(filters)
+        await confirm(desk, selection, "replay", yes)
+        reason = reason_given(desk, why, yes) if await desk.needs_reason(selection) else why or ""
+        replay_id = await desk.replay(selection, why=reason, rate=rate, careful=careful)
+        await conclude(desk, await run_replay(desk, replay_id), within if wait else None, as_json_document)
 
     run(send)
 
@@ -114,21 +105,21 @@ def outcome(
     3 if a server cannot be reached.
     """
 
-    async def show(connection: DeadLetterConnection) -> None:
-        replay = await connection.service.replay(replay_id)
+    async def show(desk: LetterDesk) -> None:
+        replay = await desk.find_replay(replay_id)
         if replay is None:
             raise NotPossibleError(f"there is no replay {replay_id}")
-        await conclude(connection, replay, within if wait else None, as_json_document)
+        await conclude(desk, replay, within if wait else None, as_json_document)
 
     run(show)
 
 
-async def _continue_interrupted(connection: DeadLetterConnection, yes: bool) -> None:
-    for replay_id in await abandoned(connection):
+async def _continue_interrupted(desk: LetterDesk, yes: bool) -> None:
+    for replay_id in await desk.abandoned():
         if not yes and not typer.confirm(f"Continue the interrupted replay {replay_id}?", err=True):
             continue
         try:
-            done = await run_replay(connection, replay_id)
+            done = await run_replay(desk, replay_id)
         except (UnreachableError, PyMongoError):
             raise
         except Exception as error:  # noqa: BLE001 - an error in another replay must not prevent this one
@@ -137,52 +128,46 @@ async def _continue_interrupted(connection: DeadLetterConnection, yes: bool) -> 
         typer.echo(f"continued replay {replay_id}: {done['published']:,} of {done['total']:,} sent", err=True)
 
 
-async def run_replay(connection: DeadLetterConnection, replay_id: str) -> Document:
+async def run_replay(desk: LetterDesk, replay_id: str) -> Document:
     """Run a replay to its end with a progress bar and return its record."""
     console = open_console(stderr=True)
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("replay", total=None)
-        return await follow(
-            connection, replay_id, lambda r: progress.update(task, total=r["total"], completed=r["published"])
-        )
+        return await desk.follow(replay_id, lambda r: progress.update(task, total=r["total"], completed=r["published"]))
 
 
-async def conclude(
-    connection: DeadLetterConnection, replay: Document, within: float | None, as_json_document: bool
-) -> None:
+async def conclude(desk: LetterDesk, replay: Document, within: float | None, as_json_document: bool) -> None:
     """Print a replay and its outcome, after waiting for up to `within` seconds; exit with status 1 for a failure."""
     if within is None:
-        result = await connection.service.outcome(replay["_id"])
+        result = await desk.outcome(replay["_id"])
     else:
-        result = await _await_outcome(connection, replay["_id"], within)
+        result = await _await_outcome(desk, replay["_id"], within)
     if as_json_document:
         names = ("_id", "at", "by", "why", "rate", "total", "published", "status", "doneAt")
         document = {name.removeprefix("_"): as_json(replay[name]) for name in names}
         named = {
-            f"{name}Letters": [letter["_id"] for letter in await _some_letters(connection, replay, name)]
+            f"{name}Letters": [letter["_id"] for letter in await _some_letters(desk, replay, name)]
             for name in ("failed", "unknown")
         }
-        how = {"careful": replay.get("careful", False), "stoppedBecause": why_stopped(replay)}
+        how = {"careful": replay.get("careful", False), "stoppedBecause": _why_stopped(replay)}
         if "left" in replay:
             how["leftOut"] = replay["left"]
         print_json(document | how | result.as_json() | named)
     else:
-        await _print_outcome(connection, replay, result, within)
+        await _print_outcome(desk, replay, result, within)
     if replay["status"] in CUT_SHORT or result.failed or (within is not None and result.unknown):
         raise typer.Exit(1)
 
 
-async def _print_outcome(
-    connection: DeadLetterConnection, replay: Document, result: ReplayOutcome, within: float | None
-) -> None:
+async def _print_outcome(desk: LetterDesk, replay: Document, result: ReplayOutcome, within: float | None) -> None:
     typer.echo(f"replayed {replay['published']:,} of {replay['total']:,} (replay {replay['_id']})")
     for left in replay.get("left", ()):
         typer.echo(printable(f"  {left['letters']:,} left as they are: {left['reason']}"))
     typer.echo(result.in_words())
-    if why := why_stopped(replay):
+    if why := _why_stopped(replay):
         typer.echo(printable(f"stopped: {why}"))
-    for letter in await _some_letters(connection, replay, "failed") if result.failed else ():
+    for letter in await _some_letters(desk, replay, "failed") if result.failed else ():
         error = next(r["error"] for r in reversed(letter["replays"]) if r["replay"] == replay["_id"])
         failed = f"  {letter['_id']} failed again: {error['type']}: {mask_text(error['message'])[:200]}"
         typer.echo(printable(failed))
@@ -191,15 +176,20 @@ async def _print_outcome(
         typer.echo(f"`ordersaga dead-letters outcome {replay['_id']} --wait` waits until the outcome is known")
     elif result.unknown:
         typer.echo(f"no outcome after {within:g} s: check that every service runs; a retry may take minutes")
-        for letter in await _some_letters(connection, replay, "unknown"):
+        for letter in await _some_letters(desk, replay, "unknown"):
             typer.echo(printable(f"  {letter['_id']} is not known yet: {type_of(letter)} in {letter['queue']}"))
         _point_to_others(replay, "unknown", result.unknown)
 
 
-async def _some_letters(connection: DeadLetterConnection, replay: Document, outcome: str) -> list[Document]:
+def _why_stopped(replay: Document) -> str | None:
+    """Return why a careful replay stopped by itself; a record that came from a console says it in words."""
+    return replay.get("stoppedBecause") or why_stopped(replay)
+
+
+async def _some_letters(desk: LetterDesk, replay: Document, outcome: str) -> list[Document]:
     """Return the first letters of a replay that came to this outcome."""
-    page = await connection.service.page(Filters(replay=replay["_id"], outcome=outcome), limit=MOST_NAMED)
-    return page.items
+    found = await desk.page(Filters(replay=replay["_id"], outcome=outcome), limit=MOST_NAMED, cursor=None)
+    return found.page.items
 
 
 def _point_to_others(replay: Document, outcome: str, number: int) -> None:
@@ -208,7 +198,7 @@ def _point_to_others(replay: Document, outcome: str, number: int) -> None:
         typer.echo(f"  and {number - MOST_NAMED:,} more: `{command}` lists them")
 
 
-async def _await_outcome(connection: DeadLetterConnection, replay_id: str, within: float) -> ReplayOutcome:
+async def _await_outcome(desk: LetterDesk, replay_id: str, within: float) -> ReplayOutcome:
     console = open_console(stderr=True)
     columns = (TextColumn("waiting for the outcome"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -218,4 +208,4 @@ async def _await_outcome(connection: DeadLetterConnection, replay_id: str, withi
             known = result.handled + result.failed
             progress.update(task, total=known + result.unknown, completed=known)
 
-        return await await_outcome(connection, replay_id, within, show_progress)
+        return await desk.await_outcome(replay_id, within, show_progress)

@@ -1,6 +1,7 @@
 """The command `ordersaga orders list`."""
 
-from typing import Annotated, Any, NamedTuple
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -22,27 +23,16 @@ from operations.commands.orders.options import (
     User,
     build_search,
 )
-from operations.commands.target import chosen_stack
+from operations.commands.orders.remote_desk import query_of_list
+from operations.commands.remote.api import open_api
+from operations.commands.target import chosen_target
 from operations.commands.terminal import counted, foreign, open_console, print_json
 from operations.order_actions.order_json import order_as_json
-from operations.order_actions.search import MOST_COUNTED, OrderPage, OrderSearch, count_orders, find_orders
+from operations.order_actions.search import MOST_COUNTED, OrderSearch, count_orders, find_orders
 from operations.reading.connection import open_mongodb
-from operations.settings import Stack
+from operations.settings import RemoteStack, Stack
 from shared.http import ProblemError
-from shared.money import to_json_number
 from shared.services import ORDER
-
-
-class Listed(NamedTuple):
-    """A page of orders, and the number of all that match, up to MOST_COUNTED."""
-
-    page: OrderPage
-    total: int
-
-    @property
-    def is_exact(self) -> bool:
-        """Return whether there are no more than the total."""
-        return self.total < MOST_COUNTED
 
 
 def list_orders(
@@ -70,50 +60,48 @@ def list_orders(
     """
     search = build_search(locals())
     try:
-        listed = uvloop.run(_read(chosen_stack(), search, cursor, limit))
+        page = uvloop.run(_read(chosen_target(), search, cursor, limit))
     except ProblemError as invalid:
         raise typer.BadParameter(invalid.detail, param_hint="--cursor") from None
     if as_json_document:
-        print_json(_as_json(listed))
+        print_json(page)
     else:
-        _show(listed, open_console(highlight=False))
+        _show(page, open_console(highlight=False))
 
 
-async def _read(stack: Stack, search: OrderSearch, cursor: str | None, limit: int) -> Listed:
-    async with open_mongodb(stack.mongodb_url, purpose="the list of orders", name="ordersaga-orders") as client:
-        orders = client[ORDER.database_in(stack.database_prefix)]["orders"]
-        return Listed(await find_orders(orders, search, cursor, limit=limit), await count_orders(orders, search))
+async def _read(target: Stack | RemoteStack, search: OrderSearch, cursor: str | None, limit: int) -> dict[str, Any]:
+    """Return a page of orders as the operations API shows it."""
+    if isinstance(target, RemoteStack):
+        async with open_api(target) as api:
+            page = await api.pages("orders", limit=limit, cursor=cursor, **query_of_list(search))
+            return {name: page[name] for name in ("items", "nextCursor", "total", "totalIsExact")}
+    async with open_mongodb(target.mongodb_url, purpose="the list of orders", name="ordersaga-orders") as client:
+        orders = client[ORDER.database_in(target.database_prefix)]["orders"]
+        found, total = await find_orders(orders, search, cursor, limit=limit), await count_orders(orders, search)
+    items = [order_as_json(order) for order in found.items]
+    return {"items": items, "nextCursor": found.next_cursor, "total": total, "totalIsExact": total < MOST_COUNTED}
 
 
-def _as_json(listed: Listed) -> dict[str, Any]:
-    return {
-        "items": [order_as_json(order) for order in listed.page.items],
-        "nextCursor": listed.page.next_cursor,
-        "total": listed.total,
-        "totalIsExact": listed.is_exact,
-    }
-
-
-def _show(listed: Listed, console: Console) -> None:
+def _show(page: dict[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("order", "status"):
         table.add_column(name, no_wrap=True, overflow="fold")
     table.add_column("amount", justify="right", no_wrap=True)
     for name in ("user", "placed", "reason"):
         table.add_column(name, overflow="fold")
-    for order in listed.page.items:
+    for order in page["items"]:
         table.add_row(
-            foreign(order["_id"]),
-            foreign(order.get("status")) + ("" if order.get("settled") else ", open"),
-            f"{to_json_number(order.get('totalAmount') or 0):,.2f} {foreign(order.get('currency') or '')}",
-            foreign(order.get("userId") or "—"),
-            f"{order['createdAt']:%Y-%m-%d %H:%M:%S}",
-            foreign(order.get("failureReason") or ""),
+            foreign(order["orderId"]),
+            foreign(order["status"]) + ("" if order["settled"] else ", open"),
+            f"{order['totalAmount'] or 0:,.2f} {foreign(order['currency'] or '')}",
+            foreign(order["userId"] or "—"),
+            f"{datetime.fromisoformat(order['createdAt']):%Y-%m-%d %H:%M:%S}",
+            foreign(order["failureReason"] or ""),
         )
-    if listed.page.items:
+    if page["items"]:
         console.print(table)
-    total = counted(listed.total, "orders") + ("" if listed.is_exact else " or more")
-    shown = len(listed.page.items)
-    console.print(total if shown == listed.total else f"{shown:,} of {total}")
-    if listed.page.next_cursor:
-        console.print(f"the next page: --cursor {listed.page.next_cursor}", soft_wrap=True)
+    total = counted(page["total"], "orders") + ("" if page["totalIsExact"] else " or more")
+    shown = len(page["items"])
+    console.print(total if shown == page["total"] else f"{shown:,} of {total}")
+    if page["nextCursor"]:
+        console.print(f"the next page: --cursor {page['nextCursor']}", soft_wrap=True)

@@ -4,10 +4,25 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from operations.commands.approval import policy_of_stack
+from operations.commands.orders.desk import OrderDesk
+from operations.commands.orders.local_desk import LocalDesk
+from operations.commands.orders.remote_desk import RemoteDesk
+from operations.commands.remote.api import open_api
 from operations.console import ConsoleDependencies, Services
 from operations.reading.connection import open_mongodb
-from operations.settings import Stack
+from operations.settings import RemoteStack, Stack
 from shared.services import CONSOLE
+
+
+@contextlib.asynccontextmanager
+async def open_desk(target: Stack | RemoteStack) -> AsyncIterator[OrderDesk]:
+    """Connect to the stack, or to the console alone. Raises UnreachableError."""
+    if isinstance(target, RemoteStack):
+        async with open_api(target) as api:
+            yield RemoteDesk(api)
+    else:
+        async with connect(target) as dependencies:
+            yield LocalDesk(target, dependencies)
 
 
 @contextlib.asynccontextmanager
