@@ -27,7 +27,7 @@ from operations.commands.dead_letters.session import resolve_ids, run
 from operations.commands.terminal import open_console, print_json
 from operations.dead_letters.connection import DeadLetterConnection
 from operations.dead_letters.editing import check_body
-from operations.dead_letters.preview import Effect
+from operations.dead_letters.effects import Effect
 from operations.dead_letters.previewing import ReplayPreviews, SelectionPreview
 from operations.dead_letters.replays import NotPossibleError
 from shared.printable import printable
