@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from inventory_service.answers import answer
 from inventory_service.holds import Holds
-from inventory_service.refusals import code_of
 from inventory_service.releaser import Releaser
 from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.returner import Returner
 from inventory_service.shipper import Shipper
-from inventory_service.stock import Reservation, Status
+from inventory_service.stock import Status
 from shared.bus import Handlers
 from shared.contracts import (
     Message,
@@ -17,8 +17,6 @@ from shared.contracts import (
     ReturnStock,
     ShipStock,
     StockReleased,
-    StockReservationFailed,
-    StockReserved,
     StockReturned,
     StockShipped,
 )
@@ -76,22 +74,6 @@ class StockHandlers:
         await self._returner.put_back(commands)
         refunds = dict.fromkeys((command.order_id, command.refund_id) for command in commands)
         return [StockReturned(order_id=order_id, refund_id=refund_id) for order_id, refund_id in refunds]
-
-
-def answer(reservation: Reservation) -> Message:
-    """Build the message that reports a reservation."""
-    if reservation.status is Status.RELEASED:
-        return StockReleased(order_id=reservation.order_id)
-    if reservation.status is Status.FAILED:
-        reason = reservation.failure_reason or ""
-        return StockReservationFailed(order_id=reservation.order_id, reason=reason, code=code_of(reason))
-    return StockReserved(
-        order_id=reservation.order_id,
-        fulfilment="goods" if reservation.server is None else "vps",
-        provisioning=reservation.server,
-        slot=reservation.booking.slot_id if reservation.booking else None,
-        slot_visible_at=reservation.booking.visible_at if reservation.booking else None,
-    )
 
 
 def handlers(

@@ -75,17 +75,17 @@ class Reservations:
     async def read(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
         """Return the reservations that exist, by order."""
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
-        return {document["_id"]: _reservation(document) for document in await cursor.to_list(None)}
+        return {document["_id"]: reservation_of(document) for document in await cursor.to_list(None)}
 
     async def read_existing(self, order_ids: Iterable[str]) -> dict[str, Reservation]:
         """Return reservations that must exist, by order; a new primary may not show one to other reads yet."""
         documents = await database.find_existing(self._collection, order_ids)
-        return {document["_id"]: _reservation(document) for document in documents}
+        return {document["_id"]: reservation_of(document) for document in documents}
 
     async def find(self, order_id: str, visible: Visible) -> Reservation | None:
         """Return the reservation of one order, None if there is none that is visible."""
         document = await self._collection.find_one({"_id": order_id, **visible})
-        return _reservation(document) if document else None
+        return reservation_of(document) if document else None
 
     async def in_slot(
         self,
@@ -108,7 +108,7 @@ class Reservations:
             later = {"slot.visibleAt": {"$gt": moment}}
             query["$or"] = [later, {"slot.visibleAt": moment, "_id": {"$gt": reservation_id}}]
         cursor = self._collection.find(query).sort([("slot.visibleAt", ASCENDING), ("_id", ASCENDING)]).limit(limit)
-        return [_reservation(document) for document in await cursor.to_list(None)]
+        return [reservation_of(document) for document in await cursor.to_list(None)]
 
     async def decisions(self, order_ids: Iterable[str]) -> dict[str, Decision]:
         """Return the decisions that exist, by order, or by key for the pending moves of returns."""
@@ -134,7 +134,7 @@ class Reservations:
         cursor = self._collection.find(query).sort(
             [("assignment.orderId", ASCENDING), ("assignment.number", ASCENDING)]
         )
-        return {document["assignment"]["orderId"]: _reservation(document) for document in await cursor.to_list(None)}
+        return {document["assignment"]["orderId"]: reservation_of(document) for document in await cursor.to_list(None)}
 
     async def insert(self, reservations: Sequence[Reservation]) -> set[str]:
         """Insert reservations; return the orders that were decided already, whose reservations stay unchanged."""
@@ -209,7 +209,8 @@ def _document(reservation: Reservation) -> Document:
     return document
 
 
-def _reservation(document: Document) -> Reservation:
+def reservation_of(document: Document) -> Reservation:
+    """Return the reservation of a document."""
     server, slot, assignment = document.get("server"), document.get("slot"), document.get("assignment")
     hold, used = document.get("hold"), document.get("usedHold")
     return Reservation(

@@ -4,9 +4,17 @@ from collections.abc import Iterable, Mapping
 
 from inventory_service.pending_moves import PendingMoves
 from inventory_service.reservations import Reservations
-from inventory_service.stock import Product, Reservation, Status, StockItem, clear_moves, ship, units_by_product
+from inventory_service.stock import (
+    Product,
+    Reservation,
+    Status,
+    StockItem,
+    check_reserved,
+    clear_moves,
+    ship,
+    units_by_product,
+)
 from inventory_service.stock_items import StockItems
-from shared.errors import PoisonError
 from shared.failpoints import RESERVATION_RECORDED, STOCK_MOVED, Failpoint
 
 
@@ -26,7 +34,7 @@ class Shipper:
         # Of these, the items never change, so they may be read before the products.
         left = await self._reservations.read_existing(order_ids)
         for order_id in order_ids:
-            _check(order_id, left.get(order_id))
+            check_reserved(order_id, left.get(order_id))
         while left:
             for order_id in await self._attempt(left):
                 del left[order_id]
@@ -40,7 +48,7 @@ class Shipper:
         done = {order_id for order_id, found in recorded.items() if found.status is Status.SHIPPED}
         for order_id in done:
             self._remember(recorded[order_id])
-        holding = {order_id: _check(order_id, recorded[order_id]) for order_id in recorded.keys() - done}
+        holding = {order_id: check_reserved(order_id, recorded[order_id]) for order_id in recorded.keys() - done}
         return done | await self._count(holding, before)
 
     async def _count(self, holding: Mapping[str, Reservation], before: Mapping[str, StockItem]) -> set[str]:
@@ -70,14 +78,6 @@ class Shipper:
     def _remember(self, reservation: Reservation) -> None:
         for product_id in units_by_product(reservation.items):
             self._pending_moves.remember(product_id, reservation.order_id, Status.SHIPPED)
-
-
-def _check(order_id: str, reservation: Reservation | None) -> Reservation:
-    """Return the reservation if its goods can leave, or have left."""
-    if reservation is None or not reservation.status.keeps_units:
-        state = "no reservation" if reservation is None else f"a reservation that is {reservation.status}"
-        raise PoisonError(f"order {order_id} has {state}: there is nothing to ship")
-    return reservation
 
 
 def _cleared(item: StockItem, pending_moves: PendingMoves) -> Product:

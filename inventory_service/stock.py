@@ -42,6 +42,7 @@ from enum import StrEnum
 from typing import NamedTuple, Self, TypeVar
 
 from shared.contracts.inventory import ServerSpecification
+from shared.errors import PoisonError
 
 MAX_UNITS = 10**12
 """The largest quantity of a product, far below what a JSON double holds exactly."""
@@ -392,6 +393,14 @@ def take(
 def return_units(item: AnyStockItem, returns: Mapping[str, int]) -> AnyStockItem:
     """Return the units that reservations hold, by order; the positive pending move says that they are no longer out."""
     return item.with_change(sum(returns.values()), {**item.pending_moves, **returns})
+
+
+def check_reserved(order_id: str, reservation: Reservation | None) -> Reservation:
+    """Return the reservation if its goods can leave, or have left. Raises PoisonError if not."""
+    if reservation is None or not reservation.status.keeps_units:
+        state = "no reservation" if reservation is None else f"a reservation that is {reservation.status}"
+        raise PoisonError(f"order {order_id} has {state}: there is nothing to ship")
+    return reservation
 
 
 def ship(product: Product, ships: Mapping[str, int]) -> Product:

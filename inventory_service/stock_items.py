@@ -6,7 +6,7 @@ Both live in one collection because one ordered bulk write stores everything tha
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
@@ -14,6 +14,7 @@ from pymongo.read_concern import ReadConcern
 
 from inventory_service.metrics import conflicts
 from inventory_service.stock import MAX_UNITS, SLOT, Description, Kind, Product, Slot, StockItem
+from inventory_service.stock_documents import product_of, slot_of, stock_item_of
 from inventory_service.timetable import Opening
 from shared import database
 from shared.clock import Clock
@@ -133,20 +134,20 @@ class StockItems:
         return {item.id for item in ordered}
 
     async def _find(self, query: Document) -> list[StockItem]:
-        return [_stock_item(document) for document in await self._collection.find(query).to_list(None)]
+        return [stock_item_of(document) for document in await self._collection.find(query).to_list(None)]
 
     # --- For operators: products. ---
 
     async def find_product(self, product_id: str) -> Product | None:
         """Return the product, or None if there is none."""
         document = await self._collection.find_one({"_id": product_id, "kind": {"$in": PRODUCT_KINDS}})
-        return None if document is None else _product(document)
+        return None if document is None else product_of(document)
 
     async def product_page(self, *, after: str | None, limit: int) -> list[Product]:
         """Return a page of products, by id."""
         query: Document = {"kind": {"$in": PRODUCT_KINDS}} | ({} if after is None else {"_id": {"$gt": after}})
         cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
-        return [_product(document) for document in await cursor.to_list(None)]
+        return [product_of(document) for document in await cursor.to_list(None)]
 
     async def put_product(self, product_id: str, description: Description) -> tuple[Product, bool]:
         """Create the product or replace its description; return it and whether it is new.
@@ -179,7 +180,7 @@ class StockItems:
         document = await self._collection.find_one_and_update(
             {"_id": product_id, "kind": {"$in": PRODUCT_KINDS}}, update, return_document=ReturnDocument.AFTER
         )
-        return None if document is None else _product(document)
+        return None if document is None else product_of(document)
 
     async def set_free(self, product_id: str, quantity: int) -> tuple[Product, bool]:
         """Set the free quantity, creating the product as goods if it is unknown; return it and whether it is new.
@@ -225,7 +226,7 @@ class StockItems:
             update["$push"] = {"restocks": added}
         document = await self._collection.find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
         if document is not None:
-            return _product(document), False
+            return product_of(document), False
         done_before = await self._done_before(product_id, quantity, key)
         return None if done_before is None else (done_before, True)
 
@@ -242,7 +243,7 @@ class StockItems:
         if done[key] != quantity:
             raise RestockKeyReusedError
         note_repeat("stock.restock", product_id=product_id)
-        return _product(document)
+        return product_of(document)
 
     async def _upsert_product(self, query: Document, update: Any) -> Product:
         for _ in range(UPSERT_ATTEMPTS):
@@ -253,7 +254,7 @@ class StockItems:
             except DuplicateKeyError:
                 # Either it has the other kind, or it was created concurrently: then the next attempt finds it.
                 continue
-            return _product(document)
+            return product_of(document)
         raise KindConflictError
 
     # --- For operators: slots. ---
@@ -261,7 +262,7 @@ class StockItems:
     async def find_slot(self, slot_id: str) -> Slot | None:
         """Return the slot, or None if it is not recorded."""
         document = await self._collection.find_one({"_id": slot_id, "kind": SLOT})
-        return None if document is None else _slot(document)
+        return None if document is None else slot_of(document)
 
     async def slots_under_way(self, moment: datetime) -> list[Slot]:
         """Return the recorded slots that start before this moment and end after it, by start."""
@@ -295,11 +296,11 @@ class StockItems:
                 )
             except DuplicateKeyError:
                 continue  # first booked concurrently: the next attempt finds it
-            return _slot(document)
+            return slot_of(document)
 
     async def _find_slots(self, query: Document, limit: int = 0) -> list[Slot]:
         cursor = self._collection.find(query).sort([("start", ASCENDING)]).limit(limit)
-        return [_slot(document) for document in await cursor.to_list(None)]
+        return [slot_of(document) for document in await cursor.to_list(None)]
 
 
 def _conflict_index(error: BulkWriteError) -> int:
@@ -387,45 +388,3 @@ def _described(product: Product | Description) -> Document:
         "packageId": product.package_id,
         "ram": product.ram,
     }
-
-
-def _stock_item(document: Document) -> StockItem:
-    stored: dict[str, Any] = {
-        "id": document["_id"],
-        "version": document["version"],
-        "created_at": document["createdAt"],
-        "updated_at": document["updatedAt"],
-        "quantity": document["quantity"],
-        "supplied": document["supplied"],
-        "pending_moves": document["moving"],
-        "pending_since": document.get("markedSince"),
-    }
-    if document["kind"] == SLOT:
-        return Slot(
-            **stored,
-            start=document["start"],
-            end=document["end"],
-            disabled=document["disabled"],
-            adjusted=document["adjusted"],
-            ceiling=document.get("ceiling"),
-        )
-    return Product(
-        **stored,
-        kind=Kind(document["kind"]),
-        name=document.get("name"),
-        price=document.get("price"),
-        package=document.get("package"),
-        package_id=document.get("packageId"),
-        ram=document.get("ram"),
-        shipped=document.get("shipped", 0),
-        on_sale=document.get("onSale", True),
-        off_sale_reason=document.get("offSaleReason"),
-    )
-
-
-def _product(document: Document) -> Product:
-    return cast("Product", _stock_item(document))
-
-
-def _slot(document: Document) -> Slot:
-    return cast("Slot", _stock_item(document))

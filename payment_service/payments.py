@@ -11,7 +11,7 @@ fields that concurrent workers race for. The parts (parts.py) are changed apart 
 `partsVersion` on which it was decided, and leaves PENDING once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -29,6 +29,7 @@ from payment_service.lifecycle import (
     with_next_lookup,
     with_refund_requested,
 )
+from payment_service.payment_documents import FIELDS, payment_of
 from shared import database
 from shared.access.principal import EVERYTHING, Visible
 from shared.database import Collection, Document
@@ -60,27 +61,6 @@ SCHEMA = CollectionSchema(
 PaymentChange = tuple[Payment, Payment]
 """A payment as it was read, and as it should become."""
 
-_FIELDS: Mapping[str, str] = {
-    "status": "status",
-    "user_id": "userId",
-    "owner_id": "ownerId",
-    "amount": "amount",
-    "currency": "currency",
-    "token": "token",
-    "capture_on_confirm": "captureOnConfirm",
-    "capture_requested": "captureRequested",
-    "retainer_id": "retainerId",
-    "transaction_id": "transactionId",
-    "failure_reason": "failureReason",
-    "refund_requested": "refundRequested",
-    "next_lookup_at": "nextLookupAt",
-    "lookups": "lookups",
-    "unpublished": "unpublished",
-    "traceparent": "traceparent",
-    "created_at": "createdAt",
-    "updated_at": "updatedAt",
-}
-
 _OF_AN_UNKNOWN_OUTCOME = frozenset({"nextLookupAt", "captureRequested"})
 """What a worker without an answer leaves, perhaps after another one read the payment whose outcome it then records."""
 
@@ -105,17 +85,17 @@ class Payments:
     async def read(self, order_ids: Iterable[str], session: Session | None = None) -> dict[str, Payment]:
         """Return the payments that exist, by order id."""
         cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, session=session)
-        return {document["_id"]: _payment(document) async for document in cursor}
+        return {document["_id"]: payment_of(document) async for document in cursor}
 
     async def read_existing(self, order_ids: Iterable[str]) -> dict[str, Payment]:
         """Return payments that must exist, by order id; a new primary may not show one to other reads yet."""
         documents = await database.find_existing(self._collection, order_ids)
-        return {document["_id"]: _payment(document) for document in documents}
+        return {document["_id"]: payment_of(document) for document in documents}
 
     async def find(self, order_id: str, visible: Visible = EVERYTHING) -> Payment | None:
         """Return one payment, None if there is none that is visible."""
         document = await self._collection.find_one({"_id": order_id, **visible})
-        return _payment(document) if document else None
+        return payment_of(document) if document else None
 
     async def insert(self, payments: Sequence[Payment], session: Session) -> None:
         """Insert payments in a transaction. Raises the driver's DuplicateKeyError, which aborts the transaction."""
@@ -191,7 +171,7 @@ class Payments:
     async def due(self, now: datetime, limit: int) -> list[Payment]:
         """Return payments whose look-up is due, most overdue first."""
         cursor = self._collection.find({"nextLookupAt": {"$lte": now}}).sort("nextLookupAt", ASCENDING).limit(limit)
-        return [_payment(document) async for document in cursor]
+        return [payment_of(document) async for document in cursor]
 
     async def claim(self, payment: Payment, now: datetime) -> Payment | None:
         """Claim a look-up by scheduling the next one; return the payment, or None if another process was faster."""
@@ -209,7 +189,7 @@ class Payments:
     async def unpublished(self, before: datetime, limit: int) -> list[Payment]:
         """Return payments decided before the given time whose answer may be unpublished, oldest first."""
         cursor = self._collection.find({"unpublished": True, "updatedAt": {"$lte": before}})
-        return [_payment(document) async for document in cursor.sort("updatedAt", ASCENDING).limit(limit)]
+        return [payment_of(document) async for document in cursor.sort("updatedAt", ASCENDING).limit(limit)]
 
     async def mark_published(self, payments: Sequence[Payment]) -> None:
         """Record that the answers to these payments are published."""
@@ -229,7 +209,7 @@ class Payments:
         if after is not None:
             query["_id"] = {"$gt": after}
         cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
-        return [_payment(document) async for document in cursor]
+        return [payment_of(document) async for document in cursor]
 
 
 def _may_be_in_flight(payment: Payment) -> bool:
@@ -270,31 +250,11 @@ def _part_document(part: Part) -> Document:
     return {name: value for name, value in document.items() if value is not None}
 
 
-def _part(document: Document) -> Part:
-    return Part(
-        refund_id=document["refundId"],
-        amount=document["amount"],
-        status=PartStatus(document["status"]),
-        failure_reason=document.get("failureReason"),
-        entry_id=document.get("entryId"),
-        created_at=document["createdAt"],
-        updated_at=document["updatedAt"],
-    )
-
-
 def _document(payment: Payment) -> Document:
     document: Document = {"_id": payment.order_id}
-    for attribute, name in _FIELDS.items():
+    for attribute, name in FIELDS.items():
         value = getattr(payment, attribute)
         if value is not None and value is not False:
             document[name] = value
     document["status"] = payment.status
     return document
-
-
-def _payment(document: Document) -> Payment:
-    known = {attribute: document[name] for attribute, name in _FIELDS.items() if name in document}
-    known["status"] = PaymentStatus(document["status"])
-    known["parts"] = tuple(_part(part) for part in document.get("parts", ()))
-    known["parts_version"] = document.get("partsVersion", 0)
-    return Payment(order_id=document["_id"], **known)

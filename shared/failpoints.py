@@ -81,6 +81,12 @@ LETTERS_RECORDED = "operations.letters-recorded"
 """The batch is recorded; the broker still has it."""
 LETTERS_ACKNOWLEDGED = "operations.letters-acknowledged"
 """The batch is acknowledged."""
+LETTERS_CHOSEN = "operations.letters-chosen"
+"""It is logged that letters are to be discarded or restored; none of them is changed yet."""
+GROUPS_REOPENED = "operations.groups-reopened"
+"""The groups of letters that are to be restored are open again; no letter is changed yet."""
+LETTERS_DECIDED = "operations.letters-decided"
+"""The letters are discarded or restored; the log does not say so yet."""
 REPLAY_CLAIMED = "operations.replay-claimed"
 """Some letters are claimed for a replay; none of them is published yet."""
 REPLAY_PUBLISHED = "operations.replay-published"
@@ -141,6 +147,9 @@ ALL_POINTS = (
     LETTERS_TAKEN,
     LETTERS_RECORDED,
     LETTERS_ACKNOWLEDGED,
+    LETTERS_CHOSEN,
+    GROUPS_REOPENED,
+    LETTERS_DECIDED,
     REPLAY_CLAIMED,
     REPLAY_PUBLISHED,
     REPLAY_RECORDED,

@@ -150,7 +150,7 @@ def _leave_an_incident(reporter: TerminalReporter, as_json_document: bool) -> No
 async def _made_incident(reporter: TerminalReporter, stack: Stack) -> Incident:
     timeout = aiohttp.ClientTimeout(total=20)
     async with aiohttp.ClientSession(timeout=timeout, headers=stack.headers) as session:
-        return await make_incident(reporter, stack, ShopClient(session, stack))
+        return await make_incident(reporter.say, stack, ShopClient(session, stack))
 
 
 def _conclude(reporter: TerminalReporter, seconds: float) -> None:

@@ -30,6 +30,7 @@ from operations.dead_letters.records import LetterOrder
 from operations.dead_letters.replays import GOING_ON, UNFINISHED, NotPossibleError
 from operations.dead_letters.service import DeadLetterService
 from operations.dead_letters.status import DEAD, GROUP_STATUSES, OUTCOMES, PENDING, STATUSES
+from operations.impact.impact import Impact
 from operations.impact.reading import ImpactReader
 from operations.order_actions.search import MOST_COUNTED
 from shared.access.middleware import caller_of, requires
@@ -266,20 +267,24 @@ def _add_previews(router: APIRouter, pages: Pages, service: DeadLetterService, p
 def _add_replays(
     router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService
 ) -> None:
+    impacts = ImpactReader(dependencies.client, dependencies.prefix)
+
     async def show(request: Request, replay_id: str, template: str) -> Response:
         replay = await service.replay(replay_id)
         if replay is None:
             raise not_found(f"Replay {replay_id}")
         outcome = await service.outcome(replay_id)
+        impact = await attempt(impacts.of_replay(replay_id), "MongoDB") if is_over(replay, outcome) else None
         return pages.show(
             request,
             template,
             replay=replay,
             outcome=outcome,
             verdict=outcome.verdict(replay),
+            impact=impact,
             stopped_because=why_stopped(replay),
             may_cancel=replay["status"] in GOING_ON,
-            refresh_seconds=refresh_seconds(replay, outcome, dependencies.clock()),
+            refresh_seconds=refresh_seconds(replay, outcome, impact, dependencies.clock()),
         )
 
     @router.get("/dead-letters/replays")
@@ -316,13 +321,25 @@ def _add_replays(
 # --- Helpers. ---
 
 
-def refresh_seconds(replay: Document, outcome: ReplayOutcome, now: datetime) -> int | None:
-    """Return how often the page of a replay refreshes itself; None once all of its outcome is known."""
+def is_over(replay: Document, outcome: ReplayOutcome) -> bool:
+    """Return whether a replay sent anything, sends no more, and all of its outcome is known."""
+    return replay["status"] not in UNFINISHED and not outcome.unknown and bool(outcome.handled or outcome.failed)
+
+
+def refresh_seconds(
+    replay: Document, outcome: ReplayOutcome, impact: Impact | Unavailable | None, now: datetime
+) -> int | None:
+    """Return how often the page of a replay refreshes itself.
+
+    None once all of its outcome is known and its orders are settled, or have had the time for it.
+    """
     if replay["status"] in UNFINISHED:
         return 2
-    if not outcome.unknown:
-        return None
-    return 2 if now - replay["doneAt"] < CLOSELY_WATCHED else 30
+    closely = now - replay["doneAt"] < CLOSELY_WATCHED
+    if outcome.unknown:
+        return 2 if closely else 30
+    open_ = isinstance(impact, Unavailable) or (impact is not None and bool(impact.unsettled.orders))
+    return 2 if closely and open_ else None
 
 
 def filters_of(asked: dict[str, str], now: datetime) -> Filters:

@@ -19,8 +19,8 @@ from operations.dead_letters.editing import (
     with_identities,
     without_identities,
 )
+from operations.dead_letters.effects import Preview
 from operations.dead_letters.patching import LOCKABLE
-from operations.dead_letters.preview import Preview
 from operations.dead_letters.previewing import ReplayPreviews
 from operations.dead_letters.replays import NotPossibleError
 from operations.dead_letters.service import DeadLetterService

@@ -172,8 +172,7 @@ class LettersEditor:
 
     async def _example(self, filters: Filters) -> tuple[str, bytes] | None:
         """Return the id of the first letter that can be changed as an example, and its body without what is locked."""
-        ids = await self._records.replayable(filters, SAMPLES)
-        for letter in await self._records.without_big_bodies(ids):
+        async for letter in self._records.to_replay(filters, SAMPLES):
             body = body_to_send(letter)
             if body is not None and len(body) <= LARGEST_EXAMPLE and view(body).kind == "JSON":
                 return letter["_id"], without_identities(letter)

@@ -1,19 +1,18 @@
 """What a patch would make of a selection of letters, and what a replay of them would then do; it writes nothing."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from operations.dead_letters.difference import Change, differences
+from operations.dead_letters.effects import Effect, Preview
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.letter import current_body
 from operations.dead_letters.patching import Edit, LeftOut, Patch, edited
-from operations.dead_letters.preview import Effect, Preview, message_of
-from operations.dead_letters.previewing import MOST_PREVIEWED, PAGE, ReplayPreviews, count_effects
+from operations.dead_letters.preview import ToPreview, message_of
+from operations.dead_letters.previewing import MOST_PREVIEWED, ReplayPreviews, count_effects
 from operations.dead_letters.records import LetterRecords
-from shared.contracts import Message
 from shared.database import Database, Document
 
 MOST_LOOKED_AT = 10_000
@@ -114,27 +113,24 @@ class EditPreviews:
 
         `masked` hides tokens and personal fields in them.
         """
-        ids = await self._letters.replayable(filters, MOST_LOOKED_AT)
-        messages: list[Message | Preview] = []
+        messages: list[ToPreview] = []
         shown: list[tuple[Document, Edit]] = []
         counts, named, changed = Counter[str](), list[Sample](), 0
-        for start in range(0, len(ids), PAGE):
-            for letter in await self._letters.without_big_bodies(ids[start : start + PAGE]):
-                await asyncio.sleep(0)  # thousands of bodies take seconds, in which others are served, too
-                outcome = edited(letter, patch)
-                if isinstance(outcome, LeftOut):
-                    counts[outcome.reason] += 1
-                    named += [Sample(letter["_id"], letter["orderId"], left=outcome)][: MOST_NAMED - len(named)]
-                    continue
-                changed += 1
-                if len(messages) < MOST_PREVIEWED:
-                    messages.append(message_of(letter, outcome.body))
-                if len(shown) < samples:
-                    shown.append((letter, outcome))
+        async for letter in self._letters.to_replay(filters, MOST_LOOKED_AT):
+            outcome = edited(letter, patch)
+            if isinstance(outcome, LeftOut):
+                counts[outcome.reason] += 1
+                named += [Sample(letter["_id"], letter["orderId"], left=outcome)][: MOST_NAMED - len(named)]
+                continue
+            changed += 1
+            if len(messages) < MOST_PREVIEWED:
+                messages.append(message_of(letter, outcome.body))
+            if len(shown) < samples:
+                shown.append((letter, outcome))
         found = await self._previews.of_messages(messages)
         return EditPreview(
             total=await self._letters.count_replayable(filters),
-            looked_at=len(ids),
+            looked_at=changed + counts.total(),
             changed=changed,
             left=counts.most_common(),
             effects=count_effects(found),

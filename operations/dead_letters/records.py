@@ -1,6 +1,7 @@
 """The letters and their bodies. Only this module writes them; methods let the driver's errors out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -30,6 +31,9 @@ from shared.bus import Delivery
 from shared.clock import utc_now
 from shared.contracts import DeadLetterHandled
 from shared.database import Collection, Database, Document
+
+READ_AT_ONCE = 100
+"""Letters with their bodies per query."""
 
 PIECE = 8 * 1024 * 1024
 """Bytes of a big body per document; MongoDB takes up to 16 MB."""
@@ -285,11 +289,15 @@ class LetterRecords:
         letter = await self.without_big_body(letter_id)
         return None if letter is None else await self.with_body(letter)
 
-    async def replayable(self, filters: Filters, most: int) -> list[str]:
-        """Return the ids of the first letters that a replay of the selection would send, in its order."""
+    async def to_replay(self, filters: Filters, most: int) -> AsyncIterator[Document]:
+        """Yield the first letters that a replay of the selection would send, in its order; see `without_big_body`."""
         oldest_first = [("lastFailedAt", 1), ("_id", 1)]
         found = self._letters.find(replayable(filters), {"_id": True}, sort=oldest_first, limit=most)
-        return [letter["_id"] async for letter in found]
+        ids = [letter["_id"] async for letter in found]
+        for start in range(0, len(ids), READ_AT_ONCE):
+            for letter in await self.without_big_bodies(ids[start : start + READ_AT_ONCE]):
+                yield letter
+                await asyncio.sleep(0)  # thousands of bodies take seconds, in which others are served, too
 
     async def first(self, letters: Document, most: int) -> list[Document]:
         """Return the first letters of a query, the oldest failure first, without big fields."""

@@ -20,6 +20,7 @@ from operations.dead_letters.schema import SCHEMA
 from shared import schema
 from shared.clock import utc_now
 from shared.database import Database, Document
+from shared.failpoints import GROUPS_REOPENED, LETTERS_CHOSEN, LETTERS_DECIDED, Failpoint, nothing_fails
 
 EXPORT_PAGE = 100
 
@@ -35,8 +36,9 @@ LONGEST_NOTE = 2000
 class DeadLetterService:
     """The dead letters in the database of operations. Lets the driver's errors out."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, failpoint: Failpoint = nothing_fails) -> None:
         self._database = database
+        self._failpoint = failpoint
         self._letters = LetterRecords(database)
         self._groups = GroupRecords(database)
         self._replays = ReplayRecords(database)
@@ -299,6 +301,7 @@ class DeadLetterService:
         async def take_back(selected: Filters, restored: Document) -> int:
             # The groups first: once a letter is taken back, an interrupted act would not find its group any more.
             await self._groups.reopen(restorable(selected), restored["at"])
+            self._failpoint(GROUPS_REOPENED)
             return await self._letters.restore(selected, restored)
 
         return await self._decide("restore", "restored", take_back, filters, by, why)
@@ -316,7 +319,9 @@ class DeadLetterService:
         reason = _checked(why, "reason")
         logged = by, reason, f"dead-letters.{action}", _subject(filters, "")
         await self._log(*logged, STARTED)
+        self._failpoint(LETTERS_CHOSEN)
         number = await decide(filters, {"at": utc_now(), "by": by, "why": reason})
+        self._failpoint(LETTERS_DECIDED)
         await self._log(*logged, f"{number} {participle}")
         return number
 

@@ -34,6 +34,11 @@ class Impact:
     complete: bool = True
 
     @property
+    def all_settled(self) -> bool:
+        """Whether there are orders, all of them were looked at, and nothing is still to happen to any."""
+        return self.complete and not self.unknown and self.total.orders > 0 and self.unsettled.orders == 0
+
+    @property
     def harm(self) -> Harm:
         """The key by which the greatest harm comes first.
 

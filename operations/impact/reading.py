@@ -14,7 +14,7 @@ from pymongo import AsyncMongoClient
 
 from inventory_service.stock import hold_reservation_id
 from operations.dead_letters.schema import LETTERS, ORDERS_OF_GROUP
-from operations.dead_letters.status import OPEN
+from operations.dead_letters.status import OPEN, STATUSES
 from operations.impact.impact import Impact, impact_of, share_out
 from operations.impact.waiting import services_awaited
 from order_service.participants import STOCK
@@ -82,6 +82,11 @@ class ImpactReader:
         hold_ends = await self._hold_ends(orders.values())
         number = len(named) if complete else await self._letters.count_documents(query)
         return number, _of_letters(named, orders, hold_ends, complete=complete)
+
+    async def of_replay(self, replay_id: str) -> Impact:
+        """Return what the orders of a replay's letters amount to now."""
+        # Every status is named because the index begins with the status.
+        return (await self.of_query({"status": {"$in": list(STATUSES)}, "replays.replay": replay_id}))[1]
 
     async def of_outages(self, names: Sequence[str], now: datetime) -> dict[str, Impact]:
         """Return which orders wait for each of these services and servers, in one pass over the unsettled orders."""

@@ -190,7 +190,7 @@ async def test_an_incident_as_json(
     demo_stack.stack.urls["console"] = "http://127.0.0.1:1"
 
     async def make(*_: Any) -> Incident:
-        return Incident(["good"], "stuck", ["paid"], ["failed"], 17)
+        return Incident(["good"], ["stuck"], ["paid"], ["failed"], 17)
 
     monkeypatch.setattr(command, "lasting_stack", lambda *_: contextlib.nullcontext(demo_stack))
     monkeypatch.setattr(command, "make_incident", make)

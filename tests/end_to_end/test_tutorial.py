@@ -198,7 +198,7 @@ async def correct_a_number(tutorial: Tutorial, page: Page) -> None:
     await body.fill((await body.input_value()).replace('"two"', "2"))
     await page.get_by_label("Reason").fill("a word in place of a number")
     await tutorial.click(page.get_by_role("button", name="Preview"), "Preview")
-    await expect(page.get_by_text("order.created can be read; its service decides")).to_be_visible()
+    await expect(page.get_by_text("stock nothing → RESERVED, sends stock.reserved")).to_be_visible()
     await tutorial.click(page.get_by_role("button", name="Replay with this body"), "Replay with this body")
     await expect(page.get_by_text("Every message was handled.")).to_be_visible()
 

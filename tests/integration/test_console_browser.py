@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
@@ -18,7 +18,7 @@ from operations.samples.records import SampleRecords, SampleState
 from operations.samples.sample import Sample, whole_minute
 from shared.clock import utc_now
 from tests.support.access import ADMIN
-from tests.support.browser import run_browser
+from tests.support.browser import Hands, run_browser
 from tests.support.consoles import a_letter, console_dependencies, record_letters, served
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
@@ -436,38 +436,29 @@ async def test_eighty_bodies_with_one_mistake_take_three_clicks_and_two_texts(
     letters = DeadLetterService(dependencies.operations)
     (group,) = await letters.groups()
     errors: list[str] = []
-    acts: list[str] = []
     async with served(dependencies) as url:
         page = await open_page(browser, url, errors)
-
-        async def click(role: Literal["link", "button"], name: str) -> None:
-            acts.append("click")
-            await page.get_by_role(role, name=name).click()
-
-        async def write(label: str, text: str) -> None:
-            acts.append("text")
-            await page.get_by_label(label, exact=True).fill(text)
-
+        hands = Hands(page)
         await page.goto(f"/dead-letters/groups/{group.fingerprint}")
-        await click("link", "Edit all…")
-        test, fix = '{"op":"test","path":"/reason","value":7}', '{"op":"replace","path":"/reason","value":"late"}'
-        await write("JSON patch (RFC 6902)", f"[{test},{fix}]")
-        await click("button", "Preview")
-        await expect(page.get_by_role("heading", name="80 letters changed, 2 left as they are")).to_be_visible(
-            timeout=PATIENCE
-        )
-        await expect(page.locator("ins").first).to_have_text('"late"', timeout=PATIENCE)
-        (right,) = (await letters.page(Filters(order_id="o81"))).items
-        another = page.get_by_label("Another letter")
-        await another.fill(right["_id"])
-        await another.press("Enter")
-        await expect(page.get_by_text("Left as it is: the test of /reason failed")).to_be_visible(timeout=PATIENCE)
-        assert await letters.replays() == [], "Enter in a field sends nothing"
-        await write("Reason", "the shop sent a number")
-        await click("button", "Edit and replay 80 letters")
-        await page.wait_for_url("**/dead-letters/replays/*")
+        with hands.do(clicks=3, texts=2):
+            await hands.press("Edit all…", "link")
+            test, fix = '{"op":"test","path":"/reason","value":7}', '{"op":"replace","path":"/reason","value":"late"}'
+            await hands.write("JSON patch (RFC 6902)", f"[{test},{fix}]")
+            await hands.press("Preview")
+            await expect(page.get_by_role("heading", name="80 letters changed, 2 left as they are")).to_be_visible(
+                timeout=PATIENCE
+            )
+            await expect(page.locator("ins").first).to_have_text('"late"', timeout=PATIENCE)
+            (right,) = (await letters.page(Filters(order_id="o81"))).items
+            another = page.get_by_label("Another letter")
+            await another.fill(right["_id"])
+            await another.press("Enter")
+            await expect(page.get_by_text("Left as it is: the test of /reason failed")).to_be_visible(timeout=PATIENCE)
+            assert await letters.replays() == [], "Enter in a field sends nothing"
+            await hands.write("Reason", "the shop sent a number")
+            await hands.press("Edit and replay 80 letters")
+            await page.wait_for_url("**/dead-letters/replays/*")
         await page.close()
     assert errors == []
-    assert (acts.count("click"), acts.count("text")) == (3, 2)
     (replay,) = await letters.replays()
     assert (replay["total"], replay["why"], replay["careful"]) == (82, "the shop sent a number", True)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from operations.dead_letters.filters import Filters
 from operations.dead_letters.patching import Patch, read_patch
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replays import NotPossibleError
+from operations.dead_letters.service import DeadLetterService
 from shared.clock import utc_now
 from shared.contracts import DeadLetterHandled, RefundPayment
+from shared.failpoints import GROUPS_REOPENED, LETTERS_CHOSEN, LETTERS_DECIDED, SimulatedCrashError
 from tests.integration.test_dead_letters import (
     INBOX,
     DeadLetterHarness,
@@ -24,6 +27,7 @@ from tests.integration.test_dead_letters import (
     dead_letters,
     patient,
 )
+from tests.support.consoles import a_letter
 
 __all__ = ["database", "dead_letters", "patient"]  # fixtures, used by name
 
@@ -184,3 +188,47 @@ async def test_a_discarded_letter_is_taken_back_as_what_it_then_is(dead_letters:
     assert await service.discard(Filters(ids=(dead_one,)), by="ann", why="after all") == 1
     await service.restore(Filters(ids=(dead_one,)), by="bob", why="no")
     assert len((await dead_letters.stored(dead_one))["restored"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("act", "points"), [("discard", (LETTERS_CHOSEN,)), ("restore", (LETTERS_CHOSEN, GROUPS_REOPENED))]
+)
+async def test_killed_at_every_step_and_run_again_it_decides_each_letter_once(
+    dead_letters: DeadLetterHarness, act: str, points: tuple[str, ...]
+) -> None:
+    """One of the kills is in the middle of the write: it has changed some of the letters."""
+    service = dead_letters.service
+    await dead_letters.records.record([a_letter(f"o{n}") for n in range(6)], utc_now())
+    (group,) = await service.groups()
+    everything = Filters(group=group.fingerprint)
+    if act == "restore":
+        everything = replace(everything, status=("discarded",))
+        assert await service.discard(Filters(), by="bob", why="a mistake") == 6
+        await service.set_group_status(group.fingerprint, "resolved", by="bob")
+    before = {letter["_id"]: letter["changes"] for letter in await dead_letters.all()}
+    some = tuple(before)[:2]
+    for point in points:
+        await killed_at(point, dead_letters, act, everything)
+        assert {letter["_id"]: letter["changes"] for letter in await dead_letters.all()} == before
+    for part, why in ((Filters(ids=some), "in part"), (everything, "the others"), (everything, "again")):
+        await killed_at(LETTERS_DECIDED, dead_letters, act, part, why)
+    assert await getattr(service, act)(everything, by="ann", why="once more") == 0
+
+    for letter in await dead_letters.all():
+        assert letter["changes"] == before[letter["_id"]] + 1
+        assert letter["status"] == ("dead" if act == "restore" else "discarded")
+        (entry,) = letter["restored"] if act == "restore" else [letter["discarded"]]
+        assert (entry["by"], entry["why"]) == ("ann", "in part" if letter["_id"] in some else "the others")
+    (group,) = await service.groups()
+    assert (group.open, group.status) == (6 if act == "restore" else 0, "new")
+
+
+async def killed_at(point: str, dead_letters: DeadLetterHarness, act: str, filters: Filters, why: str = "-") -> None:
+    """Discard or restore letters in a process that is killed at this point."""
+
+    def crash(reached: str) -> None:
+        if reached == point:
+            raise SimulatedCrashError(point)
+
+    with pytest.raises(SimulatedCrashError):
+        await getattr(DeadLetterService(dead_letters.database, crash), act)(filters, by="ann", why=why)

@@ -1,16 +1,20 @@
-"""A preview agrees with what then happens: random letters, previewed, then replayed through the order service."""
+"""A preview agrees with what then happens: random letters, previewed, then replayed through the real handlers."""
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
 
+from operations.dead_letters.effects import Effect, Preview
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.ingest import Ingest
 from operations.dead_letters.notices import handlers as notice_handlers
-from operations.dead_letters.preview import Effect, Preview
 from operations.dead_letters.previewing import ReplayPreviews
 from operations.dead_letters.records import LetterRecords
 from operations.dead_letters.replaying import Replayer
@@ -21,19 +25,23 @@ from order_service.order import HistoryEntry, Order
 from order_service.orders import Change, NewRecord, Orders
 from order_service.saga import SAGA
 from shared import contracts as c
-from shared.bus import Delivery
+from shared.bus import Delivery, Handler, Handlers
 from shared.bus.publisher import Publisher
 from shared.clock import utc_now
 from shared.contracts import Message, OrderMessage
+from shared.contracts.orders import PaymentInstruction
 from shared.contracts.provisioning import Server
 from shared.database import Document
 from shared.pausing.records import PauseRecords
-from shared.topology import DEAD_LETTERS, OPERATIONS_INBOX, ORDER_INBOX
+from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, OPERATIONS_INBOX, ORDER_INBOX, PAYMENT_INBOX
 from tests.integration.test_dead_letters import consuming
-from tests.support.builders import TIMEOUTS, an_order
+from tests.support.builders import TIMEOUTS, an_order, new_id
 from tests.support.buses import RabbitHarness
 from tests.support.consoles import a_letter
 from tests.support.eventually import eventually
+from tests.support.inventory_worker import Worker, inventory_database
+from tests.support.inventory_worker import order as an_order_of
+from tests.support.payment_workers import PaymentWorker, payment_worker
 from tests.support.seeds import IS_LONG_FORM
 
 LETTERS = 1000 if IS_LONG_FORM else 120
@@ -106,7 +114,8 @@ async def test_a_preview_agrees_with_what_then_happens(mongodb_url: str, amqp_ur
         assert {key: decided(each) for key, each in (await orders.load(before)).items()} == before
         await harness.take_from(ORDER_INBOX, 0)
 
-        sent = await replay_all(harness, service, records, orders)
+        table = answer_handlers(orders, PauseRecords(database), TIMEOUTS, utc_now, ())
+        sent = await replay_all(harness, service, records, {ORDER_INBOX: table})
         after = await orders.load(before)
         letters = {letter["_id"]: letter async for letter in database["dead_letters"].find()}
         for letter_id, preview in found.letters:
@@ -119,7 +128,7 @@ def agrees(
     letter: Document,
     before: dict[str, tuple[object, ...]],
     after: dict[str, Order],
-    sent: dict[str, list[str]],
+    sent: Mapping[tuple[str, str], list[str]],
 ) -> bool:
     """Return whether the outcome of a replay is what its preview said."""
     order_id = letter["orderId"]
@@ -128,7 +137,9 @@ def agrees(
         error = letter["replays"][0]["error"]
         return outcome == "dead" and preview.details.startswith(f"{error['type']}: ")
     assert preview.order is not None
-    same = decided(after[order_id]) == decided(preview.order) and sent.get(order_id, []) == list(preview.sends)
+    same = decided(after[order_id]) == decided(preview.order) and sent.get((ORDER_INBOX, order_id), []) == list(
+        preview.sends
+    )
     return (
         same
         and outcome == "handled"
@@ -148,26 +159,17 @@ async def store_orders(orders: Orders, random_: random.Random) -> dict[str, tupl
 
 
 async def replay_all(
-    harness: RabbitHarness, service: DeadLetterService, records: LetterRecords, orders: Orders
-) -> dict[str, list[str]]:
-    """Replay all letters until every outcome is known; return what the order service sent, by the order's id."""
-    sent: dict[str, list[str]] = {}
-    table = answer_handlers(orders, PauseRecords(service._database), TIMEOUTS, utc_now, ())
-    advance = table[c.StockReserved]
-
-    async def advance_and_note(answers: Sequence[Message]) -> Sequence[Message]:
-        messages = await advance(answers)
-        for message in messages:
-            sent.setdefault(message.correlation_id, []).append(message.routing_key)
-        return messages
-
+    harness: RabbitHarness, service: DeadLetterService, records: LetterRecords, tables: Mapping[str, Handlers]
+) -> dict[tuple[str, str], list[str]]:
+    """Replay all letters until every outcome is known; return what was sent, by the inbox and the order's id."""
+    sent: dict[tuple[str, str], list[str]] = defaultdict(list)
     replay_id = await service.start_replay(Filters(), by="ann", why="fixed", rate=10_000)
     letters = Ingest(await harness.bus(DEAD_LETTERS), records)
     recording = asyncio.create_task(letters.run())
-    async with (
-        consuming(harness, ORDER_INBOX, dict.fromkeys(table, advance_and_note)),
-        consuming(harness, OPERATIONS_INBOX, notice_handlers(records, utc_now)),
-    ):
+    async with AsyncExitStack() as stack:
+        for inbox, table in tables.items():
+            await stack.enter_async_context(consuming(harness, inbox, noting(inbox, table, sent)))
+        await stack.enter_async_context(consuming(harness, OPERATIONS_INBOX, notice_handlers(records, utc_now)))
         replay = await ReplayRecords(service._database).acquire("test", replay_id)
         assert replay is not None
         await Replayer(service._database, Publisher(await harness.bus())).run(replay, "test")
@@ -180,3 +182,142 @@ async def replay_all(
     await letters.stop()
     await recording
     return sent
+
+
+def noting(inbox: str, table: Handlers, sent: dict[tuple[str, str], list[str]]) -> Handlers:
+    """Return the handlers of an inbox, which note what they send; types with one handler still have one."""
+
+    def note(handler: Handler) -> Handler:
+        async def handle(batch: Sequence[Any]) -> Sequence[Message]:
+            messages = await handler(batch)
+            for message in messages:
+                sent[inbox, message.correlation_id].append(message.routing_key)
+            return messages
+
+        return handle
+
+    wrapped = {handler: note(handler) for handler in set(table.values())}
+    return {type_: wrapped[handler] for type_, handler in table.items()}
+
+
+STOCK_HISTORIES = ("", "", "reserve", "reserve release", "reserve ship", "release")
+PAYMENT_HISTORIES = ("", "", "charge", "charge refund", "refund", "decline")
+
+
+@dataclass(frozen=True)
+class Others:
+    """Orders as inventory and payment know them, and the workers of both."""
+
+    stock: Worker
+    payment: PaymentWorker
+
+    @property
+    def tables(self) -> Mapping[str, Handlers]:
+        stock, payment = self.stock.handlers, self.payment._handlers
+        return {
+            INVENTORY_INBOX: {c.OrderCreated: stock.reserve, c.ReleaseStock: stock.release, c.ShipStock: stock.ship},
+            PAYMENT_INBOX: {
+                c.OrderCreated: payment.charge,
+                c.CapturePayment: payment.capture,
+                c.RefundPayment: payment.refund,
+            },
+        }
+
+    async def states(self) -> dict[tuple[str, str], str]:
+        """Return the recorded statuses by inbox and order."""
+        found: dict[tuple[str, str], str] = {}
+        for inbox, records in (
+            (INVENTORY_INBOX, self.stock.database["reservations"]),
+            (PAYMENT_INBOX, self.payment.database["payments"]),
+        ):
+            found |= {(inbox, each["_id"]): str(each["status"]) async for each in records.find()}
+        return found
+
+    async def live(self, orders: Sequence[c.OrderCreated], random_: random.Random) -> None:
+        """Let each order have a random history with both services."""
+        await self.stock.stock({"lamp": 10_000, "sofa": LETTERS // 20})
+        stock, payment = [
+            {order.order_id: random_.choice(histories).split() for order in orders}
+            for histories in (STOCK_HISTORIES, PAYMENT_HISTORIES)
+        ]
+        await self.stock.reserve(*(order for order in orders if "reserve" in stock[order.order_id]))
+        await self.stock.release(*(key for key, history in stock.items() if "release" in history))
+        await self.payment.charge(*(order for order in orders if "charge" in payment[order.order_id]))
+        declined = PaymentInstruction(token="tok_declined")
+        refused = (order for order in orders if "decline" in payment[order.order_id])
+        await self.payment.charge(*(order.model_copy(update={"payment": declined}) for order in refused))
+        await self.payment.refund(*(key for key, history in payment.items() if "refund" in history))
+        reserved = {key for (inbox, key), status in (await self.states()).items() if status == "RESERVED"}
+        await self.stock.ship(*(key for key, history in stock.items() if "ship" in history and key in reserved))
+
+
+def random_new_order(random_: random.Random) -> c.OrderCreated:
+    product = random_.choices(("lamp", "sofa", "ghost"), (8, 3, 1))[0]
+    order = an_order_of(new_id(), {product: random_.randrange(1, 3)}, slot="auto" if random_.random() < 0.05 else None)
+    free = {"total_amount": 0} if random_.random() < 0.2 else {}
+    return order.model_copy(update={"payment": PaymentInstruction(token="tok_ok"), **free})
+
+
+def letter_of_another(random_: random.Random, order: c.OrderCreated) -> Delivery:
+    """Return a dead letter of inventory or payment about an order."""
+    inbox, message = random_.choice(
+        [
+            (INVENTORY_INBOX, order),
+            (INVENTORY_INBOX, c.ReleaseStock(order_id=order.order_id)),
+            (INVENTORY_INBOX, c.ShipStock(order_id=order.order_id)),
+            (PAYMENT_INBOX, order),
+            (PAYMENT_INBOX, c.RefundPayment(order_id=order.order_id)),
+            (PAYMENT_INBOX, c.CapturePayment(order_id=order.order_id)),
+        ]
+    )
+    return a_letter(order.order_id, body=message.to_json(), queue=inbox, routing_key=message.routing_key)
+
+
+@pytest.mark.long_form
+async def test_a_preview_of_stock_and_money_agrees_too(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
+    random_ = random.Random(SEED)
+    async with (
+        AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority") as client,
+        inventory_database(mongodb_url, database_prefix) as inventory,
+        payment_worker(mongodb_url, database_prefix) as payment,
+        RabbitHarness.open(amqp_url) as harness,
+    ):
+        database, others = client[f"{database_prefix}_operations"], Others(Worker(inventory), payment)
+        service, records = DeadLetterService(database), LetterRecords(database)
+        await service.prepare()
+        orders = [random_new_order(random_) for _ in range(LETTERS)]
+        await others.live(orders, random_)
+        before = await others.states()
+        await records.record([letter_of_another(random_, order) for order in orders], utc_now())
+
+        found = dict((await ReplayPreviews(client, database_prefix).of_selection(Filters())).letters)
+        effects = Counter(preview.effect for preview in found.values())
+        assert set(effects) == set(Effect)
+        assert effects[Effect.UNKNOWN] < LETTERS / 3
+        assert await others.states() == before
+
+        sent = await replay_all(harness, service, records, others.tables)
+        after = await others.states()
+        letters = {letter["_id"]: letter async for letter in database["dead_letters"].find()}
+        assert len(found) == len(letters) == LETTERS
+        for letter_id, preview in found.items():
+            letter = letters[letter_id]
+            key = letter["queue"], letter["orderId"]
+            states = before.get(key, "nothing"), after.get(key, "nothing")
+            assert is_what_happened(preview, letter["replays"][0], states, sent.get(key, [])), (preview, letter, states)
+
+
+def is_what_happened(preview: Preview, replay: Document, states: tuple[str, str], sent: list[str]) -> bool:
+    """Return whether the outcome of a replay is what its preview said."""
+    if preview.effect is Effect.UNKNOWN:
+        return True
+    if preview.effect is Effect.FAILS:
+        return replay["outcome"] == "dead" and preview.details.startswith(f"{replay['error']['type']}: ")
+    said = f" {' → '.join(states)}" if preview.effect is Effect.CHANGES else f" {states[1]}"
+    unchanged = states[0] == states[1]
+    return (
+        replay["outcome"] == "handled"
+        and said in f"{preview.details} "
+        and sent == list(preview.sends)
+        and unchanged == (preview.effect is Effect.NOTHING)
+    )

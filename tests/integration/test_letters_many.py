@@ -139,7 +139,7 @@ async def test_eighty_bodies_with_one_mistake_are_one_edit(
     shown = previewed.text
     assert "80 letters changed, 2 left as they are" in shown
     assert '<td class="num">2</td><td class="break">the test of /reason failed</td>' in shown
-    assert '<td class="num">80</td><td class="break">no preview: payment.refund can be read' in shown
+    assert '<td class="num">80</td><td class="break">payment nothing → VOIDED, sends payment.refunded' in shown
     assert '<del>7</del></td><td class="break"><ins>&#34;late&#34;</ins>' in shown
     assert shown.count("Left as it is: ") == 1, "the letter that was asked for"
     assert await service.replays() == []

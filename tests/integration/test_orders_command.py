@@ -250,11 +250,11 @@ async def test_a_large_order_waits_for_a_second_person(shop: Shop) -> None:
 STEPS = (BULK_CLAIMED, BULK_NOTED, BULK_ACTED, BULK_RECORDED)
 
 
-@pytest.mark.parametrize("name", ["retry", "refund"])
+@pytest.mark.parametrize("name", ["retry", "refund", "cancel"])
 async def test_killed_at_every_step_and_run_again_it_neither_skips_nor_doubles(shop: Shop, name: str) -> None:
     """Each run is killed at the next step of the next order; an order that was retried fails again meanwhile."""
-    failed = await shop.failed(5)
-    (large,) = await shop.failed(1, total_amount=10_000)
+    make = an_order if name == "cancel" else a_failed_order
+    *some, large = await shop.store(*(make() for _ in range(5)), make(total_amount=10_000))
     clock, crashes = Clock(), Counter[str]()
     policy = ApprovalPolicy(10_000)
 
@@ -279,9 +279,9 @@ async def test_killed_at_every_step_and_run_again_it_neither_skips_nor_doubles(s
     assert min(crashes.values()) >= 2, "every step has been killed at"
     assert ended is not None
     assert (ended["status"], len(results)) == ("ended", 6)
-    assert {item["orderId"]: item["outcome"] for item in results} == dict.fromkeys(failed, "done") | {large: "waiting"}
+    assert {item["orderId"]: item["outcome"] for item in results} == dict.fromkeys(some, "done") | {large: "waiting"}
     event = f"order.{name}_requested"
-    for order_id in failed:
+    for order_id in some:
         assert await shop.events(order_id) == [event]
     assert await shop.events(large) == []
     assert [record["subject"] for record in asked] == [large]

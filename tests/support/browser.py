@@ -1,11 +1,12 @@
-"""A real browser for tests: Debian's chromium, headless, driven by Playwright."""
+"""A real browser for tests, Debian's chromium driven by Playwright; and what a person does in it, counted."""
 
 import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Literal
 
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, Locator, Page, async_playwright
 
 CHROMIUM_VARIABLE = "ORDERSAGA_CHROMIUM"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -33,3 +34,33 @@ async def run_browser() -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+class Hands:
+    """What a person does on a page: clicks and texts, which are counted."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self._clicks = 0
+        self._texts = 0
+
+    async def click(self, found: Locator) -> None:
+        """Click what is found."""
+        self._clicks += 1
+        await found.click()
+
+    async def press(self, name: str, role: Literal["link", "button", "checkbox"] = "button") -> None:
+        """Click the button, or the like, of this name."""
+        await self.click(self.page.get_by_role(role, name=name))
+
+    async def write(self, label: str, text: str) -> None:
+        """Write a text into the field with this label."""
+        self._texts += 1
+        await self.page.get_by_label(label, exact=True).fill(text)
+
+    @contextmanager
+    def do(self, *, clicks: int, texts: int = 0) -> Iterator[None]:
+        """Check that what is done meanwhile takes this number of clicks and texts."""
+        before = self._clicks, self._texts
+        yield
+        assert (self._clicks - before[0], self._texts - before[1]) == (clicks, texts)

@@ -35,6 +35,10 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def revive(self) -> None:
+        """Take connections again at the same address, after it has died."""
+        self._listener = await asyncio.start_server(self._connected, self.url.host, self.url.port)
+
     def cut(self) -> None:
         """Close all connections; new ones are taken."""
         for task in self._tasks:

@@ -9,10 +9,13 @@ import pytest
 
 from operations.console import wording
 from operations.console.bodies import MOST_EDITED, MOST_INDENTED, MOST_SHOWN, view
+from operations.console.dead_letters import is_over, refresh_seconds
 from operations.console.figures import SAMPLE, percentile, summarize
 from operations.console.slots import slot_orders
 from operations.console.stock import stock_rows
 from operations.console.upstream import path
+from operations.dead_letters.outcome import ReplayOutcome
+from operations.impact.impact import impact_of
 from operations.order_actions.search import OrderSearch, query_of
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -193,3 +196,23 @@ def test_stock_bars_have_one_scale_and_uncounted_products_none() -> None:
         ("vps", None, 2, 10),
         ("gone", 0, 0, 10),
     ]
+
+
+# --- The page of a replay. ---
+
+
+def test_the_page_of_a_replay_refreshes_itself_until_its_orders_are_settled() -> None:
+    def every(status: str, outcome: ReplayOutcome, *settled: bool, minutes: int = 1) -> int | None:
+        replay = {"status": status, "doneAt": NOW - timedelta(minutes=minutes)}
+        assert is_over(replay, outcome) == bool(settled)
+        impact = impact_of([{"_id": "o1", "status": "PENDING", "settled": each} for each in settled])
+        assert impact.all_settled == (bool(settled) and all(settled))
+        return refresh_seconds(replay, outcome, impact if settled else None, NOW)
+
+    handled, failed, unknown = ReplayOutcome(2), ReplayOutcome(0, 2), ReplayOutcome(1, 0, 1)
+    assert every("running", handled) == every("done", unknown) == 2
+    assert every("done", unknown, minutes=11) == 30
+    assert every("done", handled, True, False) == every("stopped", failed, False) == 2
+    assert every("done", handled, True, True) is None
+    assert every("done", handled, False, minutes=11) is None, "one that waits for something else is no news"
+    assert every("done", ReplayOutcome()) is None

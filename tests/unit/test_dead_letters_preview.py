@@ -1,14 +1,24 @@
 """What a replay would do: in words, per letter and one after the other, without any effect."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from operations.dead_letters.preview import Effect, UnreadableOrder, body_to_send, message_of, previews
+import orjson
+
+from inventory_service import stock
+from inventory_service.stock import Kind, Product, Reservation
+from operations.dead_letters.effects import Effect, Unreadable
+from operations.dead_letters.payment_preview import Payments
+from operations.dead_letters.preview import Read, Records, ToPreview, body_to_send, message_of, previews
+from operations.dead_letters.stock_preview import Stock
 from order_service.order import Status
+from payment_service.lifecycle import Payment, PaymentStatus
 from shared import contracts as c
 from shared.contracts import Message
 from shared.database import Document
-from shared.topology import INVENTORY_INBOX, ORDER_INBOX
+from shared.topology import INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, PROVISIONING_INBOX
 from tests.support.builders import an_order
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -26,8 +36,11 @@ def a_letter(message: Message, queue: str = ORDER_INBOX, **changes: Any) -> Docu
 
 def words(*letters: Document, order: Any = None) -> list[str]:
     messages = [message_of(letter, body_to_send(letter)) for letter in letters]
-    orders = {"o1": order} if order is not None else {}
-    return [preview.in_words() for preview in previews(messages, orders, NOW)]
+    return in_words(messages, Records({"o1": order} if order is not None else {}))
+
+
+def in_words(messages: Sequence[ToPreview], records: Records) -> list[str]:
+    return [preview.in_words() for preview in previews(messages, records, NOW)]
 
 
 def order(**changes: Any) -> Any:
@@ -78,10 +91,10 @@ def test_what_fails_again_shows_nothing_hidden() -> None:
 
 
 def test_what_other_services_decide_has_no_preview() -> None:
-    release = c.ReleaseStock(order_id="o1", reason="cancelled")
-    (shown,) = words(a_letter(release, INVENTORY_INBOX), order=order())
-    assert shown == "no preview: stock.release can be read; its service decides when it handles it"
-    assert words(a_letter(PAID), order=UnreadableOrder("a newer saga")) == ["no preview: a newer saga"]
+    cancel = c.CancelProvisioning(order_id="o1")
+    (shown,) = words(a_letter(cancel, PROVISIONING_INBOX), order=order())
+    assert shown == "no preview: provisioning.cancel can be read; its service decides when it handles it"
+    assert words(a_letter(PAID), order=Unreadable("a newer saga")) == ["no preview: a newer saga"]
 
 
 def test_an_order_whose_record_is_damaged_has_no_preview() -> None:
@@ -93,5 +106,100 @@ def test_an_order_whose_record_is_damaged_has_no_preview() -> None:
 
 def test_a_message_of_another_service_that_cannot_be_read_is_said_to_fail() -> None:
     letter = a_letter(PAID, INVENTORY_INBOX, routingKey="order.created", type="order.created")
-    (found,) = previews([message_of(letter, b"{}")], {}, NOW)
+    (found,) = previews([message_of(letter, b"{}")], Records(), NOW)
     assert found.effect is Effect.FAILS
+
+
+def lamps(order_id: str, quantity: int = 1, **changes: Any) -> c.OrderCreated:
+    items = [{"productId": "lamp", "quantity": quantity, "price": 5}]
+    body = {"orderId": order_id, "userId": "u1", "items": items, "totalAmount": 5 * quantity, **changes}
+    return c.OrderCreated.model_validate_json(orjson.dumps(body))
+
+
+def lamp(free: int, **changes: Any) -> Product:
+    known: dict[str, Any] = {"version": 1, "created_at": NOW, "updated_at": NOW, "supplied": free, "pending_moves": {}}
+    return Product(id="lamp", kind=Kind.GOODS, quantity=free, **known | changes)
+
+
+def of_stock(*messages: Message, free: int = 10, **statuses: str) -> list[str]:
+    recorded = {name: Reservation(name, stock.Status(status), NOW, NOW) for name, status in statuses.items()}
+    records = Records(stock=Stock(dict(recorded), {"lamp": lamp(free)}, frozenset({"assigned"})))
+    return in_words([Read(INVENTORY_INBOX, message) for message in messages], records)
+
+
+def test_stock_is_reserved_one_order_after_the_other_while_it_lasts() -> None:
+    assert of_stock(lamps("a", 2), lamps("b", 2), lamps("c"), free=4) == [
+        "stock nothing → RESERVED, sends stock.reserved",
+        "stock nothing → RESERVED, sends stock.reserved",
+        "no preview: order.created can be read; Insufficient stock for lamp: asked 1, free 0, apart from holds",
+    ]
+    with_slot = lamps("a", 2, delivery={"slot": "auto"})
+    shown = of_stock(with_slot, lamps("b", 3), c.ReleaseStock(order_id="a"), free=4)
+    assert all(words.startswith("no preview: ") for words in shown), "the first may get the units, or not"
+    (refused,) = of_stock(lamps("a", items=[{"productId": "sofa", "quantity": 1, "price": 5}]))
+    assert refused == "stock nothing → FAILED (Unknown product sofa), sends stock.reservation_failed"
+
+
+def test_stock_that_is_decided_is_answered_from_its_record() -> None:
+    asked = (lamps("o1"), c.ReleaseStock(order_id="o1"), c.ShipStock(order_id="o1"))
+    assert of_stock(*asked, o1="RELEASED") == [
+        "changes nothing: stock RELEASED, sends stock.released again",
+        "changes nothing: stock RELEASED, sends stock.released again",
+        "fails again: PoisonError: order o1 has a reservation that is RELEASED: there is nothing to ship",
+    ]
+    assert of_stock(*reversed(asked), o1="RESERVED") == [
+        "stock RESERVED → SHIPPED, sends stock.shipped",
+        "changes nothing: stock SHIPPED, sends stock.released again",
+        "changes nothing: stock SHIPPED, sends stock.reserved again",
+    ]
+    assert of_stock(c.ReleaseStock(order_id="o1"), lamps("o1")) == [
+        "stock nothing → RELEASED, sends stock.released",
+        "changes nothing: stock RELEASED, sends stock.released again",
+    ]
+    (assigned,) = of_stock(c.ReleaseStock(order_id="assigned"))
+    assert assigned == "no preview: stock.release can be read; another system has chosen a slot for the order"
+
+
+def of_payment(*messages: Message, status: str | None = None, **changes: Any) -> list[str]:
+    known: Payments = {}
+    if status is not None:
+        payment = Payment(order_id="o1", status=PaymentStatus(status), created_at=NOW, updated_at=NOW)
+        known["o1"] = replace(payment, **changes)
+    return in_words([Read(PAYMENT_INBOX, message) for message in messages], Records(payments=known))
+
+
+def test_money_that_is_decided_is_answered_from_its_record() -> None:
+    asked = (lamps("o1"), c.RefundPayment(order_id="o1"), c.CapturePayment(order_id="o1"))
+    known = "payment.capture for order o1, which has no payment"
+    assert of_payment(*asked[2:]) == [f"fails again: PoisonError: {known}"]
+    assert of_payment(*asked[1:]) == [
+        "payment nothing → VOIDED, sends payment.refunded",
+        "changes nothing: payment VOIDED, sends payment.refunded again",
+    ]
+    assert (
+        of_payment(*asked, status="REFUNDED") == ["changes nothing: payment REFUNDED, sends payment.refunded again"] * 3
+    )
+    undecided = "can be read; what it comes to is known when the money is asked for"
+    assert of_payment(*asked, status="PROCESSED", transaction_id="tx") == [
+        "changes nothing: payment PROCESSED, sends payment.processed again",
+        f"no preview: payment.refund {undecided}",
+        "no preview: payment.capture can be read; its service decides when it handles it",
+    ]
+    for message in asked:
+        (shown,) = of_payment(message, status="AUTHORIZED")
+        assert shown == (
+            "changes nothing: payment AUTHORIZED, sends payment.processed again"
+            if message is asked[0]
+            else f"no preview: {message.routing_key} {undecided}"
+        )
+    assert of_payment(lamps("o1")) == [f"no preview: order.created {undecided}"]
+    free = lamps("o1", totalAmount=0)
+    assert of_payment(free) == ["payment nothing → PROCESSED, sends payment.processed"]
+
+
+def test_damaged_records_of_other_services_have_no_preview() -> None:
+    records = Records(stock=Stock({}, {"lamp": lamp(10, supplied=10, pending_moves=None)}))
+    (shown,) = in_words([Read(INVENTORY_INBOX, lamps("o1"))], records)
+    assert shown.startswith("no preview: the record of order o1 is damaged (")
+    (shown,) = in_words([Read(INVENTORY_INBOX, lamps("o1"))], Records(stock=Stock({}, {"lamp": Unreadable("broken")})))
+    assert shown == "no preview: broken"

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from operations.commands.terminal import foreign
 from operations.dead_letters.difference import Change
+from operations.dead_letters.effects import Effect
 from operations.dead_letters.groups import HistogramBin
 from operations.dead_letters.letter import why_foreign
-from operations.dead_letters.preview import Effect
 from operations.dead_letters.records import LetterPage
 from operations.dead_letters.status import DEAD, HANDLED
 from operations.impact.impact import Impact

@@ -26,7 +26,7 @@ from operations.commands.dead_letters.options import (
 )
 from operations.commands.dead_letters.session import run
 from operations.commands.terminal import open_console, print_json
-from operations.dead_letters.preview import Effect
+from operations.dead_letters.effects import Effect
 from operations.dead_letters.previewing import SelectionPreview
 from operations.dead_letters.replays import NotPossibleError
 from shared.printable import printable
