@@ -30,6 +30,7 @@
     ├── RefusalError                       a rule or the present state forbids it: nothing has changed, no retry helps
     │   ├── KindConflictError                  a product is of the other kind
     │   ├── TooManyUnitsError                  a product would have more units than can be counted
+    │   ├── RestockKeyReusedError              the key of a restock is that of another quantity
     │   ├── LedgerRefusalError                 the ledger does not allow it
     │   │   ├── MissingRecordError                 something that is named does not exist
     │   │   ├── WrongStateError                    something that is named is inactive, closed or not completed
@@ -65,6 +66,8 @@
     ├── MemberNotReadyError                a member that was added has not copied the data in time
     └── CommandError                       a command cannot do its work: a message for the operator
         ├── UnreachableError                   a server does not answer, or no stack is known: exit status 3
+        ├── RefusedError                       the operations API refuses a request
+        │   └── InvalidRequestError                it does not take the request: exit status 2
         ├── UnfinishedRestoreError             the databases hold a part of a backup only
         ├── DataDirectoryError                 the path cannot be a data directory: exit status 2
         ├── StackStartError                    a program of the stack cannot be started

@@ -61,6 +61,7 @@ SLOW_FILES = (
     "faults/test_broker_alarms.py",
     "end_to_end/test_upgrade.py",
     "end_to_end/test_demo.py",
+    "end_to_end/test_incident.py",
     "end_to_end/test_tutorial.py",
     "integration/test_console_pages.py",
     "faults/test_kill.py",
