@@ -87,8 +87,9 @@ async def test_an_order_is_found_followed_and_refunded_in_part(stack: Stack, api
     assert (await stack.settled(order_id))["refundedAmount"] == 5
 
     entries = (await api.get("/actions", params={"subject": order_id})).json()["items"]
-    known = [(entry["action"], entry["outcome"]) for entry in entries if entry["outcome"] == "accepted"]
-    assert known == [("order.refund-part", "accepted")] * 2
+    known = [(entry["action"], entry["outcome"]) for entry in entries if entry["outcome"].startswith("accepted")]
+    again = ("order.refund-part", "accepted before: this was sent twice")
+    assert known == [again, ("order.refund-part", "accepted")]
     assert {(entry["by"], entry["why"]) for entry in entries} == {(BY_ADMIN, WHY["reason"])}
 
 
