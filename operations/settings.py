@@ -35,7 +35,7 @@ from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PR
 from shared.settings import Amount, HostNames, ServiceSettings, words
 from shared.tls import client_context
 from shared.topology import DEFAULT_EVENTS_RETENTION
-from shared.urls import check_api_url, check_service_url, hide_credentials, hide_credentials_in_value
+from shared.urls import check_api_url, check_service_url, hide_credentials, hide_credentials_in_value, is_unalterable
 
 HttpUrl = Annotated[str, AfterValidator(check_service_url)]
 OptionalUrl = Annotated[str, AfterValidator(lambda url: check_service_url(url).rstrip("/") if url else url)]
@@ -250,13 +250,31 @@ def remote_stack(environment: Mapping[str, str] = os.environ) -> RemoteStack | N
     try:
         environment = with_values_for_commands(environment)
         client_context(environment)
-        check_api_url(url)
+        _check_remote_url(url)
     except StartError as error:
         raise UnreachableError(str(error)) from None
     except ValueError as error:
         shown = hide_credentials_in_value(url)
         raise UnreachableError(f"{REMOTE_URL_VARIABLE}={shown!r} is not valid: {error}") from None
     return RemoteStack(url.rstrip("/").removesuffix("/api/v1"), environment.get(API_KEY_VARIABLE) or None)
+
+
+def _check_remote_url(url: str) -> None:
+    """Raise ValueError unless it is the URL of an API to which a key can be sent."""
+    check_api_url(url)
+    if not is_unalterable(url):
+        raise ValueError(
+            "it must begin with https://, except for this machine (127.0.0.1 or localhost): the key is sent with each "
+            "request, and anybody on the way could read it"
+        )
+
+
+def _refuse_remote(environment: Mapping[str, str]) -> None:
+    """Raise UnreachableError if ORDERSAGA_URL names a stack, whose servers are out of reach."""
+    if environment.get(REMOTE_URL_VARIABLE):
+        raise UnreachableError(
+            f"{REMOTE_URL_VARIABLE} is set, and this needs the servers themselves: unset it to act on another stack"
+        )
 
 
 def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Stack:
@@ -268,10 +286,7 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
     Raises UnreachableError if the URL of a server is unknown, or if a variable or the file that it names has an invalid
     value.
     """
-    if environment.get(REMOTE_URL_VARIABLE):
-        raise UnreachableError(
-            f"{REMOTE_URL_VARIABLE} is set, and this needs the servers themselves: unset it to act on another stack"
-        )
+    _refuse_remote(environment)
     try:
         environment = with_values_for_commands(environment)
         client_context(environment)
@@ -332,10 +347,7 @@ def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] =
     The data directory is chosen as in `locate_stack`. Raises UnreachableError if there is none, or if a variable has an
     invalid value.
     """
-    if environment.get(REMOTE_URL_VARIABLE):
-        raise UnreachableError(
-            f"{REMOTE_URL_VARIABLE} is set, and this needs the servers themselves: unset it to act on another stack"
-        )
+    _refuse_remote(environment)
     try:
         environment = with_values_for_commands(environment)
     except StartError as error:

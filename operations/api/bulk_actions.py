@@ -13,9 +13,9 @@ from operations.console.bulk_executor import DEFAULT_RATE
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor, signed_in
 from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderAction
-from operations.order_actions.bulk import BY_CONSOLE, STARTING, BulkActions
+from operations.order_actions.bulk import BY_CONSOLE, BulkActions
 from operations.order_actions.order_json import bulk_as_json, item_as_json, totals_as_json
-from operations.order_actions.search import OrderSearch, query_for, query_of, select_orders, totals_of
+from operations.order_actions.search import OrderSearch, digest_of, query_for, query_of, select_orders, totals_of
 from order_service.order import Status
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
@@ -74,8 +74,8 @@ class NewBulkAction(Body):
     reason: Reason
     rate: Annotated[float, Field(ge=0.1, le=1000, description="orders per second")] = DEFAULT_RATE
     dry_run: bool = Field(False, description="only answer which orders it would be")
-    expected_orders: Annotated[
-        int | None, Field(ge=1, description="what a dry run has counted: do nothing if it is another number now")
+    expected_selection: Annotated[
+        str | None, Field(max_length=64, description="`selection` of a dry run: do nothing if it is about others now")
     ] = None
 
 
@@ -86,6 +86,8 @@ class Selected(View):
     customers: int
     amounts: dict[str, float]
     left_out: int = Field(description="orders that match, and that the action is not possible for")
+    selection: str = Field(description="a digest of the ids, for `expectedSelection`")
+    action_id: str | None = Field(description="with an Idempotency-Key: the id of the action that it starts")
 
 
 class BulkActionView(View):
@@ -144,20 +146,18 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, action: Or
     async def act(request: Request, body: NewBulkAction, idempotency_key: BulkKey = None) -> Response:
         records, search = BulkActions(dependencies.operations, dependencies.clock), _search(body, dependencies)
         bulk_id = id_of(request, idempotency_key)
+        if body.dry_run:
+            selected = await select_orders(dependencies.orders, query_for(action, search))
+            known = {"actionId": None if idempotency_key is None else bulk_id}
+            return json_response(await _selected(dependencies, search, selected) | known)
         selection = _selection(body)
-        bulk = None if body.dry_run else await records.find(bulk_id)
+        bulk = await records.find(bulk_id)
         if bulk is not None and (bulk["action"], bulk["selection"]) != (action.name, selection):
             raise key_reused("The key belongs to another action on many orders")
-        if bulk is None or bulk["status"] == STARTING:
+        # While the first request with the key records the orders, this one must not choose others.
+        if bulk is None or records.is_abandoned(bulk):
             selected = await select_orders(dependencies.orders, query_for(action, search))
-            if body.dry_run:
-                return json_response(await _selected(dependencies, search, selected))
-            if not selected:
-                raise conflict(f"None of the selected orders can be {action.participle}")
-            if body.expected_orders not in (None, len(selected)):
-                raise conflict(
-                    f"There are {len(selected):,} such orders now, and {body.expected_orders:,} were expected"
-                )
+            _check_expected(action, body, selected)
             bulk = await records.start(
                 selected,
                 person=signed_in(request),
@@ -258,6 +258,14 @@ def _search(body: NewBulkAction, dependencies: ConsoleDependencies) -> OrderSear
     return search
 
 
+def _check_expected(action: OrderAction, body: NewBulkAction, selected: Sequence[Document]) -> None:
+    """Raise the 409 problem if there is nothing to do, or if these are other orders than a dry run has selected."""
+    if not selected:
+        raise conflict(f"None of the selected orders can be {action.participle}")
+    if body.expected_selection not in (None, digest_of(selected)):
+        raise conflict("The selected orders are not those that were expected: some have changed, or others match now")
+
+
 def _selection(body: NewBulkAction) -> Document:
     """Return how the orders are chosen, as the record of the action keeps it."""
     return body.model_dump(mode="json", include={"order_ids", "matching"})
@@ -267,7 +275,8 @@ async def _selected(
     dependencies: ConsoleDependencies, search: OrderSearch, selected: Sequence[Document]
 ) -> dict[str, Any]:
     matching = await dependencies.orders.count_documents(query_of(search))
-    return totals_as_json(totals_of(selected)) | {"leftOut": matching - len(selected)}
+    counted = {"leftOut": matching - len(selected), "selection": digest_of(selected)}
+    return totals_as_json(totals_of(selected)) | counted
 
 
 async def _shown(records: BulkActions, bulk: Document) -> dict[str, Any]:

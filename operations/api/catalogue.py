@@ -205,4 +205,10 @@ async def _read(dependencies: ConsoleDependencies, address: str, **asked: str | 
 
 
 def _unavailable(found: Unavailable) -> ProblemError:
+    """Return the problem of the service: its refusal of what was asked, or that it is not available."""
+    refusal = found.refusal
+    # With 401 it refuses the console, which is nothing that the caller could change.
+    if refusal is not None and refusal.status < 500 and refusal.status != HTTPStatus.UNAUTHORIZED:
+        errors = [(str(each["field"]), str(each["message"])) for each in refusal.body.get("errors") or ()]
+        return ProblemError(HTTPStatus(refusal.status), refusal.detail, errors=errors)
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, found.why, kind=problems.UNAVAILABLE)

@@ -145,14 +145,14 @@ def _add_rules(
     async def change_notification_rule(request: Request, name: RuleName, body: RuleChange) -> Response:
         """Change a rule, or turn it on or off."""
         found = await _rule(records, name)
-        changes = body.model_dump(exclude={"reason"}, exclude_none=True)
-        rule = changed(found, changes)
-        _check(rule)
-        if set(changes) <= {"enabled"}:
-            done = await editor.enable(name, rule.enabled, by=actor(request), why=body.reason)
+        changes = _changes(body)
+        _check(changed(found, changes))
+        if set(changes) == {"enabled"}:
+            await editor.enable(name, changes["enabled"], by=actor(request), why=body.reason)
+            rule = await records.find(name)
         else:
-            done = await editor.change(rule, by=actor(request), why=body.reason)
-        if not done:
+            rule = await editor.change(name, changes, by=actor(request), why=body.reason)
+        if rule is None:
             raise _unknown(name)
         return json_response(rule.as_json())
 
@@ -201,6 +201,14 @@ def _check(rule: Rule) -> None:
     """Raise the 422 problem for a rule that is not valid."""
     if objections := rule.objections():
         raise invalid(*objections)
+
+
+def _changes(body: RuleChange) -> dict[str, Any]:
+    """Return what is given of the fields of a rule. Raises the 422 problem if there is nothing."""
+    changes = body.model_dump(exclude={"reason"}, exclude_none=True)
+    if not changes:
+        raise invalid(("body", "must have what is to change"))
+    return changes
 
 
 async def _rule(records: NotificationRecords, name: str) -> Rule:

@@ -52,6 +52,10 @@ RefundKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="The same key and body answer the first refund again"),
 ]
+ReleaseKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="The same key and reason ask a second person once"),
+]
 
 
 class OrderView(View):
@@ -289,14 +293,21 @@ def _add_release(router: APIRouter, dependencies: ConsoleDependencies) -> None:
         responses=ACCEPTED | documented(409),
     )
     @requires(Permission.ORDERS_DECIDE)
-    async def release_order(request: Request, order_id: str, body: Reasoned) -> Response:
+    async def release_order(
+        request: Request, order_id: str, body: Reasoned, idempotency_key: ReleaseKey = None
+    ) -> Response:
         """Return stock and money that are held for an id which the order service does not know."""
         client, prefix = dependencies.client, dependencies.prefix
         records = await read_records(client, prefix, order_id)
         amount = (records.payment or {}).get("amount")
         if refuse_release(records) is None and dependencies.approval_policy.order_needs(amount):
             return await ask_second_person(
-                request, dependencies, action=ORDER_RELEASE, subject=order_id, why=body.reason
+                request,
+                dependencies,
+                action=ORDER_RELEASE,
+                subject=order_id,
+                why=body.reason,
+                approval_id=id_of(request, idempotency_key),
             )
         try:
             await release_held(client, prefix, dependencies.amqp_url, order_id, by=actor(request), why=body.reason)

@@ -145,7 +145,7 @@ def _add_audits(router: APIRouter, dependencies: ConsoleDependencies) -> None:
 
     @router.get("/audits/{audit_id}", response_model=AuditDetail)
     @requires(Permission.LETTERS_READ)
-    async def getrun_as_json(audit_id: str) -> Response:
+    async def get_audit(audit_id: str) -> Response:
         """An audit with its violations, each with how to fix it."""
         run = await runs.find(audit_id)
         if run is None:
@@ -155,7 +155,7 @@ def _add_audits(router: APIRouter, dependencies: ConsoleDependencies) -> None:
 
     @router.post("/audits", status_code=202, response_model=AuditView, responses=ACCEPTED | documented(409))
     @requires(Permission.LETTERS_DECIDE)
-    async def startrun_as_json(request: Request) -> Response:
+    async def start_audit(request: Request) -> Response:
         """Check in the background that the books balance; one audit at a time."""
         run_id = await auditor.start(actor(request))
         if run_id is None:

@@ -11,7 +11,7 @@ from operations.commands.approval import ask_for_approval, policy_of_stack, say_
 from operations.commands.operator import current_operator
 from operations.commands.order_display import show
 from operations.commands.reason import checked_reason
-from operations.commands.remote.api import RefusedError, open_api
+from operations.commands.remote.api import RefusedError, new_key, open_api
 from operations.commands.target import chosen_target
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.reading.archived_totals import ArchivedTotals
@@ -96,7 +96,7 @@ async def _send(stack: Stack | RemoteStack, records: TimelineRecords, reason: st
     """Send the release, or ask for a second person if the policy of the stack wants one for as much money."""
     if isinstance(stack, RemoteStack):
         async with open_api(stack) as api:
-            answer = await api.post("orders", records.order_id, "release", body={"reason": reason}, repeat=True)
+            answer = await api.post("orders", records.order_id, "release", body={"reason": reason}, key=new_key())
         if answer["outcome"] == "waiting":
             say_that_it_waits(ORDER_RELEASE, answer["approval"], "the owner of this key", stack.url)
         return

@@ -16,7 +16,7 @@ from operations.commands.target import DataDirectory, name_target
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.settings import RemoteStack, remote_stack
 from operations.stack.background import start_in_background
-from operations.stack.layout import Layout, choose_data_directory
+from operations.stack.layout import REMOTE_URL_VARIABLE, Layout, choose_data_directory
 from operations.stack.orphans import end_orphans
 from operations.stack.processes import end_all
 from operations.stack.run import CANNOT_RUN, StackOptions, run_stack
@@ -162,6 +162,11 @@ def status(
     Exit status 0 if everything is ready, 1 if not.
     """
     if (remote := remote_stack()) is not None:
+        if data_dir is not None:
+            raise typer.BadParameter(
+                f"is a stack of this machine, and {REMOTE_URL_VARIABLE} names another: unset one of them",
+                param_hint="--data-dir",
+            )
         _show_from_elsewhere(remote, as_json_document)
     layout = Layout(choose_data_directory(data_dir, last_used=True))
     try:

@@ -30,7 +30,7 @@ ACT_SECONDS = 15.0
 """The time limit for an operator's action."""
 
 KEEP_SECONDS = 2.0
-"""The lifetime of an idle connection: services close theirs after 5 s, which must not hit a request."""
+"""The lifetime of an idle connection: services close theirs after 75 s, which must not hit a request."""
 
 PAGE = 100
 """The largest page that services return."""
@@ -55,10 +55,14 @@ def acting_for(person: Principal | None) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The result of a request that failed, with the reason; if `sent`, the service may have executed it."""
+    """The result of a request that failed, with the reason; if `sent`, the service may have executed it.
+
+    `refusal` is what a service answered that refuses the request.
+    """
 
     why: str
     sent: bool = True
+    refusal: "ServiceResponse | None" = None
 
 
 class ServiceResponse(NamedTuple):
@@ -141,7 +145,7 @@ class Services:
         """Send a GET request; every failure but 404 is Unavailable."""
         response = await attempt(self._ask("GET", service, path, parameters=parameters), self._name(service))
         if isinstance(response, ServiceResponse) and not response.ok and response.status != httpx.codes.NOT_FOUND:
-            return Unavailable(f"{self._name(service)}: {response.detail}")
+            return Unavailable(f"{self._name(service)}: {response.detail}", refusal=response)
         return response
 
     async def get_list(

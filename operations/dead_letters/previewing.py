@@ -1,4 +1,4 @@
-"""Reads the letters and the orders that a preview is made from; it writes nothing and sends nothing."""
+"""Reads the letters and the records of services that a preview is made from; it writes nothing and sends nothing."""
 
 import asyncio
 from collections import Counter, defaultdict

@@ -1,5 +1,6 @@
 """Acts on notification rules, each in the log of actions: for the console, the operations API and commands."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,13 +24,13 @@ class RuleEditor:
             await self._log("add", rule.name, by, why, rule.describe(addresses=False))
         return added
 
-    async def change(self, rule: Rule, *, by: str, why: str) -> bool:
-        """Replace the rule of this name; False if there is none."""
-        changed = await self._records.change(rule)
-        if changed:
+    async def change(self, name: str, changes: Mapping[str, Any], *, by: str, why: str) -> Rule | None:
+        """Set these fields of a rule, and return it; None if there is none of this name."""
+        rule = await self._records.change(name, changes)
+        if rule is not None:
             state = "" if rule.enabled else ", off"
-            await self._log("change", rule.name, by, why, rule.describe(addresses=False) + state)
-        return changed
+            await self._log("change", name, by, why, rule.describe(addresses=False) + state)
+        return rule
 
     async def enable(self, name: str, enabled: bool, *, by: str, why: str) -> bool:
         """Turn a rule on or off; False if there is none of this name."""

@@ -61,14 +61,17 @@ class NotificationRecords:
             return False
         return True
 
-    async def change(self, rule: Rule) -> bool:
-        """Replace the rule of this name; what was recorded while it was off is not sent. False if there is none."""
-        fields = _document(rule)
-        query = {"_id": fields.pop("_id")}
-        if rule.enabled:
-            turned_on = {"$set": {"enabled": True, "until": await self._incidents.stamping_time()}}
-            await self._rules.update_one(query | {"enabled": False}, turned_on)
-        return bool((await self._rules.update_one(query, {"$set": fields})).matched_count)
+    async def change(self, name: str, changes: Mapping[str, Any]) -> Rule | None:
+        """Set these fields of a rule, and no others, and return it; None if there is none of this name.
+
+        What was recorded while it was off is not sent.
+        """
+        if changes.get("enabled"):
+            await self.enable(name, True)
+        query = {"_id": name}
+        after = ReturnDocument.AFTER
+        found = await self._rules.find_one_and_update(query, {"$set": dict(changes)}, return_document=after)
+        return _rule(found) if found else None
 
     async def remove(self, name: str) -> bool:
         """Delete a rule; False if there is none of this name."""

@@ -96,6 +96,10 @@ class BulkActions:
             await self._orders.delete_many({"bulk": record["_id"]})
         return bool(taken.matched_count)
 
+    def is_abandoned(self, bulk: Document) -> bool:
+        """Return whether the process that began to record an action has ended before it had all orders."""
+        return bool(bulk["status"] == STARTING and bulk["at"] <= self._clock() - START_VALID_FOR)
+
     async def find(self, bulk_id: str) -> Document | None:
         """Return a record."""
         return await self._bulk.find_one({"_id": bulk_id})

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -158,6 +159,11 @@ async def select_orders(orders: Collection, query: Document) -> list[Document]:
     """Return who placed each order of a query and what it costs, the oldest first."""
     fields = {"userId": True, "totalAmount": True, "currency": True}
     return await orders.find(query, fields).sort([("createdAt", 1), ("_id", 1)]).to_list(None)
+
+
+def digest_of(selected: Sequence[Document]) -> str:
+    """Return what is the same for the same orders, in whatever order they are."""
+    return sha256("\n".join(sorted(str(order["_id"]) for order in selected)).encode()).hexdigest()
 
 
 def totals_of(selected: Sequence[Document]) -> OrderTotals:

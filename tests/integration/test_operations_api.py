@@ -13,10 +13,15 @@ from operations.approvals.policy import DISCARD, REFUND_PART, REPLAY, ApprovalPo
 from operations.console import ConsoleDependencies
 from operations.incidents.incident import Incident
 from operations.incidents.records import IncidentRecords
+from operations.notifications.editing import RuleEditor
+from operations.notifications.records import NotificationRecords
+from operations.notifications.rules import Rule
 from operations.order_actions.bulk import BY_CONSOLE, RUNNING, START_VALID_FOR, STARTING, BulkActions
 from operations.sign_in.links import SignInLinks
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
+from shared.clock import utc_now
+from shared.database import Document
 from shared.topology import EXCHANGE
 from tests.support.access import ADMIN, ADMIN_KEY, KEYS, bearer
 from tests.support.consoles import BASE, BY_ADMIN, OURS, Clock, a_letter, an_app, console_dependencies, record_letters
@@ -61,6 +66,11 @@ async def calling(dependencies: ConsoleDependencies, headers: dict[str, str]) ->
         yield client
 
 
+def stored(order_id: str, status: str = "PENDING") -> Document:
+    amount = {"userId": "others", "totalAmount": 1000, "currency": "USD"}
+    return {"_id": order_id, "status": status, "settled": False, "createdAt": utc_now(), "history": [], **amount}
+
+
 # --- Orders. ---
 
 
@@ -101,15 +111,20 @@ async def test_many_orders_are_counted_first_and_acted_on_once(stack: Stack, api
         body = {"matching": {"userId": "bulk", "status": ["PENDING"]}, **WHY, "rate": 1000}
         counted = await api.post("/bulk-actions/cancel", json=body | {"dryRun": True})
         assert counted.status_code == 200
-        assert counted.json() == {"orders": 3, "customers": 1, "amounts": {"USD": 30}, "leftOut": 0}
+        about = {"orders": 3, "customers": 1, "amounts": {"USD": 30}, "leftOut": 0}
+        selection = counted.json()["selection"]
+        assert counted.json() == about | {"selection": selection, "actionId": None}
 
         key = {"Idempotency-Key": "bulk-1"}
+        known = (await api.post("/bulk-actions/cancel", json=body | {"dryRun": True}, headers=key)).json()["actionId"]
+        body["expectedSelection"] = selection
         started = [await api.post("/bulk-actions/cancel", json=body, headers=key) for _ in range(2)]
         assert [answer.status_code for answer in started] == [202, 202]
         assert len({answer.headers["location"] for answer in started}) == 1
         another = body | {"matching": {"userId": "another"}}
         assert (await api.post("/bulk-actions/cancel", json=another, headers=key)).status_code == 422
 
+        assert started[0].json()["id"] == known
         address = started[0].headers["location"].removeprefix("/api/v1")
 
         async def ended() -> bool:
@@ -128,6 +143,74 @@ async def test_many_orders_are_counted_first_and_acted_on_once(stack: Stack, api
     finally:
         await stack.start("payment")
     await stack.all_settled(placed)
+
+
+async def test_a_repeated_release_asks_a_second_person_once(dependencies: ConsoleDependencies) -> None:
+    paid = {"_id": "ghost", "status": "PROCESSED", "amount": 10_000, "currency": "USD"}
+    await dependencies.client[f"{dependencies.prefix}_payments"]["payments"].insert_one(paid)
+    async with calling(dependencies, ADMIN) as program:
+        key = {"Idempotency-Key": "ghost-1"}
+        answers = [await program.post("/orders/ghost/release", json=WHY, headers=key) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [202, 202]
+        (asked,) = (await program.get("/approvals")).json()["items"]
+        assert {answer.json()["approval"] for answer in answers} == {asked["id"]}
+
+
+async def test_a_refusal_of_the_inventory_is_passed_on(api: httpx.AsyncClient) -> None:
+    for path in ("/products", "/slots"):
+        refused = await api.get(path, params={"cursor": "wrong"})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "cursor"), refused.text
+
+
+async def test_an_action_does_nothing_if_it_would_be_about_others(dependencies: ConsoleDependencies) -> None:
+    async with calling(dependencies, ADMIN) as program:
+        await dependencies.orders.insert_many([stored("others-1"), stored("others-2", "FAILED")])
+        body = {"matching": {"userId": "others", "status": ["PENDING"]}, **WHY}
+        counted = (await program.post("/bulk-actions/cancel", json=body | {"dryRun": True})).json()
+        assert counted["orders"] == 1
+        # As many as before, and another one.
+        await dependencies.orders.update_one({"_id": "others-1"}, {"$set": {"status": "FAILED"}})
+        await dependencies.orders.update_one({"_id": "others-2"}, {"$set": {"status": "PENDING"}})
+        body["expectedSelection"] = counted["selection"]
+        refused = await program.post("/bulk-actions/cancel", json=body)
+        assert (refused.status_code, "not those that were expected" in refused.json()["detail"]) == (409, True)
+        counted = (await program.post("/bulk-actions/cancel", json=body | {"dryRun": True})).json()
+        body["expectedSelection"] = counted["selection"]
+        assert (await program.post("/bulk-actions/cancel", json=body)).status_code == 202
+
+
+async def test_a_repeated_start_does_not_choose_again_while_the_first_one_begins(
+    dependencies: ConsoleDependencies,
+) -> None:
+    bulks, key = dependencies.operations["bulk_actions"], {"Idempotency-Key": "again"}
+    async with calling(dependencies, ADMIN) as program:
+        await dependencies.orders.insert_one(stored("others-3"))
+        body = {"matching": {"userId": "others", "status": ["PENDING"]}, **WHY}
+        counted = (await program.post("/bulk-actions/cancel", json=body | {"dryRun": True})).json()
+        body["expectedSelection"] = counted["selection"]
+        begun = (await program.post("/bulk-actions/cancel", json=body, headers=key)).json()
+        await bulks.update_one({"_id": begun["id"]}, {"$set": {"status": STARTING}})
+        await dependencies.orders.update_one({"_id": "others-3"}, {"$set": {"status": "CANCELLED"}})
+        again = await program.post("/bulk-actions/cancel", json=body, headers=key)
+        assert (again.status_code, again.json()["id"], again.json()["status"]) == (202, begun["id"], STARTING)
+
+        # Its process has ended: the next request with the key starts it anew, or finds that there is nothing to do.
+        await bulks.update_one({"_id": begun["id"]}, {"$set": {"at": utc_now() - START_VALID_FOR}})
+        assert (await program.post("/bulk-actions/cancel", json=body, headers=key)).status_code == 409
+        await dependencies.orders.update_one({"_id": "others-3"}, {"$set": {"status": "PENDING"}})
+        again = await program.post("/bulk-actions/cancel", json=body, headers=key)
+        assert (again.status_code, again.json()["id"], again.json()["status"]) == (202, begun["id"], RUNNING)
+
+
+async def test_a_change_of_a_rule_sets_only_what_is_given(dependencies: ConsoleDependencies) -> None:
+    records = NotificationRecords(dependencies.operations)
+    await records.add(Rule("night", "slack"))
+    # Somebody turns it off between what a request has read and what it writes.
+    await records.enable("night", False)
+    assert await RuleEditor(dependencies.operations).change("night", {"kinds": ["paused"]}, by="ann", why="x") == Rule(
+        "night", "slack", kinds=("paused",), enabled=False
+    )
+    assert await records.change("nobodys", {"kinds": []}) is None
 
 
 async def test_a_start_that_was_killed_is_done_anew(dependencies: ConsoleDependencies) -> None:
@@ -371,6 +454,8 @@ async def test_rules_of_notifications_are_kept(dependencies: ConsoleDependencies
             answer = await program.patch("/notification-rules/night", json={"reason": "x"} | wrong)
             assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, found)
         to_mail = {"channel": "email", "to": ["ops@example.org"], "enabled": False, "reason": "by mail"}
+        nothing = await program.patch("/notification-rules/night", json={"reason": "x"})
+        assert (nothing.status_code, nothing.json()["errors"][0]["field"]) == (422, "body")
         changed = await program.patch("/notification-rules/night", json=to_mail)
         assert (changed.status_code, changed.json()["to"], changed.json()["enabled"]) == (
             200,

@@ -195,9 +195,10 @@ async def test_the_books_are_audited_by_the_console(shop: Shop) -> None:
 
     await eventually(same, 60, "the same result")
     assert seen[1]["stack"] == {"url": shop.stack.url("console")}
-    assert seen[1]["information"]["inFlight"] == seen[0]["information"]["inFlight"] == 6
+    in_flight = seen[0]["information"]["inFlight"]
+    assert seen[1]["information"]["inFlight"] == in_flight
     printed = await shop.elsewhere("audit")
-    assert (printed.status, "6 orders in flight" in printed.output) == (0, True), printed
+    assert (printed.status, f"{in_flight} order" in printed.output) == (0, True), printed
 
 
 async def test_the_status_says_what_is_paused(shop: Shop) -> None:

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from operations.commands.remote.reach import REFUSALS, REMOTE, WITHOUT_STACK
+from operations.commands.remote.reach import REFUSALS, REMOTE
 
 BEGIN, END = "<!-- remote commands: begin -->\n", "<!-- remote commands: end -->\n"
 
 
 def table() -> str:
     """The commands that work from another machine, then the others, with the reason."""
-    works = ", ".join(f"`{path}`" for path in sorted(REMOTE | WITHOUT_STACK) if path != "order trace")
+    works = ", ".join(f"`{path}`" for path in sorted(REMOTE) if path != "order trace")
     refusals: dict[tuple[str, str], list[str]] = {}
     for path, refusal in sorted(REFUSALS.items()):
         refusals.setdefault(refusal, []).append(f"`{path}`")

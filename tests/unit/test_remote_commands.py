@@ -1,8 +1,11 @@
 """Commands with ORDERSAGA_URL: which ones work so, and what a console that refuses or fails looks like to them."""
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,26 @@ import typer
 from typer.testing import CliRunner
 
 from operations import cli
+from operations.commands.dead_letters import export as dead_letters_export
+from operations.commands.orders import remote_desk
+from operations.commands.orders.desk import Acting
+from operations.commands.orders.failures import NothingToDoError
+from operations.commands.orders.remote_desk import BY_ID, RemoteDesk
+from operations.commands.permission import NotPermittedError, require_permission
 from operations.commands.remote import api as remote_api
 from operations.commands.remote.api import OperationsApi, RefusedError, open_api
 from operations.commands.remote.reach import REFUSALS, REMOTE, WITHOUT_STACK, refusal_of
+from operations.dead_letters.filters import Filters
 from operations.dead_letters.letter_json import letter_as_json, letter_from_json
 from operations.errors import CommandError, UnreachableError
 from operations.impact.impact import impact_from_json, impact_of
+from operations.order_actions.actions import ORDER_ACTIONS
+from operations.order_actions.search import OrderSearch
 from operations.settings import RemoteStack, locate_broker, locate_stack, remote_stack
 from operations.timeline.timeline import TimelineStep, step_from_json
+from shared.access.permissions import Permission
 from shared.clock import utc_now
+from shared.paging import after_time, time_key, write_cursor
 from tests.support.remote_commands import redrawn
 from tests.unit.test_command_line import every_command
 
@@ -97,6 +111,10 @@ def test_the_address_and_the_key_are_read() -> None:
     found = remote_stack({"ORDERSAGA_URL": f"{URL}/api/v1/", "ORDERSAGA_API_KEY": "osk_secret"})
     assert found == RemoteStack(URL, "osk_secret")
     assert "osk_secret" not in repr(found)
+    assert remote_stack({"ORDERSAGA_URL": "http://localhost:3012"}) == RemoteStack("http://localhost:3012")
+    for readable in ("http://console.example.org", "http://10.0.0.7:3012"):
+        with pytest.raises(UnreachableError, match=r"ORDERSAGA_URL=.* is not valid: it must begin with https://"):
+            remote_stack({"ORDERSAGA_URL": readable, "ORDERSAGA_API_KEY": "osk_secret"})
     for wrong in ("console:3012", "ftp://console", "https://user:secret@console"):
         with pytest.raises(UnreachableError, match=r"ORDERSAGA_URL=.* is not valid: allowed is https://host") as error:
             remote_stack({"ORDERSAGA_URL": wrong})
@@ -229,6 +247,196 @@ def test_nothing_that_listens_is_said_at_once() -> None:
     assert len(console.requests) == 1
 
 
+LOST = "may have been carried out: look before you repeat it"
+
+
+def test_a_lost_answer_to_an_act_with_a_key_is_said_too() -> None:
+    console = Failing(*[httpx.ReadTimeout("x")] * 3)
+    with pytest.raises(UnreachableError, match=LOST):
+        ask(console, lambda api: api.post("bulk-actions", "retry", key="k1"))
+    for work in (lambda api: api.get("orders"), lambda api: api.post("replays", only_asks=True)):
+        with pytest.raises(UnreachableError) as error:
+            ask(Failing(*[httpx.ReadTimeout("x")] * 3), work)
+        assert "carried out" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("handler", "perhaps"),
+    [
+        (lambda _: httpx.Response(502, text="Bad gateway"), True),
+        (problem(500, "An error"), True),
+        (problem(503, "Outcome unknown: the order service did not answer in time"), True),
+        (problem(503, "Not done: the order service does not answer"), False),
+        (problem(503, "It starts", {"Retry-After": "1"}), False),
+    ],
+)
+def test_a_failure_of_a_server_may_have_done_the_act(handler: Handler, perhaps: bool) -> None:
+    with pytest.raises(UnreachableError) as error:
+        ask(handler, lambda api: api.post("replays", body={}))
+    assert (LOST in str(error.value)) == perhaps
+
+
+def test_a_limit_of_requests_is_waited_for_while_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    limited = [httpx.Response(429, headers={"Retry-After": "60"})] * 5
+    assert ask(Failing(*limited), lambda api: api.get("dead-letters")) == {"done": True}
+    assert waited == [60.0] * 5
+
+
+def test_a_console_that_starts_anew_is_waited_for_while_reading() -> None:
+    gone = [httpx.ConnectError("All connection attempts failed")] * 5 + [httpx.Response(502)] * 5
+    console = Failing()
+
+    async def work(api: OperationsApi) -> Any:
+        await api.get("bulk-actions", "b1")
+        console.failures = list(gone)
+        return await api.get("bulk-actions", "b1")
+
+    assert ask(console, work) == {"done": True}
+    at_once = Failing(*gone)
+    with pytest.raises(UnreachableError):
+        ask(at_once, lambda api: api.get("orders"))
+    assert len(at_once.requests) == 1
+
+
+# --- Actions on many orders. ---
+
+SELECTED = {"orders": 1, "customers": 1, "amounts": {}, "leftOut": 0, "selection": "abc", "actionId": "b1"}
+NAMED = Acting(ORDER_ACTIONS["retry"], OrderSearch(ids=("o1",)), {}, 10.0)
+
+
+class Acts:
+    """A console that answers dry runs, and then each request to act with the next of these."""
+
+    def __init__(self, *answers: Exception | httpx.Response, selected: dict[str, Any] = SELECTED) -> None:
+        self.answers = list(answers)
+        self.selected = selected
+        self.keys: list[str] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.content)
+        self.keys.append(request.headers["Idempotency-Key"])
+        if asked.get("dryRun"):
+            return httpx.Response(200, json=self.selected)
+        assert asked["expectedSelection"] == "abc"
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def bulk(status: str) -> httpx.Response:
+    return httpx.Response(202, json={"id": "b1", "status": status, "total": 1, "open": 1})
+
+
+async def act(api: OperationsApi) -> Any:
+    desk = RemoteDesk(api)
+    started = await desk.start(NAMED, await desk.choose(NAMED), "x")
+    return started if started["id"] is not None else await desk.results(started)
+
+
+def test_an_action_whose_answer_is_lost_can_be_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Acts(*[httpx.ReadTimeout("x")] * 3)
+    with pytest.raises(UnreachableError, match=LOST) as error:
+        ask(console, act)
+    assert "`ordersaga orders resume b1` shows whether it has begun" in str(error.value)
+    assert "asks for action b1" in capsys.readouterr().err
+    assert len(console.keys) == 4
+    assert len(set(console.keys)) == 1
+
+
+def test_an_action_that_starts_is_asked_for_again_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_desk, "POLL_SECONDS", 0.0)
+    console = Acts(bulk("starting"), bulk("starting"), bulk("running"))
+    assert ask(console, act)["status"] == "running"
+    assert len(set(console.keys)) == 1
+
+
+def test_a_conflict_alone_means_that_there_is_nothing_to_do() -> None:
+    with pytest.raises(NothingToDoError, match="others match now"):
+        ask(Acts(problem(409, "others match now")(httpx.Request("POST", URL))), act)
+    with pytest.raises(RefusedError, match="needs orders:retry"):
+        ask(Acts(problem(403, "This needs orders:retry")(httpx.Request("POST", URL))), act)
+
+
+def test_orders_of_which_none_is_possible_are_listed_as_failed() -> None:
+    shown, items = ask(Acts(selected=SELECTED | {"orders": 0}), act)
+    assert (shown["total"], shown["failed"], shown["done"], shown["open"]) == (1, 1, 0, 0)
+    assert [(item["orderId"], item["outcome"]) for item in items] == [("o1", "failed")]
+
+
+# --- Permissions. ---
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "text"),
+    [
+        (httpx.Response(200, json=["no"]), UnreachableError, "no service answers that could confirm it"),
+        (httpx.Response(200, json={"ok": True}), UnreachableError, "no service answers that could confirm it"),
+        (httpx.Response(404, json={"error": "x"}), UnreachableError, "no service answers that could confirm it"),
+        (httpx.Response(401, json={"detail": "unknown"}), NotPermittedError, "`ordersaga keys create"),
+        (httpx.Response(403, json={}), NotPermittedError, "status 403"),
+        (httpx.Response(429, json={"detail": "Too many"}, headers={"Retry-After": "7"}), UnreachableError, "in 7 s"),
+        (httpx.Response(200, json={"name": "ann", "permissions": {}}), NotPermittedError, "ann does not have it"),
+    ],
+)
+def test_what_answers_about_permissions_may_be_anything(
+    answer: httpx.Response, kind: type[CommandError], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(*_: Any, **__: Any) -> httpx.Response:
+        return answer
+
+    monkeypatch.setattr(httpx.AsyncClient, "get", get)
+    with pytest.raises(kind, match=text):
+        asyncio.run(require_permission(HERE, Permission.ORDERS_READ, "this"))
+
+
+# --- Files. ---
+
+
+class Letters:
+    """A desk with one letter, which may fail after it."""
+
+    stack = HERE
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    async def resolve(self, filters: Filters) -> Filters:
+        return filters
+
+    async def export(self, _filters: Filters, *, masked: bool) -> Any:
+        yield {"id": "l1", "masked": masked}
+        if self.fails:
+            raise UnreachableError("the console cannot be reached")
+
+
+def test_an_export_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "letters.json"
+    file.write_text("the last export")
+
+    def export(fails: bool) -> Any:
+        monkeypatch.setattr(dead_letters_export, "run", lambda work: asyncio.run(work(Letters(fails))))
+        words = ["dead-letters", "export", "--all", "--json", "-o", str(file)]
+        return CliRunner().invoke(cli.build_application(words), words)
+
+    assert isinstance(export(fails=True).exception, UnreachableError)
+    assert (file.read_text(), list(tmp_path.iterdir())) == ("the last export", [file])
+    assert export(fails=False).exit_code == 0
+    assert json.loads(file.read_text())["items"] == [{"id": "l1", "masked": True}]
+
+
+def test_a_data_directory_and_a_console_are_not_both_given() -> None:
+    words = ["status", "--data-dir", "elsewhere"]
+    result = CliRunner(env={"ORDERSAGA_URL": URL, "COLUMNS": "300"}).invoke(cli.build_application(words), words)
+    assert (result.exit_code, "ORDERSAGA_URL names another" in result.output) == (2, True), result.output
+
+
 def test_pages_are_put_together_up_to_the_limit() -> None:
     sizes: list[int] = []
 
@@ -243,6 +451,38 @@ def test_pages_are_put_together_up_to_the_limit() -> None:
     assert (found["items"], found["nextCursor"], sizes) == (list(range(120)), "120", [100, 20])
     everything = ask(page, lambda api: api.pages("orders", limit=1000))
     assert (len(everything["items"]), everything["nextCursor"]) == (250, None)
+
+
+def test_more_ids_than_a_request_takes_are_read_in_parts() -> None:
+    ids = [f"o{number:03}" for number in range(250)]
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    # The parts are not in the order of time.
+    times = {each: begin + timedelta(seconds=int(each[:0:-1])) for each in ids}
+    orders = [{"orderId": each, "createdAt": at.isoformat()} for each, at in times.items()]
+
+    def page(request: httpx.Request) -> httpx.Response:
+        asked, size = request.url.params.get_list("orderId"), int(request.url.params["limit"])
+        assert len(asked) <= 100
+        found = [order for order in orders if order["orderId"] in asked]
+        found.sort(key=BY_ID.key, reverse=True)
+        total = len(found)
+        if (after := after_time(request.url.params.get("cursor"))) is not None:
+            found = [order for order in found if BY_ID.key(order) < after]
+        more = write_cursor(time_key(*BY_ID.key(found[size - 1]))) if len(found) > size else None
+        shown = {"items": found[:size], "nextCursor": more, "total": total, "totalIsExact": True}
+        return httpx.Response(200, json=shown)
+
+    expected, seen, cursor = sorted(ids, key=lambda each: (times[each], each), reverse=True), [], None
+    for size in (120, 120, 10):
+        found = ask(page, partial(listed, ids, size, cursor))
+        assert (len(found["items"]), found["total"], found["totalIsExact"]) == (size, 250, True)
+        seen += [item["orderId"] for item in found["items"]]
+        cursor = found["nextCursor"]
+    assert (seen, cursor) == (expected, None)
+
+
+async def listed(ids: list[str], limit: int, cursor: str | None, api: OperationsApi) -> Any:
+    return await api.pages_by_id("orders", ids, BY_ID, limit=limit, cursor=cursor)
 
 
 # --- What comes from JSON is what was there. ---

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -28,7 +29,7 @@ from operations.commands.dead_letters.options import (
 from operations.commands.dead_letters.session import require_unmasked, run
 from operations.commands.terminal import as_ascii_json
 from operations.dead_letters.status import STATUSES
-from operations.stack.files import open_private
+from operations.stack.files import open_private, replaced_private
 
 _LINES = (b"", b"\n", b"\n")
 _DOCUMENT = (b'{"items": [', b", ", b'], "nextCursor": null}\n')
@@ -67,7 +68,6 @@ def export_letters(
     filters = replace(filters, status=STATUSES) if all_letters else require_selection(filters, all_letters)
 
     async def write(desk: LetterDesk) -> None:
-        # First of all: an unknown id or a refusal must not truncate an existing file.
         selection = await desk.resolve(filters)
         if unmasked:
             await require_unmasked(desk, "--unmasked")
@@ -96,10 +96,19 @@ async def _write(letters: AsyncIterator[dict[str, Any]], file: BinaryIO, as_json
 
 @contextlib.contextmanager
 def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    """Open the output; a file is replaced at the end, and stays as it was if letters cannot be read."""
     try:
-        with contextlib.nullcontext(sys.stdout.buffer) if output is None else open_private(output, "wb") as file:
+        with _writing(output) as file:
             yield file
     except OSError as error:
         if output is None:
             raise
         raise typer.BadParameter(f"{output}: {error.strerror or error}", param_hint="--output") from error
+
+
+def _writing(output: Path | None) -> AbstractContextManager[BinaryIO]:
+    if output is None:
+        return contextlib.nullcontext(sys.stdout.buffer)
+    if output.exists() and not output.is_file():  # such as /dev/stdout
+        return open_private(output, "wb")
+    return replaced_private(output.resolve())

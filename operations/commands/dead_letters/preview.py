@@ -57,8 +57,8 @@ def preview_letters(
 ) -> None:
     """Show what a replay would do, without doing it: counted, and letter by letter. Nothing is sent or changed.
 
-    The answers that the order service takes have a preview, from the saga's own decision on the orders as they are now.
-    Messages for other services have none, but it is checked that they can be read.
+    Messages for the order service, inventory and payment have a preview: what each service would decide on the records
+    as they are now, where no bank, slot or hold decides. Of other messages, it is checked that they can be read.
 
     Exit status 0, 1 if nothing matches or would fail again, 2 for wrong usage, 3 if a server cannot be reached.
     """

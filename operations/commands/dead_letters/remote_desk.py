@@ -11,7 +11,14 @@ from typing import Any
 from operations.approvals.policy import DISCARD, EDIT, REPLAY
 from operations.commands.approval import say_that_it_waits
 from operations.commands.dead_letters.desk import Act, BodyPreview, Concern, Listed
-from operations.commands.remote.api import POLL_SECONDS, InvalidRequestError, OperationsApi, RefusedError, in_rfc3339
+from operations.commands.remote.api import (
+    POLL_SECONDS,
+    ById,
+    InvalidRequestError,
+    OperationsApi,
+    RefusedError,
+    in_rfc3339,
+)
 from operations.dead_letters.difference import Change
 from operations.dead_letters.edit_previewing import EditPreview, edit_preview_from_json
 from operations.dead_letters.editing import InvalidBodyError
@@ -35,6 +42,8 @@ from shared.paging import MAX_LIMIT, write_cursor
 
 _IMPOSSIBLE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 """The statuses of answers that say what is not possible."""
+
+BY_ID = ById("id", "id", "lastFailedAt")
 
 _ASKING = {"reason": "only asks", "dryRun": True}
 
@@ -65,12 +74,13 @@ class RemoteDesk:
         selection = await self.resolve(filters)
         if selection.ids:
             return selection
-        until = (await self._ask("POST", "replays", body=_ASKING | {"letters": _selection(selection)}))["until"]
+        asked = _ASKING | {"letters": _selection(selection)}
+        until = (await self._ask("POST", "replays", body=asked, only_asks=True))["until"]
         return replace(selection, until=datetime.fromisoformat(until))
 
     async def page(self, filters: Filters, *, limit: int, cursor: str | None) -> Listed:
         """See `LetterDesk`."""
-        found = await self._api.pages("dead-letters", limit=limit, cursor=cursor, **_query(filters))
+        found = await self._list(filters, limit=limit, cursor=cursor)
         letters = [letter_from_json(each) for each in found["items"]]
         return Listed(LetterPage(letters, found["nextCursor"]), found["total"])
 
@@ -87,7 +97,7 @@ class RemoteDesk:
         """See `LetterDesk`."""
         cursor = None
         while True:
-            page = await self._api.pages("dead-letters", limit=MAX_LIMIT, cursor=cursor, **_query(filters))
+            page = await self._list(filters, limit=MAX_LIMIT, cursor=cursor)
             for listed in page["items"]:
                 letter = await self._ask("GET", "dead-letters", listed["id"])
                 yield letter_as_json(mask_letter(letter_from_json(letter))) if masked else letter
@@ -121,24 +131,24 @@ class RemoteDesk:
         asked |= {} if body is None else {"body": _text(body)}
         with_errors = body is not None
         return selection_preview_from_json(
-            await self._ask("POST", "dead-letters", "preview", body=asked, repeat=True, about_body=with_errors)
+            await self._ask("POST", "dead-letters", "preview", body=asked, only_asks=True, about_body=with_errors)
         )
 
     async def preview_patch(self, filters: Filters, patch: Patch, samples: int) -> EditPreview:
         """See `LetterDesk`."""
         asked = _ASKING | _patched(filters, patch) | {"samples": samples, "masked": True}
-        return edit_preview_from_json(await self._ask("POST", "dead-letters", "edit", body=asked, repeat=True))
+        return edit_preview_from_json(await self._ask("POST", "dead-letters", "edit", body=asked, only_asks=True))
 
     async def preview_body(self, letter: str, body: bytes, unlocked: Sequence[str]) -> BodyPreview:
         """See `LetterDesk`."""
         asked = _ASKING | {"body": _text(body), "unlock": list(unlocked)}
-        found = await self._ask("POST", "dead-letters", letter, "edit", body=asked, repeat=True, about_body=True)
+        found = await self._ask("POST", "dead-letters", letter, "edit", body=asked, only_asks=True, about_body=True)
         return BodyPreview([Change(**each) for each in found["changes"]], found["identities"])
 
     async def concern(self, act: Act, filters: Filters) -> Concern:
         """See `LetterDesk`."""
         asked = _ASKING | {"letters": _selection(filters)}
-        found = await self._ask("POST", *_address(act), body=asked, repeat=True)
+        found = await self._ask("POST", *_address(act), body=asked, only_asks=True)
         about = Concerned(found["letters"], impact_from_json(found["impact"]))
         return Concern(about, {each["id"]: each["why"] for each in found["foreign"]})
 
@@ -205,12 +215,16 @@ class RemoteDesk:
                 return outcome
             await asyncio.sleep(POLL_SECONDS)
 
+    async def _list(self, filters: Filters, *, limit: int, cursor: str | None) -> dict[str, Any]:
+        asked = _query(filters)
+        return await self._api.pages_by_id("dead-letters", filters.ids, BY_ID, limit=limit, cursor=cursor, **asked)
+
     async def _ask(
         self,
         method: str,
         *steps: str,
         body: Mapping[str, Any] | None = None,
-        repeat: bool = False,
+        only_asks: bool = False,
         about_body: bool = False,
         **parameters: Any,
     ) -> Any:
@@ -218,7 +232,7 @@ class RemoteDesk:
         try:
             if method == "GET":
                 return await self._api.get(*steps, **parameters)
-            return await self._api.post(*steps, body=body, repeat=repeat)
+            return await self._api.post(*steps, body=body, only_asks=only_asks)
         except InvalidRequestError as error:
             if about_body and not any(field in ("reason", "unlock") for field, _ in error.errors):
                 raise InvalidBodyError(error.errors) from None
@@ -240,9 +254,9 @@ def _address(act: Act) -> tuple[str, ...]:
 
 
 def _query(filters: Filters) -> dict[str, Any]:
-    """Return the parameters of a list of these letters."""
+    """Return the parameters of a list of these letters, without their ids."""
     return (
-        {"id": list(filters.ids), "status": list(filters.status)}
+        {"status": list(filters.status)}
         | _fields(filters)
         | {
             "replay": filters.replay,

@@ -1,6 +1,7 @@
 """The commands `ordersaga orders cancel`, `retry`, `refund`, `nudge`, `resume` and `stop`."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -34,14 +35,16 @@ from operations.commands.target import chosen_target
 from operations.commands.terminal import counted, print_error
 from operations.console.bulk_executor import DEFAULT_RATE
 from operations.order_actions.actions import ORDER_ACTIONS
-from operations.order_actions.bulk import RUNNING, STARTING
+from operations.order_actions.bulk import RUNNING, START_VALID_FOR, STARTING
 from operations.order_actions.search import OrderSearch
+from shared.clock import utc_now
 
 Rate = Annotated[float, typer.Option("--rate", min=0.1, max=1000, help="Orders per second.")]
 
 _EXIT_STATUS = (
     "Exit status 0 if every order is done, 1 if one failed or waits for a second person, if there is none or it is not "
-    "confirmed, 2 for wrong usage, 3 if a server cannot be reached: run the same command again then, it continues."
+    "confirmed, 2 for wrong usage, 3 if a server cannot be reached: run the same command again then, it continues. "
+    "With ORDERSAGA_URL, the console continues by itself: `ordersaga orders resume` follows, with the id that is shown."
 )
 
 
@@ -84,9 +87,7 @@ def resume(
     async def work(desk: OrderDesk) -> bool:
         bulk = await _found(desk, bulk_id)
         if bulk["status"] == STARTING:
-            raise NothingToDoError(
-                f"action {bulk_id} was interrupted before it began, and did nothing: ask for it again"
-            )
+            raise NothingToDoError(_why_not_begun(bulk))
         return await _run(desk, bulk, as_json_document)
 
     _connected(work)
@@ -112,6 +113,12 @@ def stop(
         return True
 
     _connected(work)
+
+
+def _why_not_begun(bulk: dict[str, Any]) -> str:
+    if datetime.fromisoformat(bulk["at"]) > utc_now() - START_VALID_FOR:
+        return f"action {bulk['id']} is about to begin: try again in a moment"
+    return f"action {bulk['id']} was interrupted before it began, and did nothing: ask for it again"
 
 
 async def _found(desk: OrderDesk, bulk_id: str) -> dict[str, Any]:

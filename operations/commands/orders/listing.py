@@ -23,7 +23,7 @@ from operations.commands.orders.options import (
     User,
     build_search,
 )
-from operations.commands.orders.remote_desk import query_of_list
+from operations.commands.orders.remote_desk import BY_ID, query_of_list
 from operations.commands.remote.api import open_api
 from operations.commands.target import chosen_target
 from operations.commands.terminal import counted, foreign, open_console, print_json
@@ -73,7 +73,8 @@ async def _read(target: Stack | RemoteStack, search: OrderSearch, cursor: str | 
     """Return a page of orders as the operations API shows it."""
     if isinstance(target, RemoteStack):
         async with open_api(target) as api:
-            page = await api.pages("orders", limit=limit, cursor=cursor, **query_of_list(search))
+            asked = query_of_list(search)
+            page = await api.pages_by_id("orders", search.ids, BY_ID, limit=limit, cursor=cursor, **asked)
             return {name: page[name] for name in ("items", "nextCursor", "total", "totalIsExact")}
     async with open_mongodb(target.mongodb_url, purpose="the list of orders", name="ordersaga-orders") as client:
         orders = client[ORDER.database_in(target.database_prefix)]["orders"]

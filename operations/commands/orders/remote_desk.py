@@ -4,16 +4,23 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
+import typer
+
 from operations.commands.orders.desk import Acting, Chosen, Progress
 from operations.commands.orders.failures import NothingToDoError
-from operations.commands.remote.api import POLL_SECONDS, OperationsApi, RefusedError, in_rfc3339, new_key
+from operations.commands.remote.api import POLL_SECONDS, ById, OperationsApi, RefusedError, in_rfc3339, new_key
+from operations.errors import UnreachableError
 from operations.impact.impact import minor_amounts
-from operations.order_actions.bulk import FAILED, RUNNING, STARTING
+from operations.order_actions.bulk import DONE, ENDED, FAILED, RUNNING, STARTING, WAITING
 from operations.order_actions.search import OrderSearch, OrderTotals
 from operations.settings import RemoteStack
+from shared.clock import to_rfc3339, utc_now
 from shared.paging import MAX_LIMIT
 
 LEFT_OUT = "there is no such order, or the action is not possible for it"
+
+
+BY_ID = ById("orderId", "orderId", "createdAt")
 
 
 class RemoteDesk:
@@ -22,6 +29,9 @@ class RemoteDesk:
     def __init__(self, api: OperationsApi) -> None:
         self._api = api
         self._left_out: list[str] = []
+        self._key = new_key()
+        self._action_id = ""
+        self._selection = ""
 
     @property
     def stack(self) -> RemoteStack:
@@ -41,22 +51,43 @@ class RemoteDesk:
     async def choose(self, acting: Acting) -> Chosen:
         """See `OrderDesk`: of orders that are named by their ids, those for which the action is possible."""
         asked = _asked(acting) | {"reason": "only asks", "dryRun": True}
-        found = await self._api.post("bulk-actions", acting.action.name, body=asked, repeat=True)
+        found = await self._api.post("bulk-actions", acting.action.name, body=asked, key=self._key, only_asks=True)
+        self._action_id, self._selection = found["actionId"], found["selection"]
         totals = OrderTotals(found["orders"], found["customers"], minor_amounts(found["amounts"]))
         return Chosen(totals, found["leftOut"])
 
     async def start(self, acting: Acting, chosen: Chosen, why: str) -> dict[str, Any]:
-        """See `OrderDesk`."""
-        asked = _asked(acting) | {"reason": why, "rate": acting.rate, "expectedOrders": chosen.totals.orders or None}
-        try:
-            bulk: dict[str, Any] = await self._api.post("bulk-actions", acting.action.name, body=asked, key=new_key())
-        except RefusedError as error:
-            raise NothingToDoError(str(error)) from None
-        while bulk["status"] == STARTING:
-            await asyncio.sleep(POLL_SECONDS)
-            bulk = await self._api.get("bulk-actions", bulk["id"])
+        """See `OrderDesk`: the id is known before, so that an action can be followed whose answer is lost."""
         self._left_out = list(acting.search.ids)
+        if not chosen.totals.orders:
+            return self._impossible(acting, why)
+        asked = _asked(acting) | {"reason": why, "rate": acting.rate, "expectedSelection": self._selection}
+        follow = f"`ordersaga orders resume {self._action_id}` shows whether it has begun, and follows it"
+        typer.echo(f"asks for action {self._action_id}: {follow}", err=True)
+        try:
+            bulk = await self._ask_for(acting, asked)
+            while bulk["status"] == STARTING:
+                await asyncio.sleep(POLL_SECONDS)
+                # Again with the key: if the process that begins it ends, this request starts it anew.
+                bulk = await self._ask_for(acting, asked)
+        except UnreachableError as error:
+            raise UnreachableError(f"{error}; {follow}") from error
         return bulk
+
+    async def _ask_for(self, acting: Acting, asked: dict[str, Any]) -> dict[str, Any]:
+        try:
+            bulk: dict[str, Any] = await self._api.post("bulk-actions", acting.action.name, body=asked, key=self._key)
+        except RefusedError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            raise NothingToDoError(str(error)) from None
+        return bulk
+
+    def _impossible(self, acting: Acting, why: str) -> dict[str, Any]:
+        """Return what the console would say of an action that is possible for none of the orders that are named."""
+        none = dict.fromkeys(("total", DONE, WAITING, FAILED, "open"), 0)
+        asked = {"action": acting.action.name, "at": to_rfc3339(utc_now()), "by": "the owner of this key", "why": why}
+        return {"id": None, **asked, "status": ENDED, **none}
 
     async def interrupted(self, acting: Acting) -> list[tuple[dict[str, Any], str | None]]:  # noqa: ARG002
         """See `OrderDesk`: none, because the console goes on with its actions."""
@@ -73,17 +104,20 @@ class RemoteDesk:
 
     async def results(self, bulk: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """See `OrderDesk`: with a failure for each order that was named, and that the console has left out."""
+        items = [] if bulk["id"] is None else await self._items(bulk["id"])
+        done = {item["orderId"] for item in items}
+        left = [_left_out(order_id) for order_id in self._left_out if order_id not in done]
+        shown = bulk if bulk["id"] is None else await self._api.get("bulk-actions", bulk["id"])
+        return shown | {"total": shown["total"] + len(left), "failed": shown["failed"] + len(left)}, items + left
+
+    async def _items(self, bulk_id: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
         cursor = None
         while True:
-            page = await self._api.get("bulk-actions", bulk["id"], "results", limit=MAX_LIMIT, cursor=cursor)
+            page = await self._api.get("bulk-actions", bulk_id, "results", limit=MAX_LIMIT, cursor=cursor)
             items += page["items"]
             if (cursor := page["nextCursor"]) is None:
-                break
-        done = {item["orderId"] for item in items}
-        left = [_left_out(order_id) for order_id in self._left_out if order_id not in done]
-        shown = await self._api.get("bulk-actions", bulk["id"])
-        return shown | {"total": shown["total"] + len(left), "failed": shown["failed"] + len(left)}, items + left
+                return items
 
     async def stop(self, bulk: dict[str, Any], why: str) -> bool:
         """See `OrderDesk`."""
@@ -97,9 +131,8 @@ class RemoteDesk:
 
 
 def query_of_list(search: OrderSearch) -> dict[str, Any]:
-    """Return the parameters of a list of these orders."""
+    """Return the parameters of a list of these orders, without their ids."""
     return {
-        "orderId": list(search.ids),
         "status": [str(status) for status in search.statuses],
         "reason": search.reason,
         "code": search.code,
