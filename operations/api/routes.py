@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 from operations.approvals.records import ApprovalRecords
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import signed_in
-from operations.console.operator_actions import ActionFailed
+from operations.console.operator_actions import ActionDone, ActionFailed
 from operations.console.staff import serving_staff
 from operations.dead_letters.replays import NotPossibleError
 from operations.errors import UnreachableError
@@ -91,10 +91,10 @@ def id_of(request: Request, key: str | None) -> str:
     return uuid5(NAMESPACE_URL, f"{signed_in(request).subject}\0{request.url.path}\0{key}").hex[:16]
 
 
-def checked(failed: ActionFailed | None) -> None:
+def checked(outcome: ActionDone | ActionFailed | None) -> None:
     """Raise the problem of an action that was not done, or may not have been."""
-    if failed is not None:
-        raise ProblemError(HTTPStatus(failed.status), f"{failed.verdict}: {failed.why}")
+    if isinstance(outcome, ActionFailed):
+        raise ProblemError(HTTPStatus(outcome.status), f"{outcome.verdict}: {outcome.why}")
 
 
 def read_skip(cursor: str | None) -> int:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from operations.console.bodies import MOST_SHOWN, view, view_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Note, Why, actor, redirect
+from operations.console.impacts import ReplayImpactCache
 from operations.console.letter_edit import create_letter_edit
 from operations.console.letter_groups import create_groups, newest_replays
 from operations.console.letters_edit import create_letters_edit
@@ -267,14 +268,17 @@ def _add_previews(router: APIRouter, pages: Pages, service: DeadLetterService, p
 def _add_replays(
     router: APIRouter, dependencies: ConsoleDependencies, pages: Pages, service: DeadLetterService
 ) -> None:
-    impacts = ImpactReader(dependencies.client, dependencies.prefix)
+    impacts = ReplayImpactCache(ImpactReader(dependencies.client, dependencies.prefix))
 
     async def show(request: Request, replay_id: str, template: str) -> Response:
         replay = await service.replay(replay_id)
         if replay is None:
             raise not_found(f"Replay {replay_id}")
         outcome = await service.outcome(replay_id)
-        impact = await attempt(impacts.of_replay(replay_id), "MongoDB") if is_over(replay, outcome) else None
+        caller = caller_of(request.scope)
+        sees_orders = caller is not None and caller.may(Permission.ORDERS_READ)
+        shows = sees_orders and is_over(replay, outcome)
+        impact = await attempt(impacts.of_replay(replay_id), "MongoDB") if shows else None
         return pages.show(
             request,
             template,

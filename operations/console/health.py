@@ -1,12 +1,12 @@
 """What the top of the overview says about every part of the stack: services, brokers, members of the replica set."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.outages import MONGODB
-from operations.console.upstream import Unavailable, attempt
+from operations.console.upstream import Health, Unavailable, attempt
 from operations.impact.waiting import RABBITMQ
 from operations.incidents.changes import AWAY
 from operations.incidents.records import IncidentRecords
@@ -14,13 +14,35 @@ from shared.bus.amqp.nodes import host_and_port
 from shared.services import CONSOLE
 from shared.urls import split_amqp_url
 
+_ROLES = {
+    "RSPrimary": "primary",
+    "RSSecondary": "secondary",
+    "RSArbiter": "arbiter",
+    "Mongos": "router",
+    "Standalone": "ready",
+    "LoadBalancer": "ready",
+    "RSOther": "not serving",
+    "RSGhost": "in no set",
+}
+"""What the driver calls a server, and what that is; one that does not answer is away."""
+
+_BAD_ROLES = {
+    AWAY: AWAY,
+    "not serving": "it starts, recovers or rolls back: it serves no reads",
+    "in no set": "it answers, and belongs to no replica set",
+}
+
 
 class Part(NamedTuple):
-    """A part of the stack, its state in a word, and what is wrong with it; None if nothing is."""
+    """A part of the stack, its state in a word, and what is wrong with it; None if nothing is.
+
+    One that is `degraded` works, but something that it needs does not.
+    """
 
     name: str
     state: str
     problem: str | None = None
+    degraded: bool = False
 
 
 class PartGroup(NamedTuple):
@@ -30,10 +52,26 @@ class PartGroup(NamedTuple):
     parts: Sequence[Part]
 
 
-def services_of(problems: Mapping[str, str | None]) -> PartGroup:
-    """Return the state of each service by its problem; the console answers, or nobody would see this."""
-    parts = [Part(name, "not ready" if problem else "ready", problem) for name, problem in problems.items()]
+class Problems(NamedTuple):
+    """How many parts do not work, how many are degraded, and how many there are."""
+
+    broken: int
+    degraded: int
+    parts: int
+
+
+def services_of(health: Mapping[str, Health]) -> PartGroup:
+    """Return the state of each service by what it says; the console answers, or nobody would see this."""
+    parts = [_service(name, found) for name, found in health.items()]
     return PartGroup("Services", [*parts, Part(CONSOLE.name, "ready")])
+
+
+def _service(name: str, found: Health) -> Part:
+    if found.problem is None:
+        return Part(name, "ready")
+    if found.why is None and found.ready:
+        return Part(name, "degraded", found.problem.removeprefix("degraded: "), degraded=True)
+    return Part(name, "not ready", found.problem)
 
 
 def brokers_of(away: str | None, nodes: Mapping[str, str]) -> PartGroup:
@@ -49,27 +87,29 @@ def brokers_of(away: str | None, nodes: Mapping[str, str]) -> PartGroup:
 def members_of(away: str | None, members: Mapping[str, str]) -> PartGroup:
     """Return the state of MongoDB, and the role of each member of a replica set; `away` are those without one."""
     whole = Part("database", "does not answer" if away else "ready", away)
-    parts = [Part(name, role, role if role == AWAY else None) for name, role in members.items()]
+    parts = [Part(name, role, _BAD_ROLES.get(role)) for name, role in members.items()]
     return PartGroup(MONGODB, [whole, *parts])
 
 
-def count_problems(groups: Sequence[PartGroup]) -> tuple[int, int]:
-    """Return how many parts do not work, and how many there are."""
+def count_problems(groups: Sequence[PartGroup]) -> Problems:
+    """Count the parts, and those of them that do not work or are degraded."""
     parts = [part for group in groups for part in group.parts]
-    return sum(part.problem is not None for part in parts), len(parts)
+    degraded = sum(part.degraded for part in parts)
+    return Problems(sum(part.problem is not None for part in parts) - degraded, degraded, len(parts))
 
 
-async def read_health(dependencies: ConsoleDependencies, rabbitmq_away: str | None) -> list[PartGroup]:
-    """Return the state of every part; who has asked the broker already says why it is away."""
+async def read_health(dependencies: ConsoleDependencies, broker: Awaitable[object]) -> list[PartGroup]:
+    """Return the state of every part; `broker` is a request to the broker, Unavailable if that is away."""
     names = list(dependencies.services.urls)
-    ping, nodes, problems = await asyncio.gather(
+    asked, ping, nodes, health = await asyncio.gather(
+        broker,
         attempt(dependencies.operations.command("ping"), MONGODB),
         _nodes(dependencies),
-        asyncio.gather(*(dependencies.services.ready(name) for name in names)),
+        asyncio.gather(*(dependencies.services.health(name) for name in names)),
     )
     return [
-        services_of(dict(zip(names, problems, strict=True))),
-        brokers_of(rabbitmq_away, nodes),
+        services_of(dict(zip(names, health, strict=True))),
+        brokers_of(asked.why if isinstance(asked, Unavailable) else None, nodes),
         members_of(ping.why if isinstance(ping, Unavailable) else None, _members(dependencies.client)),
     ]
 
@@ -94,6 +134,4 @@ def _members(client: Any) -> Mapping[str, str]:
 
 
 def _role(described: Any) -> str:
-    if not described.is_server_type_known:
-        return AWAY
-    return "primary" if described.is_writable else "secondary"
+    return _ROLES.get(described.server_type_name, AWAY)

@@ -43,10 +43,15 @@ class HistoryCache:
         self._records = SampleRecords(dependencies.operations)
         self._clock = dependencies.clock
         self._monotonic = monotonic
+        self._reading = {name: asyncio.Lock() for name in RANGES}
         self._last: dict[str, tuple[float, Sequence[Point] | Unavailable]] = {}
 
     async def read(self, wanted: Range) -> Sequence[Point] | Unavailable:
-        """Return the points of a range, from the cache or the database."""
+        """Return the points of a range, from the cache or the database, which is read once for all who wait."""
+        async with self._reading[wanted.name]:
+            return await self._read_once(wanted)
+
+    async def _read_once(self, wanted: Range) -> Sequence[Point] | Unavailable:
         began = self._monotonic()
         if wanted.name in self._last and began < self._last[wanted.name][0]:
             return self._last[wanted.name][1]

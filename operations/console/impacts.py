@@ -1,4 +1,4 @@
-"""Keeps the impact of groups for a while, for all pages together: the longer it takes to read, the longer."""
+"""Keeps the impact of groups and replays for a while, for all pages together: the longer it takes, the longer."""
 
 import asyncio
 import time
@@ -22,6 +22,13 @@ class Reads(Protocol):
 
     async def of_groups(self, numbers: Mapping[str, int], shares: Mapping[str, int]) -> dict[str, Impact]:
         """Return the impact of each group."""
+
+
+class ReadsReplays(Protocol):
+    """Reads the impact of replays; `ImpactReader` does."""
+
+    async def of_replay(self, replay_id: str) -> Impact:
+        """Return what the orders of a replay's letters amount to now."""
 
 
 class _Kept(NamedTuple):
@@ -60,3 +67,24 @@ class ImpactCache:
     def _knows(self, name: str, number: int, share: int) -> bool:
         kept = self._kept.get((name, number))
         return kept is not None and abs(kept.share - share) <= SAME_EFFORT * share
+
+
+class ReplayImpactCache:
+    """Reads what the orders of a replay amount to, once for all who look at its page."""
+
+    def __init__(self, impacts: ReadsReplays, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._impacts = impacts
+        self._monotonic = monotonic
+        self._kept: dict[str, tuple[Impact, float]] = {}
+        self._reading = asyncio.Lock()
+
+    async def of_replay(self, replay_id: str) -> Impact:
+        """Return the impact of a replay, from the cache or the database."""
+        async with self._reading:
+            began = self._monotonic()
+            self._kept = {name: kept for name, kept in self._kept.items() if kept[1] > began}
+            if replay_id not in self._kept:
+                impact = await self._impacts.of_replay(replay_id)
+                until = began + max(KEPT_SECONDS, PAUSE_FACTOR * (self._monotonic() - began))
+                self._kept[replay_id] = impact, until
+            return self._kept[replay_id][0]

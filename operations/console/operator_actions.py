@@ -34,6 +34,12 @@ class ActionFailed(NamedTuple):
         return self.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 
 
+class ActionDone(NamedTuple):
+    """An action that the service has done; `repeated` if it had done so before, under the same key."""
+
+    repeated: bool = False
+
+
 async def execute(
     dependencies: ConsoleDependencies,
     action: OperatorAction,
@@ -46,6 +52,22 @@ async def execute(
     done: str,
 ) -> ActionFailed | None:
     """Execute an action; return None if the service did it, which the log records as `done`."""
+    outcome = await execute_once(dependencies, action, method, service, path, body=body, key=key, done=done)
+    return outcome if isinstance(outcome, ActionFailed) else None
+
+
+async def execute_once(
+    dependencies: ConsoleDependencies,
+    action: OperatorAction,
+    method: str,
+    service: str,
+    path: str,
+    *,
+    body: Mapping[str, Any] | None = None,
+    key: str | None = None,
+    done: str,
+) -> ActionDone | ActionFailed:
+    """Execute an action, and say whether it was done now or before, under the same key."""
     await _log(dependencies, action, STARTED)
     response = await dependencies.services.act(method, service, path, body, key)
     if isinstance(response, Unavailable):
@@ -55,7 +77,7 @@ async def execute(
         failed = ActionFailed("Not done", response.detail, response.status)
     else:
         await _log(dependencies, action, f"{done} before: this was sent twice" if response.repeated else done)
-        return None
+        return ActionDone(response.repeated)
     await _log(dependencies, action, f"{failed.verdict[0].lower()}{failed.verdict[1:]}: {failed.why}")
     return failed
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.figures import OpenOrders, RecentOrders, read_open_orders, read_recent_orders
-from operations.console.health import PartGroup, count_problems, read_health
+from operations.console.health import PartGroup, Problems, count_problems, read_health
 from operations.console.history import Asked, History, create_history
 from operations.console.pages import Pages
 from operations.console.upstream import PAUSE_FACTOR, Unavailable, attempt
@@ -48,8 +48,8 @@ class OverviewSnapshot(NamedTuple):
     health: Sequence[PartGroup]
 
     @property
-    def problems(self) -> tuple[int, int]:
-        """How many parts of the stack do not work, and how many there are."""
+    def problems(self) -> Problems:
+        """How many parts of the stack do not work or are degraded, and how many there are."""
         return count_problems(self.health)
 
     @property
@@ -124,16 +124,17 @@ class SnapshotCache:
 
     async def _take(self) -> OverviewSnapshot:
         dependencies = self._dependencies
-        (recent, unsettled, queues), low, (groups, counts) = await asyncio.gather(
+        queues_read = asyncio.ensure_future(attempt(count_messages(dependencies.amqp_url), "RabbitMQ"))
+        (recent, unsettled), queues, low, (groups, counts), health = await asyncio.gather(
             asyncio.gather(
                 attempt(read_recent_orders(dependencies.orders, dependencies.clock()), "MongoDB"),
                 attempt(read_open_orders(dependencies.orders), "MongoDB"),
-                attempt(count_messages(dependencies.amqp_url), "RabbitMQ"),
             ),
+            queues_read,
             attempt(dependencies.packages.find({"low": True}).sort("ipv4").limit(20).to_list(None), "MongoDB"),
             self._dead_letters.read(),
+            read_health(dependencies, queues_read),
         )
-        health = await read_health(dependencies, queues.why if isinstance(queues, Unavailable) else None)
         return OverviewSnapshot(recent, unsettled, queues, low, groups, counts, health)
 
 

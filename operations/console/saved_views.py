@@ -12,16 +12,18 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Path, Request, Response
 from pydantic import StringConstraints
 
+from operations.actions import record_action
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor, redirect
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt
-from operations.saved_views.query import LISTS, MOST_CHARACTERS, ListPage, address_of, kept_query
+from operations.saved_views.query import LISTS, MOST_CHARACTERS, NOT_KEPT, ListPage, address_of, kept_query
 from operations.saved_views.records import LONGEST_NAME, MOST_VIEWS, SavedView, SavedViews
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.http import ProblemError, conflict, invalid, not_found
 
+VIEW_SAVE, VIEW_DELETE = "view.save", "view.delete"
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)]
 
 
@@ -62,7 +64,7 @@ async def views_of(request: Request, dependencies: ConsoleDependencies, path: st
         page,
         await attempt(SavedViews(dependencies.operations).of(page), "MongoDB"),
         query,
-        ["customer"] if request.query_params.get("customer", "").strip() else [],
+        [name for name in NOT_KEPT if request.query_params.get(name, "").strip()],
         actor(request),
         _decides(request),
     )
@@ -72,11 +74,15 @@ def create_saved_views(dependencies: ConsoleDependencies, pages: Pages) -> APIRo
     """Return the routes that save and delete views, for each list with the permission to see it."""
     router, views = pages.router(), SavedViews(dependencies.operations, dependencies.clock)
     for page in LISTS.values():
-        _add_page(router, views, page)
+        _add_page(router, dependencies, views, page)
     return router
 
 
-def _add_page(router: APIRouter, views: SavedViews, page: ListPage) -> None:
+def _add_page(router: APIRouter, dependencies: ConsoleDependencies, views: SavedViews, page: ListPage) -> None:
+    async def log(request: Request, action: str, name: str, outcome: str) -> None:
+        logged = {"by": actor(request), "why": "", "action": action, "subject": name}
+        await record_action(dependencies.operations, **logged, outcome=outcome)
+
     @router.post(f"{page.path}/views")
     @requires(page.permission)
     async def save(
@@ -90,6 +96,7 @@ def _add_page(router: APIRouter, views: SavedViews, page: ListPage) -> None:
             raise invalid(("query", "has no filter of this list: choose some, and save them then"))
         if not await views.add(page, name, kept, actor(request)):
             raise conflict(f"The list has a view {name} already, or {MOST_VIEWS} views: delete one first")
+        await log(request, VIEW_SAVE, name, f"saved for {address_of(page, kept)}")
         return redirect(address_of(page, kept))
 
     @router.post(f"{page.path}/views/{{view_id}}/delete")
@@ -104,6 +111,7 @@ def _add_page(router: APIRouter, views: SavedViews, page: ListPage) -> None:
                 HTTPStatus.FORBIDDEN, f"{view.by} saved this view: deleting it needs {Permission.ORDERS_DECIDE}"
             )
         await views.remove(view)
+        await log(request, VIEW_DELETE, view.name, f"deleted from {page.path}; {view.by} had saved it")
         return redirect(view.address)
 
 

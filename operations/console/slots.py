@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
 from itertools import pairwise
@@ -40,6 +40,9 @@ ORDERS = 100
 
 MOST_OF_A_DAY = 1500
 """More slots than a day can have: the shortest takes a minute, and none overlap."""
+
+CALENDAR_ENDS = datetime.max.replace(microsecond=0, tzinfo=UTC)
+"""No slot starts in the last second of the calendar: it would have no end."""
 
 SLOT_CHANGE = "slot.change"
 SlotId = Annotated[str, Path(pattern=f"^{SLOT_ID_PATTERN}$")]
@@ -161,7 +164,12 @@ def _add_change(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             return show(request, found, error=ActionFailed("Not done", str(error), 422), **filled)
         changes = changes_of(found.slot, found.closed, wanted, found.rules)
         if not changes:
-            return show(request, found, error=ActionFailed("Not done", "the slot is so already", 422), **filled)
+            return show(
+                request,
+                found,
+                error=ActionFailed("Not done", "the slot is like this already", 422),
+                **filled,
+            )
         summary = "; ".join(f"{each.path} {each.before} to {each.after}" for each in changes)
         if confirmed != summary:
             return show(request, found, changes=changes, summary=summary, changed=bool(confirmed), **filled)
@@ -182,7 +190,7 @@ async def change_slot(
 async def find_slot(dependencies: ConsoleDependencies, slot_id: str) -> FoundSlot | Unavailable | None:
     """Return a slot; None if there is none, or if it has passed without ever being booked."""
     start = start_of(slot_id)
-    if start is None:
+    if start is None or start >= CALENDAR_ENDS:
         return None
     # There is no route for one slot: it is the only one that starts within this second.
     period = {"from": to_rfc3339(start), "to": to_rfc3339(start + timedelta(seconds=1))}

@@ -11,7 +11,7 @@ from inventory_service.stock import MAX_UNITS
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import FormKey, Why, actor, redirect
 from operations.console.lists import address
-from operations.console.operator_actions import ActionFailed, OperatorAction, execute
+from operations.console.operator_actions import ActionDone, ActionFailed, OperatorAction, execute, execute_once
 from operations.console.pages import Pages
 from operations.console.upstream import ServiceResponse, Unavailable, path
 from shared.access.middleware import requires
@@ -57,6 +57,7 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         request: Request,
         product: Annotated[str, Query(max_length=128)] = "",
         cursor: Annotated[str | None, Query(max_length=1000)] = None,
+        repeated: bool = False,
     ) -> Response:
         stock = await _read_stock(dependencies, product, cursor)
         more = None if isinstance(stock, Unavailable) else stock.body.get("nextCursor")
@@ -66,6 +67,8 @@ def create_stock(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
             stock=stock if isinstance(stock, Unavailable) else stock_rows(stock.body.get("items", ())),
             more=more,
             cursor=cursor or product,
+            product=product,
+            repeated=repeated,
         )
 
     @router.get("/products/{product_id}/sale")
@@ -126,19 +129,20 @@ def _add_restock(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
         if confirmed != str(units):
             return show(request, stock, key, quantity=units, why=why, units=units)
         action = OperatorAction(actor(request), why, RESTOCK, product_id)
-        failed = await add_units(dependencies, action, units, key)
-        if failed is None:
-            return redirect(address("/inventory", {"product": product_id}))
-        return show(request, stock, key, error=failed, quantity=units, why=why, units=units)
+        outcome = await add_units(dependencies, action, units, key)
+        if isinstance(outcome, ActionFailed):
+            return show(request, stock, key, error=outcome, quantity=units, why=why, units=units)
+        repeated = "1" if outcome.repeated else ""
+        return redirect(address("/inventory", {"product": product_id, "repeated": repeated}))
 
 
 async def add_units(
     dependencies: ConsoleDependencies, action: OperatorAction, units: int, key: str
-) -> ActionFailed | None:
+) -> ActionDone | ActionFailed:
     """Add units to the free stock of the product that the action names, once for each key, and log it."""
     where, body = path("inventory", action.subject, "restock"), {"quantity": units}
     done = f"{units:,} unit{'' if units == 1 else 's'} added"
-    return await execute(dependencies, action, "POST", "inventory", where, body=body, key=key, done=done)
+    return await execute_once(dependencies, action, "POST", "inventory", where, body=body, key=key, done=done)
 
 
 async def switch_sale(

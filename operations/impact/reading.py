@@ -75,18 +75,22 @@ class ImpactReader:
 
     async def of_query(self, query: Document) -> tuple[int, Impact]:
         """Return the number of letters of a query, and their impact, or that of MOST_OF_ONE of them."""
+        looked_at, impact = await self._of_some(query)
+        return looked_at if impact.complete else await self._letters.count_documents(query), impact
+
+    async def _of_some(self, query: Document) -> tuple[int, Impact]:
+        """Return how many letters of a query are looked at, and their impact."""
         found = await self._letters.find(query, {"_id": False, "orderId": True}).limit(MOST_OF_ONE + 1).to_list(None)
         named = [letter.get("orderId") or None for letter in found[:MOST_OF_ONE]]
         complete = len(found) == len(named)
         orders = await self._read(_ids(named))
         hold_ends = await self._hold_ends(orders.values())
-        number = len(named) if complete else await self._letters.count_documents(query)
-        return number, _of_letters(named, orders, hold_ends, complete=complete)
+        return len(named), _of_letters(named, orders, hold_ends, complete=complete)
 
     async def of_replay(self, replay_id: str) -> Impact:
         """Return what the orders of a replay's letters amount to now."""
         # Every status is named because the index begins with the status.
-        return (await self.of_query({"status": {"$in": list(STATUSES)}, "replays.replay": replay_id}))[1]
+        return (await self._of_some({"status": {"$in": list(STATUSES)}, "replays.replay": replay_id}))[1]
 
     async def of_outages(self, names: Sequence[str], now: datetime) -> dict[str, Impact]:
         """Return which orders wait for each of these services and servers, in one pass over the unsettled orders."""

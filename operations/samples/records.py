@@ -23,11 +23,15 @@ _ID = "orders"
 
 @dataclass(frozen=True, slots=True)
 class SampleState:
-    """Where the samples end, the orders that were open there, and the newest samples, which may not be copied yet."""
+    """Where the samples end, the orders that were open there, and the newest samples, which may not be copied yet.
+
+    Until `incomplete_until`, orders have ended that are not among the open ones: nobody followed them there.
+    """
 
     until: datetime
     open: Sequence[str]
     newest: Sequence[Document] = field(default_factory=list)
+    incomplete_until: datetime | None = None
 
 
 class SampleRecords:
@@ -41,11 +45,14 @@ class SampleRecords:
     async def state(self) -> SampleState | None:
         """Return where the samples end, None before the first one."""
         found = await self._state.find_one({"_id": _ID})
-        return SampleState(found["until"], found["open"], found["newest"]) if found else None
+        if found is None:
+            return None
+        return SampleState(found["until"], found["open"], found["newest"], found.get("incompleteUntil"))
 
     async def move_on(self, before: SampleState | None, after: SampleState) -> bool:
         """Store the next samples; False if another process did so before."""
         fields = {"until": after.until, "open": list(after.open), "newest": list(after.newest)}
+        fields["incompleteUntil"] = after.incomplete_until
         if before is None:
             try:
                 await self._state.insert_one({"_id": _ID, **fields})

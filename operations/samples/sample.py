@@ -87,7 +87,7 @@ class Sample:
     latency: Mapping[str, Histogram] = field(default_factory=dict)
     levels: Levels = _NOTHING
     complete: bool = True
-    """False if so many orders were open that not all of them were followed."""
+    """False if not all open orders were followed: there were too many, or minutes before were not counted."""
 
     def as_document(self) -> dict[str, Any]:
         """Return the record of the sample."""
@@ -162,9 +162,17 @@ def add_up(histograms: Iterable[Histogram]) -> Histogram:
 
 
 def samples_of(
-    window: Window, accepted: Mapping[datetime, int], ended: Sequence[Ended], levels: Levels, *, complete: bool
+    window: Window,
+    accepted: Mapping[datetime, int],
+    ended: Sequence[Ended],
+    levels: Levels,
+    *,
+    complete: bool,
+    incomplete_until: datetime | None = None,
 ) -> list[Sample]:
     """Return the samples of a window; the levels are those of its last minute.
+
+    Minutes that begin before `incomplete_until` are not complete.
 
     What ended before the window, by a clock that is late, counts for its first minute.
     """
@@ -180,7 +188,7 @@ def samples_of(
                 failed=_count(here, (FAILED,)),
                 latency=_latency(here),
                 levels=levels if minute + MINUTE == window.until else Levels(),
-                complete=complete,
+                complete=complete and (incomplete_until is None or minute >= incomplete_until),
             )
         )
     return found

@@ -1,6 +1,7 @@
 """Takes samples of the stack. Several processes may do so at once; each minute is recorded once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 import pymongo
 import structlog
@@ -15,7 +16,6 @@ from operations.samples.sample import (
     MINUTE,
     Levels,
     QueueAge,
-    Sample,
     Window,
     next_window,
     oldest_queue,
@@ -69,16 +69,32 @@ class Sampler:
             return False
         if state is not None:
             await self._records.copy(state)
-        followed = state.open if state else await open_before(self._orders, window.since)
+        followed, incomplete_until = await self._followed(state, window)
         counted = await self._count(window, followed)
-        samples: Sequence[Sample] = ()
-        if counted is not None:
-            complete = len(followed) < MOST_FOLLOWED
-            levels = await self._levels(window, state)
-            samples = samples_of(window, counted.accepted, counted.ended, levels, complete=complete)
-        still_open = counted.open if counted else followed
-        after = SampleState(window.until, still_open, [sample.as_document() for sample in samples])
-        return await self._records.move_on(state, after)
+        if counted is None:
+            # What ended in the window is unknown: from its end on, the orders that are open now are followed.
+            incomplete_until = self._clock()
+            after = SampleState(window.until, await open_before(self._orders, window.until), (), incomplete_until)
+            return await self._records.move_on(state, after)
+        complete = len(followed) < MOST_FOLLOWED
+        levels = await self._levels(window, state)
+        samples = samples_of(
+            window, counted.accepted, counted.ended, levels, complete=complete, incomplete_until=incomplete_until
+        )
+        documents = [sample.as_document() for sample in samples]
+        return await self._records.move_on(state, SampleState(window.until, counted.open, documents, incomplete_until))
+
+    async def _followed(self, state: SampleState | None, window: Window) -> tuple[Sequence[str], datetime | None]:
+        """Return the orders that were open at the beginning of a window, and until when they are not all known.
+
+        After a gap, only those are known that are open now: of the others, nobody knows the ids.
+        """
+        if state is None:
+            return await open_before(self._orders, window.since), None
+        if state.until < window.since:
+            now = self._clock()
+            return await open_before(self._orders, window.since), now
+        return state.open, state.incomplete_until
 
     async def _count(self, window: Window, followed: Sequence[str]) -> Counted | None:
         """Return the orders of a window; None if there are too many to count in time."""

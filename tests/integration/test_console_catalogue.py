@@ -77,10 +77,12 @@ async def test_a_restock_is_previewed_and_added_once(
     # With another number than the preview said, it is previewed again.
     other = await pages.post("/products/p1/restock", data=hidden(preview.text) | WHY | {"quantity": "30"})
     assert "36 free become 66" in other.text
-    for _ in range(2):
+    for address, again in (("/inventory?product=p1", False), ("/inventory?product=p1&repeated=1", True)):
         added = await pages.post("/products/p1/restock", data=hidden(preview.text) | WHY | {"quantity": "20"})
-        assert (added.status_code, added.headers["location"]) == (303, "/inventory?product=p1")
+        assert (added.status_code, added.headers["location"]) == (303, address)
+        assert ("nothing was added now" in (await pages.get(address)).text) is again
     assert await worker.free("p1") == 56
+    assert "There is no product <code>p9</code>" in (await pages.get("/inventory?product=p9")).text
     assert await logged(dependencies, "p1") == [
         (BY_ADMIN, WHY["why"], "20 units added before: this was sent twice"),
         (BY_ADMIN, WHY["why"], "20 units added"),
@@ -99,6 +101,13 @@ async def test_what_cannot_be_restocked_says_why(worker: Worker, pages: httpx.As
     viewer = bearer(KEYS[Role.VIEWER])
     assert (await pages.post("/products/p1/restock", data=WHY, headers=viewer)).status_code == 403
     assert await worker.free("p1") == 1
+
+
+@pytest.mark.parametrize("slot", ["slot:253402300799", "slot:253402300798"])
+async def test_beyond_the_end_of_the_calendar_there_is_no_slot(pages: httpx.AsyncClient, slot: str) -> None:
+    shown = await pages.get(f"/slots/{slot}")
+    assert (shown.status_code, "never booked" in shown.text) == (200, True)
+    assert (await pages.get(f"/slots/{slot}/change")).status_code == 404
 
 
 async def test_a_slot_is_seen_in_its_week_and_changed(
@@ -139,7 +148,7 @@ async def test_a_slot_is_seen_in_its_week_and_changed(
     assert ">closed</span>" in (await pages.get("/slots")).text
     # By now the slot is another one than the confirmed form was about.
     again = await pages.post(address, data=hidden(preview.text) | WHY | {"capacity": "100"})
-    assert "The change is another one" in again.text
+    assert "no longer the one that you previewed" in again.text
     ((by, _, outcome),) = await logged(dependencies, ten)
     assert (by, outcome) == (BY_ADMIN, "capacity 500 to 100; bookings open to closed")
 

@@ -1,5 +1,6 @@
 """What dead letters and outages mean for customers, the lists that leave nothing out, and the search for any id."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from operations.console import ConsoleDependencies
-from operations.console.impacts import ImpactCache
+from operations.console.impacts import ImpactCache, ReplayImpactCache
 from operations.console.outages import OutageWatch, StackChecks
 from operations.console.wording import clock
 from operations.dead_letters.filters import Filters, query
@@ -209,6 +210,27 @@ async def test_the_impact_is_kept_for_longer_the_longer_it_takes_to_read() -> No
     seconds[0] = 120.1
     await cache.of_groups({"a": 3, "b": 2})
     assert read == [{"a": 1, "b": 2}, {"a": 3, "c": 1}, {"b": 2}]
+
+
+async def test_the_impact_of_a_replay_is_read_once_for_all_its_pages() -> None:
+    """By a clock of the test's own, on which a reading takes a second."""
+    seconds, read, none = [100.0], list[str](), impact_of([])
+
+    class Slow:
+        async def of_replay(self, replay_id: str) -> Impact:
+            read.append(replay_id)
+            seconds[0] += 1
+            return none
+
+    cache = ReplayImpactCache(Slow(), lambda: seconds[0])
+    assert await asyncio.gather(*(cache.of_replay("a") for _ in range(5))) == [none] * 5
+    await cache.of_replay("b")
+    seconds[0] = 119.9
+    await cache.of_replay("a")
+    assert read == ["a", "b"]
+    seconds[0] = 120.1
+    await cache.of_replay("a")
+    assert read == ["a", "b", "a"]
 
 
 async def test_groups_are_compared_by_the_same_effort(

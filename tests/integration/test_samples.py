@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from operations.console import ConsoleDependencies
+from operations.samples import sampling
 from operations.samples.counting import by_end, placed_in
 from operations.samples.records import SampleRecords
 from operations.samples.sample import GOODS, MINUTE, Levels, QueueAge, Sample, Window, bucket_of, whole_minute
@@ -110,6 +111,42 @@ async def test_what_happened_while_no_console_ran_is_made_up_for(
     assert found[max(found)].levels.dead_letters == 0
 
 
+async def test_orders_of_a_longer_gap_are_not_counted_late_and_the_samples_say_so(
+    dependencies: ConsoleDependencies, clock: Clock
+) -> None:
+    begin, done = clock.now, {"status": "CONFIRMED", "settled": True}
+    await dependencies.orders.insert_one(an_order("before", begin - MINUTE))
+    await take(dependencies)
+    await dependencies.orders.insert_many([an_order(name, begin + 60 * MINUTE) for name in ("in-the-gap", "after")])
+    for name, minutes in {"before": 30, "in-the-gap": 70}.items():
+        ended = done | {"confirmedAt": begin + minutes * MINUTE}
+        await dependencies.orders.update_one({"_id": name}, {"$set": ended})
+    found = [sample for sample in await take(dependencies, 170) if sample.at >= begin + 100 * MINUTE]
+    assert sum(sample.settled for sample in found) == 0, "what ended in the gap counts nowhere"
+    assert not any(sample.complete for sample in found)
+    ended = done | {"confirmedAt": begin + 175 * MINUTE}
+    await dependencies.orders.update_one({"_id": "after"}, {"$set": ended})
+    last = [sample for sample in await take(dependencies, 10) if sample.at >= begin + 170 * MINUTE]
+    assert sum(sample.settled for sample in last) == 1, "what was open at the end of the gap is followed"
+    assert all(sample.complete for sample in last)
+
+
+async def test_orders_of_a_window_that_took_too_long_to_count_are_followed(
+    dependencies: ConsoleDependencies, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await take(dependencies)
+    begin = clock.now
+    await dependencies.orders.insert_many([an_order(f"o{n}", begin) for n in range(3)])
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "COUNT_SECONDS", 0.000_001)
+        assert [sample for sample in await take(dependencies, 2) if sample.at >= begin] == []
+    done = {"status": "CONFIRMED", "settled": True, "confirmedAt": clock.now + timedelta(seconds=30)}
+    await dependencies.orders.update_many({}, {"$set": done})
+    found = [sample for sample in await take(dependencies, 3) if sample.at >= begin]
+    assert sum(sample.settled for sample in found) == 3
+    assert [sample.complete for sample in found][-1]
+
+
 async def test_several_processes_count_each_minute_once_also_if_one_ends_in_between(
     dependencies: ConsoleDependencies, clock: Clock
 ) -> None:
@@ -151,7 +188,7 @@ async def test_the_overview_draws_the_samples_for_those_who_may_see_them(
     dependencies: ConsoleDependencies, clock: Clock
 ) -> None:
     async with pages_of(dependencies) as pages:
-        assert "No data for the last 1 hour yet." in (await pages.get("/")).text
+        assert "No data for the last hour yet." in (await pages.get("/")).text
     done = {"status": "CONFIRMED", "settled": True, "confirmedAt": clock.now - MINUTE + timedelta(seconds=2)}
     await dependencies.orders.insert_one(an_order("o1", clock.now - MINUTE, **done))
     clock.now += timedelta(seconds=15)

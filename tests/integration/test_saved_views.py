@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from operations.actions import list_actions
 from operations.console import ConsoleDependencies
 from operations.saved_views.query import LISTS
 from operations.saved_views.records import LONGEST_NAME, MOST_VIEWS, SavedViews
@@ -44,12 +45,12 @@ async def save(pages: httpx.AsyncClient, name: str, query: str, path: str = "/or
     [
         ("/orders", "status=FAILED&open=1"),
         ("/dead-letters", "inbox=order.inbox&sort=newest"),
-        ("/dead-letters/list", "error=ValueError&span=24h"),
+        ("/dead-letters/list", "service=order&span=24h"),
         ("/incidents", "severity=critical"),
     ],
 )
 async def test_a_view_is_saved_from_its_list_seen_by_the_team_and_deleted(
-    pages: httpx.AsyncClient, path: str, query: str
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient, path: str, query: str
 ) -> None:
     shown = (await pages.get(f"{path}?{query}")).text
     assert "Save this view…" in shown
@@ -65,6 +66,12 @@ async def test_a_view_is_saved_from_its_list_seen_by_the_team_and_deleted(
     assert (await pages.post(delete)).headers["location"] == f"{path}?{query}"
     assert "Night shift" not in (await pages.get(path)).text
     assert (await pages.post(delete)).status_code == 404
+    logged = (await list_actions(dependencies.operations)).items
+    assert [(entry["action"], entry["subject"]) for entry in logged] == [
+        ("view.delete", "Night shift"),
+        ("view.save", "Night shift"),
+    ]
+    assert f"{path}?{query}" in logged[1]["outcome"]
 
 
 async def test_who_may_not_see_a_list_neither_saves_nor_deletes_its_views(
@@ -83,6 +90,17 @@ async def test_who_may_not_see_a_list_neither_saves_nor_deletes_its_views(
         assert (await pages.post(wrong)).status_code == 404
     assert (await pages.post(delete, headers=bearer(KEYS[Role.OPERATOR]))).status_code == 303
     assert await SavedViews(dependencies.operations).of(ORDERS) == []
+
+
+async def test_names_and_free_text_are_not_saved_and_the_form_says_so(
+    dependencies: ConsoleDependencies, pages: httpx.AsyncClient
+) -> None:
+    query = "status=FAILED&customer=Ann+Smith&reason=Ann+called"
+    shown = (await pages.get(f"/orders?{query}")).text
+    assert "Not saved, as it may be personal data: customer, reason." in shown
+    await save(pages, "x", query)
+    (view,) = await SavedViews(dependencies.operations).of(ORDERS)
+    assert view.query == "status=FAILED"
 
 
 async def test_a_post_of_another_site_changes_nothing(

@@ -1,6 +1,7 @@
 """The console's pure functions: formats of bodies and numbers, and the figures of the overview."""
 
 import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from operations.console import wording
 from operations.console.bodies import MOST_EDITED, MOST_INDENTED, MOST_SHOWN, view
 from operations.console.dead_letters import is_over, refresh_seconds
 from operations.console.figures import SAMPLE, percentile, summarize
+from operations.console.pages import TEMPLATES
 from operations.console.slots import slot_orders
 from operations.console.stock import stock_rows
 from operations.console.upstream import path
@@ -171,6 +173,14 @@ def test_a_search_matches_prefixes_of_ids_and_reasons_without_patterns() -> None
         "failureReason": {"$regex": r"^\("},
         "settled": False,
     }
+
+
+def test_every_time_on_a_page_names_its_zone_or_is_shown_in_that_of_the_viewer() -> None:
+    for template in sorted(TEMPLATES.glob("*.html")):
+        shown = re.sub(r"<time\b.*?</time>", "", template.read_text())
+        bare = re.findall(r"\{\{[^}]*\|\s*clock\b[^}]*\}\}(?! UTC)", shown)
+        bare += re.findall(r"<h1>.*%H:%M(?!.*UTC).*", template.read_text())
+        assert not bare, (template.name, bare)
 
 
 def test_an_order_is_late_once_its_slot_has_begun_and_it_has_not_left() -> None:

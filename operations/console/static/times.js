@@ -46,7 +46,6 @@ function localText(at) {
 function shortened(text, element) {
   if (element.dataset.clock === "minute") return text.slice(11, 16);
   if (element.dataset.clock === "second") return text.slice(11);
-  if (element.dataset.clock === "minutes") return text.slice(0, 16);
   if (element.dataset.clock === "day") return text.slice(5, 16);
   return element.dataset.names === "zone" ? text : text.slice(0, 19);
 }
