@@ -143,23 +143,24 @@ def create_overview(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
     router, cache, history = pages.router(), SnapshotCache(dependencies), History(dependencies)
     router.include_router(create_history(pages, history))
 
-    async def show(request: Request, template: str, **values: object) -> Response:
-        snapshot = await cache.read()
+    def show(request: Request, template: str, snapshot: OverviewSnapshot, **values: object) -> Response:
         return pages.show(request, template, snapshot=snapshot, dead_letters_queue=DEAD_LETTERS, **values)
 
     @router.get("/")
     @requires(Permission.SELF_READ)
     async def overview(request: Request, asked: Asked = "") -> Response:
-        return await show(request, "overview.html", **await history.values(request, asked))
+        # At once: while MongoDB is away, each takes its whole time.
+        snapshot, values = await asyncio.gather(cache.read(), history.values(request, asked))
+        return show(request, "overview.html", snapshot, **values)
 
     @router.get("/overview")
     @requires(Permission.SELF_READ)
     async def live(request: Request) -> Response:
-        return await show(request, "overview_live.html")
+        return show(request, "overview_live.html", await cache.read())
 
     @router.get("/overview/figures")
     @requires(Permission.SELF_READ)
     async def figures(request: Request) -> Response:
-        return await show(request, "overview_figures.html")
+        return show(request, "overview_figures.html", await cache.read())
 
     return router

@@ -401,7 +401,7 @@ async def test_the_locks_are_listed_and_freed_by_an_operator(
     first = (await client.get("/locks?limit=2")).json()
     assert first["items"] == [shown("10.0.0"), shown("10.0.1")]
     rest = (await client.get(f"/locks?limit=2&cursor={first['nextCursor']}")).json()
-    assert rest == {"items": [shown("103.83")], "nextCursor": None}
+    assert rest == {"items": [shown("103.83")], "nextCursor": None, "total": 3}
 
     freed = await client.delete("/locks/103.83.x")
     assert (freed.status_code, freed.json()) == (200, shown("103.83"))
