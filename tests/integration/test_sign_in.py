@@ -398,7 +398,9 @@ async def test_a_page_offers_a_role_only_what_it_may_do(
                 f"{path} offers {role} {method} {address}, which needs {route.permission}"
             )
             offered.add((method, template))
-            if method == "GET" and address not in seen and address not in waiting and len(seen) < 200:
+            # Of weeks there is no end.
+            is_new = address not in seen and address not in waiting and "week=" not in address
+            if method == "GET" and is_new and len(seen) < 200:
                 waiting.append(address)
     decides = {("POST", "/orders/{order_id}/do/cancel"), ("POST", "/dead-letters/many/replay")}
     assert (decides <= offered) == (role in (Role.OPERATOR, Role.ADMIN)), offered
