@@ -194,18 +194,17 @@ async def test_what_could_not_be_done_says_why(database: Database, mongodb_url: 
 async def test_an_audit_that_is_stopped_is_due_again_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun = asyncio.Event()
+
     async def never_ends(*_: object, **__: object) -> Report:
+        begun.set()
         await asyncio.Event().wait()
         raise AssertionError
 
     monkeypatch.setattr(runner, "audit", never_ends)
     runs = AuditRuns(database)
     running = asyncio.create_task(AuditRunner(AuditedStack("", "", ""), runs).keep_schedule(HOUR))
-
-    async def has_begun() -> bool:
-        return await runs.current() is not None
-
-    await eventually(has_begun, 60, "the audit to begin")
+    await asyncio.wait_for(begun.wait(), 60)
     await end_tasks(running)
     last = await runs.last()
     assert last is not None
