@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from operations.console import wording
-from operations.samples.history import Point, Range
+from operations.samples.history import Point, Range, Times
 
 WIDTH, HEIGHT = 600.0, 100.0
 
@@ -119,20 +119,20 @@ THROUGHPUT = Spec(
     _rate,
     least=1,
 )
-GOODS = Spec(
-    "goods",
-    "Time from order to settled, goods",
-    (("p50", lambda point: point.goods.p50), ("p99", lambda point: point.goods.p99)),
-    _seconds,
-    least=0.1,
-)
-SERVERS = Spec(
-    "servers",
-    "Time from order to settled, servers",
-    (("p50", lambda point: point.servers.p50), ("p99", lambda point: point.servers.p99)),
-    _seconds,
-    least=1,
-)
+
+
+def _latency(name: str, of: Callable[[Point], Times], least: float) -> Spec:
+    return Spec(
+        name,
+        f"Time from order to settled, {name}",
+        (("p50", lambda point: of(point).p50), ("p99", lambda point: of(point).p99)),
+        _seconds,
+        least,
+    )
+
+
+GOODS = _latency("goods", lambda point: point.goods, 0.1)
+SERVERS = _latency("servers", lambda point: point.servers, 1)
 FAILURES = Spec(
     "failures",
     "Failed and cancelled orders",

@@ -183,10 +183,6 @@ class Services:
             return None
         return Release(started_at, str(response.body.get("version")))
 
-    async def ready(self, service: str) -> str | None:
-        """Return None if everything in the service works, else what does not, also while it is only degraded."""
-        return (await self.health(service)).problem
-
     async def act(
         self, method: str, service: str, path: str, body: Mapping[str, Any] | None = None, key: str | None = None
     ) -> ServiceResponse | Unavailable:

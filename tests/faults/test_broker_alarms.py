@@ -10,6 +10,7 @@ import pytest
 from yarl import URL
 
 from operations.console import Services
+from operations.console.upstream import Health
 from operations.doctor.broker import check_broker
 from operations.reading.broker import count_messages
 from operations.stack.services import ask_readiness
@@ -184,7 +185,7 @@ async def test_orders_are_accepted_during_an_alarm_and_every_health_report_names
         overview = Services({service: stack.url(service) for service in SAGA_SERVICES}, ADMIN_KEY)
         async with alarm(own_servers, "memory"):
             for service in SAGA_SERVICES:
-                await eventually(lambda: _says_why(overview.ready(service)), within=60)  # noqa: B023
+                await eventually(lambda: _says_why(overview.health(service)), within=60)  # noqa: B023
             order = await stack.place(payment={"token": "tok_ok"})
             status = await asyncio.to_thread(ask_readiness, stack.url("order"))
             assert "low on memory" in f"{status.degraded} {status.unhealthy_reason}"
@@ -195,5 +196,5 @@ async def test_orders_are_accepted_during_an_alarm_and_every_health_report_names
         assert (await stack.settled(order))["status"] == "CONFIRMED"
 
 
-async def _says_why(asked: Awaitable[str | None]) -> bool:
-    return "blocked publishing: low on memory" in str(await asked)
+async def _says_why(asked: Awaitable[Health]) -> bool:
+    return "blocked publishing: low on memory" in str((await asked).problem)

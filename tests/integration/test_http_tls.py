@@ -284,10 +284,10 @@ async def failures(port: int) -> list[str]:
     url = f"https://127.0.0.1:{port}"
     found: list[str] = []
     services = Services({"order": url})
-    ready = await services.ready("order")
+    problem = (await services.health("order")).problem
     await services.close()
-    if ready is not None:
-        found.append(ready)
+    if problem is not None:
+        found.append(problem)
     connection = Connection(url, "/orders")
     try:
         await connection.post(b"{}", 10)
@@ -370,7 +370,7 @@ async def test_a_new_ca_is_trusted_by_the_next_connection_of_an_open_client(
         trusted.write_bytes(certificates.ca.read_bytes() + new.ca.read_bytes())
 
         async def answers() -> bool:
-            return await services.ready("order") is None
+            return (await services.health("order")).problem is None
 
         await eventually(answers, WITHIN, "the new CA to be trusted")
         await services.close()

@@ -25,7 +25,7 @@ from operations.sign_in.person import Person
 from operations.sign_in.sessions import KEEP_SECONDS, SessionLimits, Sessions
 from shared.access.permissions import STAFF, Role
 from tests.support.access import ADMIN, KEYS, RING, bearer, key_authenticator
-from tests.support.access_table import guarded_routes
+from tests.support.access_table import all_routes, guarded_routes
 from tests.support.consoles import (
     BASE,
     NO_SERVICES,
@@ -416,15 +416,6 @@ def template_of(app: FastAPI, method: str, path: str) -> str:
         if known and route.matches(scope)[0] is Match.FULL:
             return str(route.path)
     raise AssertionError(f"no route answers {method} {path}")
-
-
-def all_routes(routes: Any) -> Any:
-    for route in routes:
-        included = getattr(route, "original_router", None)
-        if included is None:
-            yield route
-        else:
-            yield from all_routes(included.routes)
 
 
 async def fill(dependencies: ConsoleDependencies) -> None:
