@@ -100,7 +100,7 @@ class RulesBody(Body):
 
 
 class SlotBody(Body):
-    """What is to be different about one slot; `capacity` null makes it follow the rules again."""
+    """The changes to one slot; `capacity` null makes it follow the rules again."""
 
     model_config = shown_as({"capacity": 2500, "disabled": False})
 

@@ -88,7 +88,7 @@ class OnSale(Reasoned):
 
 
 class SlotChange(Reasoned):
-    """What is to be different about a slot; `capacity` null makes it follow the rules again."""
+    """The changes to a slot; `capacity` null makes it follow the rules again."""
 
     model_config = shown_as({"capacity": 2500, "disabled": False, "reason": "one van is out of order"})
 

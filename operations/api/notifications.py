@@ -174,7 +174,7 @@ def _add_messages(router: APIRouter, records: NotificationRecords, editor: RuleE
     )
     @requires(Permission.WEBHOOKS_WRITE)
     async def send_test_notification(request: Request, name: RuleName) -> Response:
-        """Send a test message of a rule; the answer leads to what comes of it."""
+        """Send a test message of a rule; the answer has the address of its outcome."""
         message_id = await editor.test(name, by=actor(request))
         if message_id is None:
             raise _unknown(name)

@@ -61,7 +61,7 @@ class Problems(NamedTuple):
 
 
 def services_of(health: Mapping[str, Health]) -> PartGroup:
-    """Return the state of each service by what it says; the console answers, or nobody would see this."""
+    """Return the state of each service, as it reports it; the console is ready, as it serves this page."""
     parts = [_service(name, found) for name, found in health.items()]
     return PartGroup("Services", [*parts, Part(CONSOLE.name, "ready")])
 

@@ -68,7 +68,7 @@ class RemoteDesk:
             bulk = await self._ask_for(acting, asked)
             while bulk["status"] == STARTING:
                 await asyncio.sleep(POLL_SECONDS)
-                # Again with the key: if the process that begins it ends, this request starts it anew.
+                # Again with the key: if the process that was starting it has ended, this request starts it again.
                 bulk = await self._ask_for(acting, asked)
         except UnreachableError as error:
             raise UnreachableError(f"{error}; {follow}") from error
@@ -90,7 +90,7 @@ class RemoteDesk:
         return {"id": None, **asked, "status": ENDED, **none}
 
     async def interrupted(self, acting: Acting) -> list[tuple[dict[str, Any], str | None]]:  # noqa: ARG002
-        """See `OrderDesk`: none, because the console goes on with its actions."""
+        """See `OrderDesk`: none, because the console itself continues its actions."""
         return []
 
     async def run(self, bulk: dict[str, Any], on_progress: Progress) -> None:

@@ -35,13 +35,13 @@ LONGEST_WAIT_SECONDS = 20
 """The longest pause that a console asks for and a command makes before it acts."""
 
 LONGEST_WAIT_TO_READ_SECONDS = 120
-"""The same before it goes on reading: an export of many letters comes to the limit of a key."""
+"""The same for requests that read: an export of many letters reaches the rate limit of a key."""
 
 WAITS_TO_READ = 10
 """How often a request that reads is made to wait."""
 
 RESTART_SECONDS = 15.0
-"""For how long requests that read are repeated once the console has answered: it may be starting anew."""
+"""For how long requests that read are repeated once the console has answered: it may be restarting."""
 
 POLL_SECONDS = 0.25
 
