@@ -20,8 +20,8 @@ from shared.access.permissions import ROLES, STAFF, Permission, Reach, Role
 from shared.http import OPEN_PATHS
 from shared.services import CONSOLE, ORDER, SIMULATOR
 from tests.support.api_samples import applications
+from tests.support.drawn_parts import redraw
 
-BEGIN, END = "<!-- routes: begin -->\n", "<!-- routes: end -->\n"
 _FOR_EVERYBODY = ("/docs", "/problems")
 SHOWN = {Reach.ALL: "all", Reach.OWNER: "own", Reach.PERSON: "own*"}
 
@@ -90,9 +90,7 @@ def _takes_orders(app: FastAPI) -> bool:
 
 def redrawn(page: str) -> str:
     """The page with the present table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return redraw(page, "routes", table())
 
 
 if __name__ == "__main__":

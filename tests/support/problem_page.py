@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shared.contracts.failures import FailureCode
 from shared.problems import PROBLEM_TYPES
+from tests.support.drawn_parts import redraw
 
 PAGE = Path("docs/problems.md")
 _LISTS = ("types", "codes")
@@ -16,11 +17,7 @@ _LISTS = ("types", "codes")
 def redrawn(page: str) -> str:
     """Return the page with the present lists between their marks."""
     for name, lines in zip(_LISTS, (_types(), _codes()), strict=True):
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-        before, _, rest = page.partition(begin)
-        _, _, after = rest.partition(end)
-        drawn = "".join(f"{line}\n" for line in lines)
-        page = f"{before}{begin}{drawn}{end}{after}"
+        page = redraw(page, name, "".join(f"{line}\n" for line in lines))
     return page
 
 

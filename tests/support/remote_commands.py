@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 
 from operations.commands.remote.reach import REFUSALS, REMOTE
-
-BEGIN, END = "<!-- remote commands: begin -->\n", "<!-- remote commands: end -->\n"
+from tests.support.drawn_parts import redraw
 
 
 def table() -> str:
@@ -20,9 +19,7 @@ def table() -> str:
 
 def redrawn(page: str) -> str:
     """The page with the present table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return redraw(page, "remote commands", table())
 
 
 if __name__ == "__main__":
