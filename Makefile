@@ -26,11 +26,15 @@ demo: setup  ## Watch real orders go through the whole stack, with the books aud
 	@$(BIN)/ordersaga demo
 
 # Tests start hundreds of processes, and each would compile all of the project again.
-test test-seeds coverage check test-compose test-matrix: export PYTHONDONTWRITEBYTECODE =
+test test-extended test-seeds coverage check test-compose test-matrix: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
-test: setup-tests  ## Run all tests but those of the containers
-	$(BIN)/pytest tests --ignore tests/compose -n auto --dist worksteal
+test: setup-tests  ## Run the tests: all but the extended ones and those of the containers
+	$(BIN)/pytest tests --ignore tests/compose -m 'not extended' -n auto --dist worksteal
+
+.PHONY: test-extended
+test-extended: setup-tests  ## Run the extended tests, which start stacks and clusters for rare cases: before a release
+	$(BIN)/pytest tests --ignore tests/compose -m extended -n auto --dist worksteal
 
 # What `make coverage` runs: paths and options of pytest.
 TESTS ?= tests --ignore tests/compose
