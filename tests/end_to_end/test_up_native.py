@@ -32,6 +32,7 @@ from tests.support.access import bearer
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.servers import Servers
+from tests.support.simulators import package, run_simulator
 from tests.support.stack_users import mongodb_url_of
 
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
@@ -120,14 +121,6 @@ def _mentioning(directory: Path) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def command_line(tmp_path: Path) -> Iterator[CommandLine]:
-    """Return a command line whose stack starts its own servers."""
-    own = CommandLine(tmp_path)
-    yield own
-    own.run("down")
-
-
-@pytest.fixture
 def services_only(tmp_path: Path, servers: Servers, database_prefix: str, clean_broker: str) -> Iterator[CommandLine]:
     """Return a command line whose stack uses the servers of this test run."""
     given = {
@@ -137,18 +130,34 @@ def services_only(tmp_path: Path, servers: Servers, database_prefix: str, clean_
     }
     own = CommandLine(tmp_path, given)
     yield own
-    own.run("down")
+    if own.left_behind():
+        own.run("down")
 
 
 @pytest.fixture(scope="module")
 async def stacks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[CommandLine]]:
-    """Run two whole stacks, started at the same moment."""
+    """Run a whole stack, and one with its own servers and a single service, started at the same moment."""
     both = [CommandLine(tmp_path_factory.mktemp(f"side{number}")) for number in (1, 2)]
     try:
-        await asyncio.gather(*(asyncio.to_thread(stack.must, "up", "--detach") for stack in both))
+        await asyncio.gather(
+            asyncio.to_thread(both[0].must, "up", "--detach"),
+            asyncio.to_thread(both[1].must, "up", "--detach", "--only", "provisioning"),
+        )
         yield both
     finally:
         await asyncio.gather(*(asyncio.to_thread(stack.run, "down") for stack in both))
+
+
+@pytest.fixture
+async def whole(stacks: list[CommandLine]) -> CommandLine:
+    """Return the stack with all services."""
+    return stacks[0]
+
+
+@pytest.fixture
+async def small(stacks: list[CommandLine]) -> CommandLine:
+    """Return the stack with provisioning alone."""
+    return stacks[1]
 
 
 async def readiness(stack: CommandLine) -> dict[str, Any]:
@@ -165,8 +174,9 @@ async def readiness(stack: CommandLine) -> dict[str, Any]:
 
 async def test_two_stacks_side_by_side_share_no_port_and_no_process(stacks: list[CommandLine]) -> None:
     one, other = [await readiness(stack) for stack in stacks]
-    for status in (one, other):
-        assert [process["name"] for process in status["processes"]] == ["mongodb", "rabbitmq", "simulator", *SERVICES]
+    for status, services in ((one, list(SERVICES)), (other, ["provisioning"])):
+        servers = ["mongodb", "rabbitmq", *(["simulator"] if status is one else [])]
+        assert [process["name"] for process in status["processes"]] == [*servers, *services]
         assert all(process["ready"] for process in status["processes"])
         assert re.fullmatch(r"mongodb://127\.0\.0\.1:\d+/\?replicaSet=rs0&w=majority", status["mongodbUrl"])
         assert re.fullmatch(r"amqp://deployer:\*\*\*@127\.0\.0\.1:\d+/ordersaga", status["amqpUrl"])
@@ -174,20 +184,19 @@ async def test_two_stacks_side_by_side_share_no_port_and_no_process(stacks: list
         assert not {process[key] for process in one["processes"]} & {process[key] for process in other["processes"]}
 
 
-async def test_the_exit_status_of_status_is_0_when_everything_is_ready(stacks: list[CommandLine]) -> None:
-    ready = await readiness(stacks[0])
-    await eventually(lambda: stacks[0].run("status").returncode == 0, within=120, message="status to say ready")
+async def test_the_exit_status_of_status_is_0_when_everything_is_ready(whole: CommandLine) -> None:
+    ready = await readiness(whole)
 
-    def same_as_json() -> bool:
-        printed = stacks[0].run("status", "--json")
+    def is_printed() -> bool:
+        printed = whole.run("status", "--json")
         return printed.returncode == 0 and json.loads(printed.stdout) == ready
 
-    await eventually(same_as_json, within=120, message="status to print the same as JSON")
+    await eventually(is_printed, within=120, message="status to say ready")
 
 
-async def test_nothing_of_a_stack_listens_beyond_this_machine(stacks: list[CommandLine]) -> None:
+async def test_nothing_of_a_stack_listens_beyond_this_machine(whole: CommandLine) -> None:
     listening: list[str] = []
-    for process in find_marked(stacks[0].data_directory):
+    for process in find_marked(whole.data_directory):
         with contextlib.suppress(psutil.NoSuchProcess):  # RabbitMQ runs short-lived system commands
             found = process.net_connections("tcp")
             listening += [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
@@ -195,65 +204,46 @@ async def test_nothing_of_a_stack_listens_beyond_this_machine(stacks: list[Comma
     assert set(listening) <= {"127.0.0.1", "::1"}
 
 
-async def test_only_its_owner_can_read_what_a_stack_writes(stacks: list[CommandLine]) -> None:
+async def test_only_its_owner_can_read_what_a_stack_writes(whole: CommandLine) -> None:
     open_to_others = []
-    for path in stacks[0].data_directory.rglob("*"):
+    for path in whole.data_directory.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # servers replace and delete files
             if not path.is_symlink() and path.stat().st_mode & 0o077:
                 open_to_others.append(path)
     assert open_to_others == []
 
 
-async def test_servers_get_no_setting_of_a_service(stacks: list[CommandLine]) -> None:
+async def test_servers_get_no_setting_of_a_service(whole: CommandLine) -> None:
     for name in ("mongodb", "rabbitmq"):
-        environment = psutil.Process(stacks[0].process(name)["pid"]).environ()
+        environment = psutil.Process(whole.process(name)["pid"]).environ()
         assert [variable for variable in environment if variable.startswith("ORDERSAGA_")] == ["ORDERSAGA_STACK"]
 
 
-async def test_a_killed_service_is_back_within_seconds(stacks: list[CommandLine]) -> None:
-    stack = stacks[0]
-    killed = stack.process("inventory")["pid"]
+async def test_a_killed_service_is_back_within_seconds(whole: CommandLine) -> None:
+    killed = whole.process("inventory")["pid"]
     os.kill(killed, signal.SIGKILL)
 
     def back() -> bool:
-        process = stack.process("inventory")
+        process = whole.process("inventory")
         return bool(process["ready"] and process["pid"] != killed)
 
     await eventually(back, within=60, message="inventory to be back")
-    assert stack.process("inventory")["restarts"] == 1
-    log = (stack.data_directory / "supervisor.log").read_text()
+    assert whole.process("inventory")["restarts"] == 1
+    log = (whole.data_directory / "supervisor.log").read_text()
     assert f"inventory (pid {killed}) ended by signal 9" in log
 
 
 @pytest.mark.parametrize("server", ["mongodb", "rabbitmq"])
-async def test_a_killed_server_is_back_and_the_services_recover(stacks: list[CommandLine], server: str) -> None:
-    stack = stacks[0]
-    killed = stack.process(server)["pid"]
+async def test_a_killed_server_is_back_and_the_services_recover(whole: CommandLine, server: str) -> None:
+    killed = whole.process(server)["pid"]
     os.kill(killed, signal.SIGKILL)
-    await eventually(lambda: stack.process(server)["pid"] != killed, within=60, message=f"{server} to be started again")
-    await readiness(stack)
+    await eventually(lambda: whole.process(server)["pid"] != killed, within=60, message=f"{server} to be started again")
+    await readiness(whole)
 
 
-async def test_a_second_up_is_refused_and_disturbs_nothing(stacks: list[CommandLine]) -> None:
-    before = await readiness(stacks[1])
-    for words in (["up", "--fresh"], ["up", "--detach"]):
-        refused = stacks[1].run(*words)
-        assert refused.returncode == 1
-        assert "already runs" in refused.stderr + refused.stdout
-    assert await readiness(stacks[1]) == before
-
-
-async def test_the_stack_used_last_is_found_from_anywhere(stacks: list[CommandLine]) -> None:
-    stack = stacks[1]
-    environment = {name: value for name, value in stack.environment.items() if name != "ORDERSAGA_DATA_DIR"}
-    found = subprocess.run(
-        stack.command("status", "--json"), env=environment, cwd="/", capture_output=True, text=True, timeout=60
-    )
-    assert json.loads(found.stdout)["dataDirectory"] == str(stack.data_directory)
-
-
-async def test_doctor_finds_nothing_wrong_with_a_running_stack(stacks: list[CommandLine]) -> None:
-    done = stacks[1].run("doctor", "--json")
+async def test_doctor_finds_nothing_wrong_with_a_running_stack(whole: CommandLine) -> None:
+    await readiness(whole)
+    done = whole.run("doctor", "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"]) == (0, True), done.stdout
     checked = {finding["what"]: finding["outcome"] for finding in report["findings"]}
@@ -270,23 +260,21 @@ async def test_doctor_finds_nothing_wrong_with_a_running_stack(stacks: list[Comm
         assert checked[what] == "ok"
 
 
-async def test_a_killed_supervisor_leaves_nothing_once_down_has_run_and_fresh_deletes_the_data(
-    stacks: list[CommandLine],
-) -> None:
-    stack = stacks[1]
-    before = stack.status()
-    insert_one(stack.administrator_url)
-    assert stack.credentials_key.exists()
-    os.kill(before["supervisorPid"], signal.SIGKILL)
+async def test_a_second_up_is_refused_and_disturbs_nothing(small: CommandLine) -> None:
+    before = await readiness(small)
+    for words in (["up", "--fresh"], ["up", "--detach"]):
+        refused = small.run(*words)
+        assert refused.returncode == 1
+        assert "already runs" in refused.stderr + refused.stdout
+    assert await readiness(small) == before
 
-    stack.must("down")
 
-    assert stack.left_behind() == []
-    assert stack.run("status").returncode == 1
-
-    stack.must("up", "--detach", "--fresh", "--only", "order")
-    assert count(stack.administrator_url) == 0
-    assert not stack.credentials_key.exists()
+async def test_the_stack_used_last_is_found_from_anywhere(small: CommandLine) -> None:
+    environment = {name: value for name, value in small.environment.items() if name != "ORDERSAGA_DATA_DIR"}
+    found = subprocess.run(
+        small.command("status", "--json"), env=environment, cwd="/", capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(found.stdout)["dataDirectory"] == str(small.data_directory)
 
 
 def own_ports(stack: CommandLine) -> dict[str, int]:
@@ -296,13 +284,15 @@ def own_ports(stack: CommandLine) -> dict[str, int]:
     return {name: port for name, port in ports.items() if port in FREE_PORTS and port not in anybodys}
 
 
-async def test_up_ends_what_a_killed_supervisor_left_and_keeps_data_key_and_ports(stacks: list[CommandLine]) -> None:
+async def test_a_killed_supervisor_costs_no_data_and_its_processes_end_with_the_next_up_or_down(
+    stacks: list[CommandLine],
+) -> None:
     stack = max(stacks, key=lambda each: len(own_ports(each)))
     before, key, ports = stack.status(), stack.credentials_key.read_text(), own_ports(stack)
     insert_one(stack.administrator_url)
     os.kill(before["supervisorPid"], signal.SIGKILL)
 
-    stack.must("up", "--detach")
+    stack.must("up", "--detach", "--only", "provisioning")
 
     after = stack.status()
     assert ports
@@ -310,8 +300,15 @@ async def test_up_ends_what_a_killed_supervisor_left_and_keeps_data_key_and_port
     assert not {process["pid"] for process in after["processes"]} & {process["pid"] for process in before["processes"]}
     assert count(stack.administrator_url) == 1
     assert stack.credentials_key.read_text() == key
+
+    os.kill(after["supervisorPid"], signal.SIGKILL)
     stack.must("down")
     assert stack.left_behind() == []
+    assert stack.run("status").returncode == 1
+
+    stack.must("up", "--detach", "--fresh", "--only", "")
+    assert count(stack.administrator_url) == 0
+    assert not stack.credentials_key.exists()
 
 
 def insert_one(mongodb_url: str) -> None:
@@ -324,11 +321,19 @@ def count(mongodb_url: str) -> int:
         return client.kept.things.count_documents({})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGHUP,
+        # `down` sends it to the same program.
+        pytest.param(signal.SIGTERM, marks=pytest.mark.extended),
+    ],
+)
 async def test_a_stack_in_the_foreground_ends_with_a_signal_and_leaves_nothing(
     services_only: CommandLine, number: signal.Signals
 ) -> None:
-    up = services_only.start_in_foreground("--only", "order,payment")
+    up = services_only.start_in_foreground("--only", "simulator")
     try:
         await readiness(services_only)
         os.killpg(up.pid, number)
@@ -340,6 +345,7 @@ async def test_a_stack_in_the_foreground_ends_with_a_signal_and_leaves_nothing(
     assert services_only.left_behind() == []
 
 
+@pytest.mark.extended  # tests/unit/test_stack_files.py has each of these decisions
 async def test_a_damaged_state_has_a_way_out(services_only: CommandLine) -> None:
     state_file = Layout(services_only.data_directory).state_file
     services_only.must("up", "--detach", "--only", "order")
@@ -364,6 +370,7 @@ async def test_a_damaged_state_has_a_way_out(services_only: CommandLine) -> None
             os.kill(services_only.status()["supervisorPid"], signal.SIGKILL)
 
 
+@pytest.mark.extended  # tests/unit/test_stack_files.py has each of these decisions
 async def test_a_copied_data_directory_does_not_start_and_leaves_its_original_alone(services_only: CommandLine) -> None:
     services_only.must("up", "--detach", "--only", "order")
     running = services_only.status()
@@ -382,45 +389,65 @@ async def test_a_copied_data_directory_does_not_start_and_leaves_its_original_al
     services_only.run("down", "--data-dir", str(copy))
 
 
-async def test_a_directory_that_cannot_be_used_is_reported_in_one_line(services_only: CommandLine) -> None:
-    services_only.data_directory.write_text("a file")
+async def test_where_nothing_can_run_down_has_nothing_to_do_and_up_says_so_in_one_line(tmp_path: Path) -> None:
+    command_line = CommandLine(tmp_path)
+    assert "nothing runs" in command_line.must("down")
+    assert not command_line.data_directory.exists()
+
+    command_line.data_directory.write_text("a file")
     for words in (["up", "--only", "order"], ["up", "--detach", "--only", "order"]):
-        failed = services_only.run(*words)
+        failed = command_line.run(*words)
         assert failed.returncode == 1
-        assert failed.stderr.startswith(f"the stack in {services_only.data_directory} cannot run: ")
+        assert failed.stderr.startswith(f"the stack in {command_line.data_directory} cannot run: ")
         assert "Traceback" not in failed.stderr
 
 
-async def test_given_servers_are_used_and_not_started(services_only: CommandLine, servers: Servers) -> None:
-    output = services_only.must("up", "--detach", "--only", "payment,order")
+async def test_given_servers_are_used_and_not_started_and_an_offset_gives_exactly_these_ports_or_none(
+    services_only: CommandLine, servers: Servers
+) -> None:
+    with PortClaims() as claims:
+        offset = claims.claim_free() - 3008
+    up = ("up", "--detach", "--only", "order", "--port-offset", str(offset))
+    output = services_only.must(*up)
     status = services_only.status()
-    assert [process["name"] for process in status["processes"]] == ["order", "payment"]
+    (process,) = status["processes"]
+    assert (process["name"], process["url"]) == ("order", f"http://127.0.0.1:{3008 + offset}")
     assert (status["mongodbUrl"], status["amqpUrl"]) == (servers.mongodb_url, hide_credentials(servers.amqp_url))
     assert "mongodb is external" in output
 
-
-async def test_a_given_provider_is_used_and_no_simulator_is_started(services_only: CommandLine) -> None:
-    services_only.must("up", "--detach", "--only", "simulator")
-    provider = services_only.process("simulator")["url"]
-    login = {"ORDERSAGA_SMARTVPS_USERNAME": "simulator", "ORDERSAGA_SMARTVPS_PASSWORD": "simulator"}
-    other = CommandLine(
-        services_only.home / "other", {**services_only.settings, "ORDERSAGA_SMARTVPS_URL": provider, **login}
-    )
+    other = CommandLine(services_only.home / "other", services_only.settings)
     other.home.mkdir()
-    try:
-        other.must("up", "--detach")
-        status = other.status()
-        assert [process["name"] for process in status["processes"]] == list(SERVICES)
-        provisioning = psutil.Process(other.process("provisioning")["pid"])
-        assert provisioning.environ()["ORDERSAGA_SMARTVPS_URL"] == provider
-    finally:
-        other.run("down")
+    refused = other.run(*up)
+    assert refused.returncode == 1
+    assert f"{3008 + offset} (order)" in refused.stderr
 
 
-async def test_the_credentials_of_a_server_can_be_read_after_a_restart(services_only: CommandLine) -> None:
-    services_only.must("up", "--detach")
-    urls = {process["name"]: process["url"] for process in services_only.status()["processes"]}
-    async with httpx.AsyncClient(timeout=20, headers=services_only.headers) as client:
+async def test_a_given_provider_is_used_and_the_credentials_of_its_servers_outlive_a_fresh_stack(
+    services_only: CommandLine,
+) -> None:
+    """A fresh stack over a given database keeps the key to what is in it."""
+    async with run_simulator() as simulator:
+        await simulator.packages([package("203.0.113")])
+        provider = {f"ORDERSAGA_{name.upper()}": value for name, value in simulator.settings.items()}
+        services_only.settings.update(provider)
+        await asyncio.to_thread(services_only.must, "up", "--detach", "--only", "order,inventory,payment,provisioning")
+        before, path = await credentials_of_a_bought_server(services_only)
+        provisioning = psutil.Process(services_only.process("provisioning")["pid"])
+        assert provisioning.environ()["ORDERSAGA_SMARTVPS_URL"] == simulator.url
+
+        await asyncio.to_thread(services_only.must, "down")
+        await asyncio.to_thread(services_only.must, "up", "--detach", "--fresh", "--only", "provisioning")
+        url = services_only.process("provisioning")["url"]
+        async with httpx.AsyncClient(timeout=20, headers=services_only.headers) as client:
+            after = (await client.get(f"{url}{path}", headers=WHY)).raise_for_status().json()
+    assert after == before
+    assert after["password"]
+
+
+async def credentials_of_a_bought_server(stack: CommandLine) -> tuple[dict[str, Any], str]:
+    """Order a server; return its credentials, and the path at which provisioning has them."""
+    urls = {process["name"]: process["url"] for process in stack.status()["processes"]}
+    async with httpx.AsyncClient(timeout=20, headers=stack.headers) as client:
         product = {"kind": "vps", "package": "203.0.113", "ram": 4096}
         assert (await client.put(f"{urls['inventory']}/products/p1", json=product)).status_code == 201
         placed = await client.post(f"{urls['order']}/orders", json=order_body(payment={"token": "tok_ok"}))
@@ -430,47 +457,16 @@ async def test_the_credentials_of_a_server_can_be_read_after_a_restart(services_
             return bool((await client.get(f"{urls['order']}/orders/{order_id}")).json()["status"] == "COMPLETED")
 
         await eventually(completed, within=60, message="the server to be bought")
-        before = await client.get(f"{urls['provisioning']}/jobs/{order_id}/credentials", headers=WHY)
-        services_only.must("down")
-        services_only.must("up", "--detach", "--only", "provisioning")
-        after = await client.get(
-            f"{services_only.process('provisioning')['url']}/jobs/{order_id}/credentials", headers=WHY
+        path = f"/jobs/{order_id}/credentials"
+        found: dict[str, Any] = (
+            (await client.get(f"{urls['provisioning']}{path}", headers=WHY)).raise_for_status().json()
         )
-    assert before.status_code == after.status_code == 200
-    assert after.json() == before.json()
-    assert after.json()["password"]
-
-
-async def test_a_fresh_stack_over_a_given_database_keeps_the_key_to_what_is_in_it(services_only: CommandLine) -> None:
-    services_only.must("up", "--detach", "--only", "provisioning")
-    key = services_only.credentials_key.read_text()
-    services_only.must("down")
-    services_only.must("up", "--detach", "--fresh", "--only", "provisioning")
-    assert services_only.credentials_key.read_text() == key
+    return found, path
 
 
 async def test_a_wrong_setting_fails_the_start_with_the_service_s_own_line(services_only: CommandLine) -> None:
     services_only.settings["ORDERSAGA_SAGA_TIMEOUT_SECONDS"] = "soon"
-    for words in (["up", "--only", "order"], ["up", "--only", "order", "--detach"]):
-        failed = services_only.run(*words)
-        assert failed.returncode == 1
-        assert "ORDERSAGA_SAGA_TIMEOUT_SECONDS='soon' is not valid" in failed.stderr
-        assert services_only.left_behind() == []
-
-
-async def test_an_offset_gives_exactly_these_ports_or_none(services_only: CommandLine) -> None:
-    with PortClaims() as claims:
-        offset = claims.claim_free() - 3008
-    services_only.must("up", "--detach", "--only", "order", "--port-offset", str(offset))
-    assert services_only.process("order")["url"] == f"http://127.0.0.1:{3008 + offset}"
-
-    other = CommandLine(services_only.home / "other", services_only.settings)
-    other.home.mkdir()
-    refused = other.run("up", "--only", "order", "--port-offset", str(offset))
-    assert refused.returncode == 1
-    assert f"{3008 + offset} (order)" in refused.stderr
-
-
-async def test_down_has_nothing_to_do_where_nothing_runs(command_line: CommandLine) -> None:
-    assert "nothing runs" in command_line.must("down")
-    assert not command_line.data_directory.exists()
+    failed = services_only.run("up", "--only", "order", "--detach")
+    assert failed.returncode == 1
+    assert "ORDERSAGA_SAGA_TIMEOUT_SECONDS='soon' is not valid" in failed.stderr
+    assert services_only.left_behind() == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from operations.stack.layout import Layout, choose_data_directory, remember_as_last_used
-from operations.stack.processes import Identity, find, identify
+from operations.stack.processes import MARK, Identity, find, find_marked, identify
 from operations.stack.relocation import MovedError, check_location
 from operations.stack.run import StackOptions, run_stack
 from operations.stack.start import StackStartError
@@ -203,26 +203,50 @@ def test_a_process_that_has_ended_is_not_found_even_before_it_is_waited_for() ->
     assert identify(process.pid) is None
 
 
-class SilentListener:
-    """Ignores all changes of a stack."""
+class EventsListener:
+    """Keeps the events of a stack, and ignores its states."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
 
     def on_change(self, state: State) -> None:
         """Ignore a new state."""
 
     def on_event(self, text: str) -> None:
-        """Ignore an event."""
+        """Keep an event."""
+        self.events.append(text)
 
 
-def test_the_first_state_of_a_stack_says_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    phases = []
+def first_state(options: StackOptions, monkeypatch: pytest.MonkeyPatch) -> tuple[State, list[str]]:
+    """Run a stack up to its first state, which a full disk does not take; return it, and the events until then."""
+    states, listener = [], EventsListener()
 
     def record(_: Layout, state: State) -> None:
-        phases.append(state.phase)
+        states.append(state)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "umask", lambda _: 0)
     monkeypatch.setattr("operations.stack.run.write_state", record)
     servers = {"ORDERSAGA_MONGODB_URL": "mongodb://there/", "ORDERSAGA_AMQP_URL": "amqp://there/"}
     with pytest.raises(StackStartError, match="No space left"):
-        run_stack(StackOptions(tmp_path, ()), SilentListener(), servers)
-    assert phases == ["starting"]
+        run_stack(options, listener, servers)
+    (state,) = states
+    return state, listener.events
+
+
+def test_the_first_state_of_a_stack_says_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, events = first_state(StackOptions(tmp_path, ()), monkeypatch)
+    assert (state.phase, events) == ("starting", [])
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_start_goes_on_without_a_damaged_state_and_ends_the_processes_that_it_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    Layout(tmp_path).state_file.write_bytes(b'{"node": ')
+    with subprocess.Popen(["sleep", "600"], env={MARK: str(tmp_path)}):
+        state, events = first_state(StackOptions(tmp_path, (), fresh=fresh), monkeypatch)
+        assert find_marked(tmp_path) == []
+    assert state.phase == "starting"
+    assert "continues without the stored state" in events[0]
+    assert events[1:] == ["ended 1 processes that a killed supervisor left behind"]
