@@ -467,5 +467,15 @@ def test_a_stack_with_a_secret_in_a_missing_file_does_not_start(claims: PortClai
         plan(claims, tmp_path, {"ORDERSAGA_STRIPE_API_KEY_FILE": "/gone"})
 
 
+@pytest.mark.parametrize("variable", ["ORDERSAGA_TLS_CA_FILE", "ORDERSAGA_TLS_CLIENT_CERT_FILE"])
+def test_a_stack_with_a_certificate_in_a_missing_file_does_not_start(
+    claims: PortClaims, tmp_path: Path, variable: str
+) -> None:
+    key = tmp_path / "key.pem"
+    key.touch()
+    with pytest.raises(StackStartError, match=f"{variable}=/nowhere.pem cannot be read: No such file or directory"):
+        plan(claims, tmp_path, {"ORDERSAGA_TLS_CLIENT_KEY_FILE": str(key), variable: "/nowhere.pem"})
+
+
 def test_a_provider_in_a_file_replaces_the_simulator(tmp_path: Path) -> None:
     assert SIMULATOR.name not in choose_services(None, {"ORDERSAGA_SMARTVPS_URL_FILE": str(tmp_path / "url")})
