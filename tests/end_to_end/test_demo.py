@@ -35,15 +35,48 @@ from tests.support.eventually import eventually
 ROOT = Path(__file__).parents[2]
 
 
+COMMAND = ("-m", "operations.cli", "demo")
+# The demo over a stack that is one process, in a scenario that does not end.
+HANGING = (
+    "-c",
+    """
+import asyncio, subprocess, typer
+from operations.commands import demo
+from operations.demo import demo_stack
+from operations.demo.scenarios import Scenario
+from operations.settings import Stack
+from operations.stack.processes import MARK
+
+def start(options, listener, environment):
+    subprocess.Popen(["sleep", "600"], env={**environment, MARK: str(options.root)})
+
+async def hang(reporter, *_):
+    reporter.check(True, "exactly five orders are confirmed", "")
+    await asyncio.Event().wait()
+
+demo_stack.start_in_background = start
+demo_stack.locate_stack = lambda *_: Stack("mongodb://127.0.0.1:1/", "amqp://127.0.0.1:1/", {}, None, "nothing")
+demo.SCENARIOS = (Scenario("Hangs", hang),)
+typer.run(demo.demo)
+""",
+)
+
+
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+def program() -> tuple[str, ...]:
+    """Return what Python runs."""
+    return COMMAND
+
+
+@pytest.fixture
+def demo(tmp_path: Path, program: tuple[str, ...]) -> Iterator["subprocess.Popen[str]"]:
     """A running demo without a terminal; what it prints goes to `out` in the test's directory."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     # Settings of the user must not reach the demo: its checks would fail with them.
     settings = {"ORDERSAGA_PAYMENT_FAILURE_RATE": "1", "ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "operations.cli", "demo"],
+            [sys.executable, *program],
             env={**inherited, **settings, "PYTHONPATH": str(ROOT)},
             cwd=tmp_path,
             stdout=out,
@@ -62,7 +95,7 @@ def printed(tmp_path: Path) -> str:
 
 
 def directory_of(output: str) -> Path:
-    found = re.search(r"data and logs: (\S+)", output)
+    found = re.search(r"starting the stack in (\S+)", output)
     assert found, output
     return Path(found[1])
 
@@ -90,6 +123,13 @@ async def test_all_checks_pass(demo: "subprocess.Popen[str]", tmp_path: Path) ->
     assert_gone(directory_of(output))
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(HANGING, id="one process"),
+        pytest.param(COMMAND, id="a whole stack", marks=pytest.mark.extended),
+    ],
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 async def test_ended_in_the_middle_it_leaves_nothing(
     number: signal.Signals, demo: "subprocess.Popen[str]", tmp_path: Path
