@@ -244,9 +244,11 @@ def test_a_start_goes_on_without_a_damaged_state_and_ends_the_processes_that_it_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
 ) -> None:
     Layout(tmp_path).state_file.write_bytes(b'{"node": ')
-    with subprocess.Popen(["sleep", "600"], env={MARK: str(tmp_path)}):
+    with subprocess.Popen(["sleep", "600"], env={MARK: str(tmp_path)}) as orphan:
         state, events = first_state(StackOptions(tmp_path, (), fresh=fresh), monkeypatch)
-        assert find_marked(tmp_path) == []
+        was_ended = find_marked(tmp_path) == []
+        orphan.kill()
+    assert was_ended
     assert state.phase == "starting"
     assert "continues without the stored state" in events[0]
     assert events[1:] == ["ended 1 processes that a killed supervisor left behind"]
