@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from jinja2 import Environment, FileSystemLoader
 
 from operations.console import wording
 from operations.console.bodies import MOST_EDITED, MOST_INDENTED, MOST_SHOWN, view
@@ -191,6 +192,14 @@ def test_an_order_is_late_once_its_slot_has_begun_and_it_has_not_left() -> None:
     assert [(state.visible, state.late) for state in states] == [(False, False), (True, True)]
     (gone,) = slot_orders([item | {"status": "SHIPPED"}], after)
     assert (gone.shipped, gone.late) == (True, False)
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0"), (9_999, "9,999"), (10_000, "10,000 or more")])
+def test_a_count_that_stopped_says_so(number: int, text: str) -> None:
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    templates.filters.update(wording.FILTERS)
+    macros: Any = templates.get_template("macros.html").module
+    assert macros.counted(number) == text
 
 
 def test_stock_bars_have_one_scale_and_uncounted_products_none() -> None:
