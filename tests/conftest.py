@@ -55,17 +55,18 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 SLOW_FILES = (
-    "end_to_end/test_cluster.py",
     "end_to_end/test_up_native.py",
+    "end_to_end/test_cluster.py",
     "faults/test_outages.py",
-    "faults/test_broker_alarms.py",
-    "end_to_end/test_upgrade.py",
-    "end_to_end/test_demo.py",
     "end_to_end/test_incident.py",
     "end_to_end/test_tutorial.py",
+    "faults/test_broker_alarms.py",
+    "end_to_end/test_demo.py",
     "integration/test_console_pages.py",
     "faults/test_kill.py",
+    "end_to_end/test_upgrade.py",
     "faults/test_provisioning_kills.py",
+    "end_to_end/test_saga.py",
     "end_to_end/test_funds.py",
     "faults/test_funds.py",
     "faults/test_simulation.py",
