@@ -143,6 +143,15 @@ READING = [
     "incidents --kind paused",
     "pauses",
     "pauses --json",
+    "stock list",
+    "stock list --json --limit 1",
+    "stock show p1",
+    "stock show p1 --json",
+    "stock show nothing",
+    "search {settled}",
+    "search {letter} --json",
+    "search p1",
+    "search nothing of this name",
     "notifications list",
     "audit --results --json",
     "audit --results --limit 1",
@@ -178,7 +187,7 @@ def plain(output: str) -> str:
     return re.sub(r'"at": "[^"]*"', '"at"', output) if '"histogram"' in output else output
 
 
-@pytest.mark.parametrize("command", ["orders list", "dead-letters list", "incidents"])
+@pytest.mark.parametrize("command", ["orders list", "dead-letters list", "incidents", "stock list"])
 async def test_a_wrong_cursor_is_wrong_usage(shop: Shop, command: str) -> None:
     for where in (shop.here, shop.elsewhere):
         ended = await where(*command.split(" "), "--cursor", "wrong")
@@ -323,6 +332,33 @@ async def test_a_consumer_is_paused_and_resumed(shop: Shop) -> None:
         assert (here.status, here) == (status, elsewhere), words
     refused = await shop.elsewhere("pause", "inventory", "--yes", "--reason", "x", ORDERSAGA_API_KEY=KEYS[Role.VIEWER])
     assert (refused.status, "letters:decide" in refused.output) == (1, True)
+
+
+async def test_stock_is_added_once_and_products_are_taken_off_sale(shop: Shop) -> None:
+    for product in ("lamp", "sofa"):
+        await shop.stack.stock(product, 5)
+    restock = ("stock", "restock", "{0}", "20", "--key", "delivery-4711", *WHY)
+    for words, given, status in (
+        (restock, "n\n", 1),
+        (restock, "y\n", 0),
+        ((*restock, "--yes"), None, 0),
+        (("stock", "off-sale", "{0}", "--yes", *WHY), None, 0),
+        (("stock", "show", "{0}", "--json"), None, 0),
+        (("stock", "on-sale", "{0}", *WHY), None, 0),
+        (("stock", "on-sale", "{0}-that-nobody-sells", *WHY), None, 1),
+    ):
+        here, elsewhere = await both(shop, ["lamp"], ["sofa"], *words, given=given)
+        assert (here.status, here) == (status, elsewhere), words
+    for where, product in ((shop.here, "lamp"), (shop.elsewhere, "sofa")):
+        found = json.loads((await where("stock", "show", product, "--json")).output)
+        assert (found["quantity"], found["onSale"]) == (25, True)
+    asked = await shop.elsewhere("stock", "restock", "lamp", "20", *WHY, given="n\n")
+    assert "Add 20 units to lamp (now 25 free)? [y/N]: n" in asked.everything
+    refused = await shop.elsewhere("stock", "off-sale", "lamp", "--yes", *WHY, ORDERSAGA_API_KEY=KEYS[Role.VIEWER])
+    assert (refused.status, "catalogue:write" in refused.output) == (1, True), refused
+    logged = await shop.stack.client.get(f"{shop.stack.url('console')}/api/v1/actions", params={"subject": "lamp"})
+    assert logged.status_code == 200
+    assert [entry["why"] for entry in logged.json()["items"]].count("the customer called") >= 4
 
 
 # --- Refusals. ---
