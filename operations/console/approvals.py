@@ -216,7 +216,8 @@ class Executor:
 
     async def _discard(self, record: Document, by: str) -> tuple[str, str]:
         filters = Filters.from_document(record["parameters"]["filters"])
-        return DONE, f"{await self._letters.discard(filters, by=by, why=record['why'])} discarded"
+        done = await self._letters.discard(filters, by=by, why=record["why"])
+        return DONE, f"{done.number} discarded{done.after}"
 
     async def _edit(self, record: Document, by: str) -> tuple[str, str]:
         asked = record["parameters"]

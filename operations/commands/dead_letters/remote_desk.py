@@ -33,6 +33,7 @@ from operations.dead_letters.previewing import SelectionPreview, selection_previ
 from operations.dead_letters.records import LetterPage
 from operations.dead_letters.replaying import Progress
 from operations.dead_letters.replays import UNFINISHED, NotPossibleError
+from operations.dead_letters.service import Decided
 from operations.impact.impact import Impact, impact_from_json
 from operations.impact.of_letters import Concerned
 from operations.impact.ranking import RankedGroup, RankedPage, Sorting
@@ -171,11 +172,11 @@ class RemoteDesk:
         asked = {"body": _text(body), "reason": why, "unlock": list(unlocked)}
         return str((await self._ask("POST", "dead-letters", letter, "edit", body=asked, about_body=True))["id"])
 
-    async def decide(self, act: Act, filters: Filters, *, why: str) -> int:
+    async def decide(self, act: Act, filters: Filters, *, why: str) -> Decided:
         """See `LetterDesk`."""
         asked = {"letters": _selection(filters), "reason": why}
         done = self._started(await self._ask("POST", *_address(act), body=asked), DISCARD)
-        return int(done["discarded" if act == "discard" else "restored"])
+        return Decided(done["discarded" if act == "discard" else "restored"], done["before"])
 
     async def abandoned(self) -> list[str]:
         """See `LetterDesk`: none, because the console continues each replay."""
