@@ -17,7 +17,6 @@ from operations.commands.remote.api import (
     InvalidRequestError,
     OperationsApi,
     RefusedError,
-    in_rfc3339,
 )
 from operations.dead_letters.difference import Change
 from operations.dead_letters.edit_previewing import EditPreview, edit_preview_from_json
@@ -38,6 +37,7 @@ from operations.impact.impact import Impact, impact_from_json
 from operations.impact.of_letters import Concerned
 from operations.impact.ranking import RankedGroup, RankedPage, Sorting
 from operations.settings import RemoteStack
+from shared.clock import to_rfc3339_if_any
 from shared.database import Document
 from shared.paging import MAX_LIMIT, write_cursor
 
@@ -117,8 +117,8 @@ class RemoteDesk:
             inbox=filters.queue,
             cause=filters.cause,
             productId=filters.product,
-            since=in_rfc3339(filters.since),
-            until=in_rfc3339(filters.until),
+            since=to_rfc3339_if_any(filters.since),
+            until=to_rfc3339_if_any(filters.until),
             sort=by.value,
         )
         groups = [
@@ -281,8 +281,8 @@ def _fields(filters: Filters) -> dict[str, Any]:
         "orderId": filters.order_id,
         "group": filters.group,
         "text": filters.text,
-        "since": in_rfc3339(filters.since),
-        "until": in_rfc3339(filters.until),
+        "since": to_rfc3339_if_any(filters.since),
+        "until": to_rfc3339_if_any(filters.until),
     }
 
 
