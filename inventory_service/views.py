@@ -128,7 +128,7 @@ class BookingPage(View):
 
 
 class SlotView(View):
-    """A delivery slot; load and capacity are money."""
+    """A delivery slot; load and capacity are money, and the capacity is of the rules or of the slot's own."""
 
     slot_id: str
     start: datetime
@@ -136,6 +136,7 @@ class SlotView(View):
     capacity: float
     load: float
     disabled: bool
+    follows_rules: bool
 
 
 class SlotPage(View):
@@ -255,6 +256,7 @@ def show_slot(slot: Slot) -> dict[str, Any]:
         "capacity": to_json_number(slot.capacity),
         "load": to_json_number(slot.reserved),
         "disabled": slot.disabled,
+        "followsRules": not slot.adjusted,
     }
 
 

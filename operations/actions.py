@@ -6,6 +6,8 @@ deleted.
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import datetime
+from itertools import takewhile
 from typing import NamedTuple
 
 from operations.errors import UnreachableError
@@ -18,6 +20,9 @@ ORDER_RELEASE = "order.release"
 """The action of `ordersaga order release`."""
 STARTED = "started"
 """The outcome of the first entry of an action that has two: it is about to be executed."""
+
+_ATTEMPTS = 100
+"""The most attempts at one act that are looked at."""
 
 
 class ActionPage(NamedTuple):
@@ -68,6 +73,14 @@ async def list_actions(
     items = found[:limit]
     more = len(found) > limit
     return ActionPage(items, write_cursor(items[-1]["at"], items[-1]["_id"]) if more else None)
+
+
+async def interrupted_since(database: Database, by: str, why: str, action: str, subject: str) -> datetime | None:
+    """Return when an act began that has no outcome, with all attempts at it; None if there is none like it."""
+    same = {"subject": subject, "action": action, "by": by, "why": why}
+    found = await _log(database).find(same, sort=[("at", -1), ("_id", -1)], limit=_ATTEMPTS).to_list(None)
+    attempts = list(takewhile(lambda entry: entry["outcome"] == STARTED, found))
+    return attempts[-1]["at"] if attempts else None
 
 
 async def last_action(database: Database, action: str) -> Document | None:

@@ -46,6 +46,8 @@ COMMANDS = {
     ),
     "order": Entry("operations.commands.order", "order", "Show an order's timeline; release an unknown order."),
     "orders": Entry("operations.commands.orders", "orders", "List orders; cancel, retry, refund or nudge many."),
+    "search": Entry("operations.commands.search", "search", "Find what has an id, and what names it."),
+    "stock": Entry("operations.commands.stock", "stock", "Show stock, add units, take products off sale."),
     "accounts": Entry(
         "operations.commands.accounts", "accounts", "Show accounts and reports, repair balances, assign owners."
     ),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from provisioning_service import lifecycle
 from provisioning_service.job import Job, State
 from provisioning_service.jobs import Jobs
+from provisioning_service.lifecycle import Command
 from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
@@ -18,8 +19,6 @@ from shared.repeats import note_repeat
 
 ATTEMPTS = 20
 """The attempts to change a job that its worker changes at the same time; each lost one is the worker's progress."""
-
-Command = ProvisionServer | CancelProvisioning
 
 
 class JobHandlers:
@@ -58,11 +57,11 @@ class JobHandlers:
 
     def _new(self, command: Command) -> Job:
         now = self._clock()
-        if isinstance(command, CancelProvisioning):
-            return _without_final_message(lifecycle.tombstone(command, now))
-        job = lifecycle.requested(command, now, self._next_position())
-        job = replace(job, traceparent=tracing.of_order(job.order_id))
-        return job if self._has_provider else _without_final_message(lifecycle.refused(job, now))
+        job = lifecycle.commanded(None, command, now, self._next_position())
+        if isinstance(command, ProvisionServer):
+            job = replace(job, traceparent=tracing.of_order(job.order_id))
+            job = job if self._has_provider else lifecycle.refused(job, now)
+        return lifecycle.without_final_message(job)
 
     async def _change(self, command: Command, job: Job | None) -> Sequence[Message]:
         """Apply the command to an existing job; return the answers."""
@@ -74,7 +73,7 @@ class JobHandlers:
                     return ()
                 job = await self._jobs.find(command.order_id)
                 continue
-            after = _without_final_message(self._after(command, job), job)
+            after = lifecycle.without_final_message(self._after(command, job), job)
             if after == job:
                 note_repeat(command.routing_key, order_id=job.order_id)
                 return lifecycle.answers(job)
@@ -86,23 +85,16 @@ class JobHandlers:
 
     def _after(self, command: Command, job: Job) -> Job:
         now = self._clock()
-        if isinstance(command, CancelProvisioning):
-            return lifecycle.cancellation_requested(job, command, now)
-        again = lifecycle.requested_again(job, command, now, self._next_position())
+        after = lifecycle.commanded(job, command, now, self._next_position())
+        if isinstance(command, CancelProvisioning) or self._has_provider or after is job or after.ended:
+            return after
         # Without a provider, a run that has begun is paused and a new run is refused.
-        return again if self._has_provider or again is job or again.ended else lifecycle.refused(again, now)
+        return lifecycle.refused(after, now)
 
     def _next_position(self) -> int:
         """Return a position at the end of any queue: the time in microseconds, unique in this process."""
         self._last_position = max(self._last_position + 1, int(self._clock().timestamp() * 1_000_000))
         return self._last_position
-
-
-def _without_final_message(after: Job, before: Job | None = None) -> Job:
-    """Keep the final message of an ended job out of its outbox: the handler returns it as its answer."""
-    if not after.ended:
-        return after
-    return replace(after, outbox=before.outbox if before else ())
 
 
 def handlers(jobs: Jobs, clock: Clock, on_change: Callable[[Job], None], *, has_provider: bool) -> Handlers:

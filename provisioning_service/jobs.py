@@ -121,12 +121,12 @@ class Jobs:
     async def read(self, order_ids: Iterable[str]) -> dict[str, Job]:
         """Return the jobs that exist, by order, also those that a new primary does not show to other reads yet."""
         documents = await database.find_existing(self._collection, order_ids)
-        return {document["_id"]: _job(document) for document in documents}
+        return {document["_id"]: job_of(document) for document in documents}
 
     async def find(self, order_id: str, visible: Visible = EVERYTHING) -> Job | None:
         """Return one job, None if there is none that is visible."""
         document = await self._collection.find_one({"_id": order_id, **visible})
-        return _job(document) if document else None
+        return job_of(document) if document else None
 
     async def page(
         self,
@@ -144,7 +144,7 @@ class Jobs:
         if after is not None:
             query["_id"] = {"$gt": after}
         cursor = self._collection.find(query).sort("_id", ASCENDING).limit(limit)
-        return [_job(document) async for document in cursor]
+        return [job_of(document) async for document in cursor]
 
     # --- Without a claim: for messages, and for waits that took too long. ---
 
@@ -260,7 +260,7 @@ class Jobs:
         jobs = []
         async for document in self._collection.find(query).sort(sort, ASCENDING).limit(limit):
             try:
-                jobs.append(_job(document))
+                jobs.append(job_of(document))
             except (KeyError, TypeError, ValueError) as error:
                 _log.error("skipping an unreadable job", order_id=document["_id"], error=repr(error))
         return jobs
@@ -269,7 +269,7 @@ class Jobs:
         document = await self._collection.find_one_and_update(
             query, _update(before, after), return_document=ReturnDocument.AFTER
         )
-        return _job(document) if document else None
+        return job_of(document) if document else None
 
     # --- Messages to publish. ---
 
@@ -373,7 +373,7 @@ def _outbox_message(notice: OutboxMessage) -> Document:
     return {"sequence": notice.sequence, "routingKey": notice.routing_key, "body": notice.body}
 
 
-def _job(document: Document) -> Job:
+def job_of(document: Document) -> Job:
     """Build the job from its document, which is trusted and not validated."""
     fields = {name: document[stored] for name, stored in _FIELDS.items() if stored in document}
     job = Job(order_id=document["_id"], version=document.get("version", 0), **fields)

@@ -54,6 +54,17 @@ class Timeouts:
 
 # --- Requests and cancellations. ---
 
+Command = ProvisionServer | CancelProvisioning
+
+
+def commanded(job: Job | None, command: Command, now: datetime, queue_position: int) -> Job:
+    """Return the job after a command, with a provider and without a worker; None is an order that has no job yet."""
+    if isinstance(command, CancelProvisioning):
+        return tombstone(command, now) if job is None else cancellation_requested(job, command, now)
+    if job is None:
+        return requested(command, now, queue_position)
+    return requested_again(job, command, now, queue_position)
+
 
 def requested(message: ProvisionServer, now: datetime, queue_position: int) -> Job:
     """Create the job of an order's first request."""
@@ -156,6 +167,13 @@ def answers(job: Job) -> tuple[Message, ...]:
             return (_completion(job),)
         case _:
             return ()
+
+
+def without_final_message(after: Job, before: Job | None = None) -> Job:
+    """Keep the final message of an ended job out of its outbox: a command is answered with it."""
+    if not after.ended:
+        return after
+    return replace(after, outbox=before.outbox if before else ())
 
 
 # --- A worker's claim. ---

@@ -23,3 +23,8 @@ def in_utc(moment: datetime) -> datetime:
 def to_rfc3339(moment: datetime) -> str:
     """Format a time as `2026-01-31T09:30:00.250Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_rfc3339_if_any(moment: datetime | None) -> str | None:
+    """Format a time as `to_rfc3339` does; None without one."""
+    return None if moment is None else to_rfc3339(moment)

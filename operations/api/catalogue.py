@@ -54,7 +54,7 @@ class ProductStockPage(View):
 
 
 class DeliverySlotView(View):
-    """A delivery slot; load and capacity are amounts of orders."""
+    """A delivery slot; load and capacity are amounts of orders, and the capacity is of the rules or its own."""
 
     slot_id: str
     start: datetime
@@ -62,6 +62,7 @@ class DeliverySlotView(View):
     capacity: float
     load: float
     disabled: bool
+    follows_rules: bool = Field(False, description="absent while the inventory service is of an earlier release")
 
 
 class DeliverySlotPage(View):

@@ -131,15 +131,17 @@ class Decision(Body):
 
 
 class Discarded(Accepted):
-    """How many letters were discarded."""
+    """How many letters were discarded, and how many the same act had discarded before it was interrupted."""
 
     discarded: int
+    before: int
 
 
 class Restored(View):
-    """How many letters were restored."""
+    """How many letters were restored, and how many the same act had restored before it was interrupted."""
 
     restored: int
+    before: int
 
 
 class PatchedEdit(NewReplay):
@@ -276,8 +278,8 @@ def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service:
                 why=body.reason,
                 parameters={"filters": filters.as_document()},
             )
-        number = await service.discard(filters, by=actor(request), why=body.reason)
-        return json_response({"outcome": "done", "approval": None, "discarded": number})
+        done = await service.discard(filters, by=actor(request), why=body.reason)
+        return json_response({"outcome": "done", "approval": None, "discarded": done.number, "before": done.before})
 
     @router.post("/dead-letters/restore", response_model=Restored | ConcernedView, responses=documented(409))
     @requires(Permission.LETTERS_DECIDE)
@@ -286,8 +288,8 @@ def _add_deciding(router: APIRouter, dependencies: ConsoleDependencies, service:
         filters = body.letters.filters(dependencies.clock())
         if body.dry_run:
             return await concern(dependencies, filters, restorable(filters))
-        number = await service.restore(filters, by=actor(request), why=body.reason)
-        return json_response({"restored": number})
+        done = await service.restore(filters, by=actor(request), why=body.reason)
+        return json_response({"restored": done.number, "before": done.before})
 
 
 def _add_bulk_edit(router: APIRouter, dependencies: ConsoleDependencies, service: DeadLetterService) -> None:

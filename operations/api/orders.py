@@ -21,7 +21,7 @@ from operations.api.routes import (
 from operations.approvals.policy import REFUND_PART
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor
-from operations.console.operator_actions import OperatorAction, execute
+from operations.console.operator_actions import OperatorAction, ServiceCall, execute
 from operations.console.order_taking import needs_approval, take
 from operations.console.upstream import path
 from operations.order_actions.actions import ORDER_ACTIONS, OrderAction, possible_actions
@@ -281,7 +281,7 @@ def _add_refund(router: APIRouter, dependencies: ConsoleDependencies) -> None:
             OperatorAction(actor(request), body.reason, REFUND_PART, order_id),
             path("orders", order_id, "refunds"),
         )
-        checked(await execute(dependencies, action, "POST", "order", address, body=part, key=key, done="accepted"))
+        checked(await execute(dependencies, action, ServiceCall("POST", "order", address, part, key), done="accepted"))
         return done("orders", order_id)
 
 

@@ -8,7 +8,6 @@ from pydantic import Field
 from operations.api.routes import staff_router
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.search import LONGEST, why_not
-from operations.search.hits import Found
 from operations.search.lookups import Lookups
 from operations.search.searching import search
 from shared.access.middleware import Caller, requires
@@ -60,21 +59,6 @@ def create_search(dependencies: ConsoleDependencies) -> APIRouter:
         """
         if not text.strip():
             raise invalid(("q", "must have at least 1 character"))
-        return json_response(_as_json(await search(places, text.strip(), caller, why_not)))
+        return json_response((await search(places, text.strip(), caller, why_not)).as_json())
 
     return router
-
-
-def _as_json(found: Found) -> dict[str, object]:
-    return {
-        "hits": [
-            {"what": hit.what, "name": hit.name, "detail": hit.detail, "exact": hit.exact, "page": hit.address}
-            for hit in found.hits
-        ],
-        "lookedIn": found.looked_in,
-        "notLookedIn": [
-            {"name": place.name, "failed": place.failed, "needs": place.needs}
-            for place in found.places
-            if place.failed is not None or place.needs is not None
-        ],
-    }

@@ -10,7 +10,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from operations.commands.remote.api import OperationsApi, in_rfc3339, open_api
+from operations.commands.remote.api import OperationsApi, open_api
 from operations.commands.target import chosen_target
 from operations.commands.terminal import as_ascii_json, counted, foreign, open_console, print_json
 from operations.commands.times import time_or_age_option
@@ -18,7 +18,7 @@ from operations.incidents.incident import KINDS, SEVERITIES, Incident, incident_
 from operations.incidents.records import IncidentFilter, IncidentPage, IncidentRecords
 from operations.reading.connection import open_mongodb
 from operations.settings import RemoteStack, Stack
-from shared.clock import to_rfc3339, utc_now
+from shared.clock import to_rfc3339, to_rfc3339_if_any, utc_now
 from shared.services import CONSOLE, SERVICES
 
 POLL_SECONDS = 2.0
@@ -122,8 +122,8 @@ async def _ask(api: OperationsApi, wanted: IncidentFilter, limit: int, cursor: s
         kind=list(wanted.kinds),
         severity=list(wanted.severities),
         service=list(wanted.services),
-        since=in_rfc3339(wanted.since),
-        until=in_rfc3339(wanted.until),
+        since=to_rfc3339_if_any(wanted.since),
+        until=to_rfc3339_if_any(wanted.until),
     )
     return IncidentPage([incident_from_json(each) for each in page["items"]], page["nextCursor"], page["total"])
 

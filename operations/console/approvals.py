@@ -16,7 +16,7 @@ from operations.approvals.records import DONE, NOT_DONE, UNKNOWN, ApprovalRecord
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import redirect, signed_in
 from operations.console.lists import page_links
-from operations.console.operator_actions import OperatorAction, execute
+from operations.console.operator_actions import OperatorAction, ServiceCall, execute
 from operations.console.pages import Pages
 from operations.console.upstream import acting_for, path
 from operations.dead_letters.filters import Filters
@@ -186,7 +186,7 @@ class Executor:
         action = OperatorAction(by, record["why"], record["action"], record["subject"])
         body = {"reason": record["why"]} if name == "cancel" else None
         address = path("orders", record["subject"], name)
-        failed = await execute(self._dependencies, action, "POST", "order", address, body=body, done="accepted")
+        failed = await execute(self._dependencies, action, ServiceCall("POST", "order", address, body), done="accepted")
         if failed is None:
             return DONE, "accepted"
         return (UNKNOWN if failed.verdict == "Outcome unknown" else NOT_DONE), failed.why
@@ -195,7 +195,7 @@ class Executor:
         action = OperatorAction(by, record["why"], record["action"], record["subject"])
         address, body = path("orders", record["subject"], "refunds"), record["parameters"]["refund"]
         failed = await execute(
-            self._dependencies, action, "POST", "order", address, body=body, key=record["_id"], done="accepted"
+            self._dependencies, action, ServiceCall("POST", "order", address, body, record["_id"]), done="accepted"
         )
         if failed is None:
             return DONE, "accepted"
@@ -216,7 +216,8 @@ class Executor:
 
     async def _discard(self, record: Document, by: str) -> tuple[str, str]:
         filters = Filters.from_document(record["parameters"]["filters"])
-        return DONE, f"{await self._letters.discard(filters, by=by, why=record['why'])} discarded"
+        done = await self._letters.discard(filters, by=by, why=record["why"])
+        return DONE, f"{done.number} discarded{done.after}"
 
     async def _edit(self, record: Document, by: str) -> tuple[str, str]:
         asked = record["parameters"]

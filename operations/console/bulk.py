@@ -17,7 +17,7 @@ from operations.order_actions.actions import BULK_ACTIONS, ORDER_ACTIONS, OrderA
 from operations.order_actions.bulk import BY_CONSOLE, RUNNING, STARTING, BulkActions, new_id
 from operations.order_actions.search import (
     OrderSearch,
-    OrderTotals,
+    digest_of,
     query_for,
     query_of,
     search_of,
@@ -83,7 +83,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             why=why,
             changed=changed,
             token=new_id(),
-            confirmed=_summary(totals),
+            confirmed=digest_of(selected),
             totals=totals,
             left_out=matching - totals.orders,
             orders=orders,
@@ -105,7 +105,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         caller: Caller,
         why: Annotated[Why, Form()],
         token: Token,
-        confirmed: Annotated[str, Form(max_length=1000)],
+        confirmed: Annotated[str, Form(max_length=64)],
         ids: Selected = "",
         matching: Annotated[str, Form()] = "",
         search: Selected = "",
@@ -119,7 +119,7 @@ def _add_action(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         wanted = _search(tuple(ids.split()), matching, dict(parse_qsl(search)), caller)
         if await records.find(token) is None:
             selected = await select(wanted)
-            if _summary(totals_of(selected)) != confirmed:
+            if digest_of(selected) != confirmed:
                 return await show(request, wanted, selected, why=why, changed=True)
             await records.start(
                 selected,
@@ -199,8 +199,3 @@ def _search(ids: tuple[str, ...], matching: str, parameters: dict[str, str], cal
     if not ids:
         raise conflict("No order is selected: tick some, or everything that matches")
     return OrderSearch(ids=ids)
-
-
-def _summary(totals: OrderTotals) -> str:
-    """Return the totals as the form carries them."""
-    return " ".join([str(totals.orders), str(totals.customers), *(f"{c}:{n}" for c, n in totals.amounts.items())])

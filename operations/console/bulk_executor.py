@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from operations.approvals.records import ApprovalRecords
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.operator_actions import OperatorAction, execute
+from operations.console.operator_actions import OperatorAction, ServiceCall, execute
 from operations.console.upstream import acting_for, path
 from operations.errors import UnreachableError
 from operations.order_actions.actions import NUDGE, ORDER_ACTIONS, OrderAction
@@ -187,7 +187,9 @@ class BulkExecutor:
         address, body = path("orders", operator.subject, action.name), action.body(operator.why)
         backoff, give_up_at = Backoff(), time.monotonic() + PATIENCE_SECONDS
         while True:
-            failed = await execute(self._dependencies, operator, "POST", "order", address, body=body, done=ACCEPTED)
+            failed = await execute(
+                self._dependencies, operator, ServiceCall("POST", "order", address, body), done=ACCEPTED
+            )
             if failed is None:
                 return DONE, ACCEPTED
             if _times_taken(await self._order(operator.subject) or {}, action) > before:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Path, Request, Response
 
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Why, actor, redirect
-from operations.console.operator_actions import ActionFailed, OperatorAction, execute
+from operations.console.operator_actions import ActionFailed, OperatorAction, ServiceCall, execute
 from operations.console.pages import Pages
 from operations.console.upstream import Services, Unavailable, attempt
 from operations.reading.broker import count_messages
@@ -100,7 +100,7 @@ async def change(
     action = OperatorAction(by, why, f"consumer.{what}", service)
     body = {"reason": why} | ({"seconds": seconds} if seconds is not None else {})
     done = {PAUSE: "paused" if seconds is None else f"paused for {seconds} s", RESUME: "resumed"}[what]
-    return await execute(dependencies, action, "POST", service, f"/consumer/{what}", body=body, done=done)
+    return await execute(dependencies, action, ServiceCall("POST", service, f"/consumer/{what}", body), done=done)
 
 
 def check_pausable(service: str) -> None:

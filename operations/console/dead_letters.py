@@ -29,7 +29,7 @@ from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.previewing import ReplayPreviews
 from operations.dead_letters.records import LetterOrder
 from operations.dead_letters.replays import GOING_ON, UNFINISHED, NotPossibleError
-from operations.dead_letters.service import DeadLetterService
+from operations.dead_letters.service import DeadLetterService, Decided
 from operations.dead_letters.status import DEAD, GROUP_STATUSES, OUTCOMES, PENDING, STATUSES
 from operations.impact.impact import Impact
 from operations.impact.reading import ImpactReader
@@ -412,7 +412,7 @@ async def _start(service: DeadLetterService, filters: Filters, operator: str, wh
         raise conflict(str(error)) from None
 
 
-async def _discard(service: DeadLetterService, filters: Filters, operator: str, why: str) -> int:
+async def _discard(service: DeadLetterService, filters: Filters, operator: str, why: str) -> Decided:
     try:
         return await service.discard(filters, by=operator, why=why)
     except NotPossibleError as error:

@@ -21,6 +21,16 @@ class OperatorAction(NamedTuple):
     subject: str
 
 
+class ServiceCall(NamedTuple):
+    """The request to a service that executes an action, once under its key if it has one."""
+
+    method: str
+    service: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    key: str | None = None
+
+
 class ActionFailed(NamedTuple):
     """An action that was not executed, or may not have been; `status` is the HTTP status of the page that says so."""
 
@@ -41,35 +51,19 @@ class ActionDone(NamedTuple):
 
 
 async def execute(
-    dependencies: ConsoleDependencies,
-    action: OperatorAction,
-    method: str,
-    service: str,
-    path: str,
-    *,
-    body: Mapping[str, Any] | None = None,
-    key: str | None = None,
-    done: str,
+    dependencies: ConsoleDependencies, action: OperatorAction, call: ServiceCall, *, done: str
 ) -> ActionFailed | None:
     """Execute an action; return None if the service did it, which the log records as `done`."""
-    outcome = await execute_once(dependencies, action, method, service, path, body=body, key=key, done=done)
+    outcome = await execute_once(dependencies, action, call, done=done)
     return outcome if isinstance(outcome, ActionFailed) else None
 
 
 async def execute_once(
-    dependencies: ConsoleDependencies,
-    action: OperatorAction,
-    method: str,
-    service: str,
-    path: str,
-    *,
-    body: Mapping[str, Any] | None = None,
-    key: str | None = None,
-    done: str,
+    dependencies: ConsoleDependencies, action: OperatorAction, call: ServiceCall, *, done: str
 ) -> ActionDone | ActionFailed:
     """Execute an action, and say whether it was done now or before, under the same key."""
     await _log(dependencies, action, STARTED)
-    response = await dependencies.services.act(method, service, path, body, key)
+    response = await dependencies.services.act(*call)
     if isinstance(response, Unavailable):
         verdict = "Outcome unknown" if response.sent else "Not done"
         failed = ActionFailed(verdict, response.why, 503)

@@ -1,7 +1,7 @@
 """Takes an action on one order, for a page or for the operations API."""
 
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.operator_actions import ActionFailed, OperatorAction, execute
+from operations.console.operator_actions import ActionFailed, OperatorAction, ServiceCall, execute
 from operations.console.order_messages import send_nudge
 from operations.console.upstream import path
 from operations.order_actions.actions import NUDGE, OrderAction
@@ -15,7 +15,7 @@ async def take(
     if order_action.name == NUDGE:
         return await send_nudge(dependencies, action)
     address, body = path("orders", action.subject, order_action.name), order_action.body(action.why)
-    return await execute(dependencies, action, "POST", "order", address, body=body, done="accepted")
+    return await execute(dependencies, action, ServiceCall("POST", "order", address, body), done="accepted")
 
 
 def needs_approval(dependencies: ConsoleDependencies, action: OrderAction, order: Document | None) -> bool:

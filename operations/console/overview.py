@@ -12,14 +12,16 @@ from operations.console.figures import OpenOrders, RecentOrders, read_open_order
 from operations.console.health import PartGroup, Problems, count_problems, read_health
 from operations.console.history import Asked, History, create_history
 from operations.console.pages import Pages
+from operations.console.retry_offer import RetryOffer, read_retry_offer
 from operations.console.upstream import PAUSE_FACTOR, Unavailable, attempt
 from operations.dead_letters.group_filters import GroupFilters
 from operations.dead_letters.service import DeadLetterService
 from operations.impact.ranking import Impacts, RankedPage, rank_groups
 from operations.impact.reading import ImpactReader
 from operations.reading.broker import count_messages
-from shared.access.middleware import requires
+from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
+from shared.access.principal import Principal
 from shared.database import Document
 from shared.topology import DEAD_LETTERS, INBOXES
 
@@ -146,12 +148,18 @@ def create_overview(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
     def show(request: Request, template: str, snapshot: OverviewSnapshot, **values: object) -> Response:
         return pages.show(request, template, snapshot=snapshot, dead_letters_queue=DEAD_LETTERS, **values)
 
+    async def offer_of(snapshot: OverviewSnapshot, caller: Principal) -> RetryOffer | None:
+        if isinstance(snapshot.open, Unavailable) or not caller.may(Permission.ORDERS_DECIDE):
+            return None
+        return await read_retry_offer(dependencies, snapshot.open.undecided)
+
     @router.get("/")
     @requires(Permission.SELF_READ)
-    async def overview(request: Request, asked: Asked = "") -> Response:
+    async def overview(request: Request, caller: Caller, asked: Asked = "") -> Response:
         # At once: while MongoDB is away, each takes its whole time.
         snapshot, values = await asyncio.gather(cache.read(), history.values(request, asked))
-        return show(request, "overview.html", snapshot, **values)
+        retry = await offer_of(snapshot, caller)
+        return show(request, "overview.html", snapshot, retry=retry, **values)
 
     @router.get("/overview")
     @requires(Permission.SELF_READ)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Form, Path, Query, Request, Response
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Why, actor, redirect
 from operations.console.lists import PageLinks, address, page_links
-from operations.console.operator_actions import OperatorAction, execute
+from operations.console.operator_actions import OperatorAction, ServiceCall, execute
 from operations.console.pages import Pages
 from operations.console.upstream import Unavailable, attempt, path
 from shared.access.middleware import requires
@@ -75,7 +75,9 @@ def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
     ) -> Response:
         """Clear the lock of a package; its holder stops before the next purchase."""
         action = OperatorAction(actor(request), why, "lock.clear", package)
-        failed = await execute(dependencies, action, "DELETE", "provisioning", path("locks", package), done="cleared")
+        failed = await execute(
+            dependencies, action, ServiceCall("DELETE", "provisioning", path("locks", package)), done="cleared"
+        )
         if failed is None:
             return redirect("/packages")
         return pages.show(request, "lock_clear.html", failed.status, package=package, why=why, error=failed)
@@ -95,7 +97,7 @@ def create_packages(dependencies: ConsoleDependencies, pages: Pages) -> APIRoute
         action = OperatorAction(actor(request), why, "package.sale", package)
         body = {"disabled": not on_sale} | ({} if on_sale else {"reason": why})
         where, done = path("packages", package), "enabled" if on_sale else "disabled"
-        failed = await execute(dependencies, action, "PATCH", "provisioning", where, body=body, done=done)
+        failed = await execute(dependencies, action, ServiceCall("PATCH", "provisioning", where, body), done=done)
         return redirect("/packages") if failed is None else show_sale(request, package, not on_sale, failed, why)
 
     def show_sale(request: Request, package: str, is_open: bool, failed: Any = None, why: str = "") -> Response:

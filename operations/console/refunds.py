@@ -11,7 +11,7 @@ from operations.approvals.policy import REFUND_PART
 from operations.console.approvals import ask_for_approval
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import FormKey, Why, actor, redirect
-from operations.console.operator_actions import ActionFailed, OperatorAction, execute
+from operations.console.operator_actions import ActionFailed, OperatorAction, ServiceCall, execute
 from operations.console.pages import Pages
 from operations.console.upstream import path
 from operations.timeline.records import read_records
@@ -88,7 +88,7 @@ def add_refund_form(router: APIRouter, dependencies: ConsoleDependencies, pages:
             )
         action = OperatorAction(actor(request), why, REFUND_PART, order_id)
         address = path("orders", order_id, "refunds")
-        failed = await execute(dependencies, action, "POST", "order", address, body=body, key=key, done="accepted")
+        failed = await execute(dependencies, action, ServiceCall("POST", "order", address, body, key), done="accepted")
         if failed is None:
             return redirect(path("orders", order_id))
         return show(request, await _order(dependencies, order_id), key=key, filled=filled, error=failed)

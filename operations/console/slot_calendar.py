@@ -19,7 +19,10 @@ FIRST_DAY, LAST_DAY = date(1970, 1, 5), date(9999, 12, 20)
 
 
 class CalendarSlot(NamedTuple):
-    """A delivery slot; capacity and booked are amounts of money. `state` is one of the words above."""
+    """A delivery slot; capacity and booked are amounts of money. `state` is one of the words above.
+
+    If it follows the rules, it has their capacity, now and when they change; an earlier release does not say whether.
+    """
 
     slot_id: str
     start: datetime
@@ -27,6 +30,7 @@ class CalendarSlot(NamedTuple):
     capacity: float
     booked: float
     state: str
+    follows_rules: bool = False
 
     @property
     def free(self) -> float:
@@ -82,7 +86,8 @@ def slot_of(item: Mapping[str, Any], now: datetime, offered: tuple[datetime, dat
     start, end = datetime.fromisoformat(item["start"]), datetime.fromisoformat(item["end"])
     capacity, booked = float(item.get("capacity") or 0), float(item.get("load") or 0)
     state = _state(start, now, offered, is_full=booked >= capacity, is_closed=bool(item.get("disabled")))
-    return CalendarSlot(str(item["slotId"]), start, end, capacity, booked, state)
+    follows_rules = item.get("followsRules") is True
+    return CalendarSlot(str(item["slotId"]), start, end, capacity, booked, state, follows_rules)
 
 
 def _state(
@@ -157,10 +162,10 @@ class Wanted(NamedTuple):
 def changes_of(slot: CalendarSlot, is_closed: bool, wanted: Wanted, rules: Rules | None) -> list[Change]:
     """Return what differs from what is wanted; nothing if the slot is so already."""
     changes = []
-    if wanted.capacity is None:
+    if wanted.capacity is None and not slot.follows_rules:
         by_rules = f"as the rules say ({money(rules.capacity / 100)})" if rules else "as the rules say"
         changes.append(Change("capacity", money(slot.capacity), by_rules))
-    elif wanted.capacity != slot.capacity:
+    elif wanted.capacity not in (None, slot.capacity):
         changes.append(Change("capacity", money(slot.capacity), money(wanted.capacity)))
     if wanted.closed != is_closed:
         words = {True: CLOSED, False: "open"}

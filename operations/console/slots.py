@@ -13,7 +13,7 @@ from fastapi import APIRouter, Form, Path, Query, Request, Response
 from inventory_service.timetable import Rules, start_of
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Why, actor, redirect
-from operations.console.operator_actions import ActionFailed, OperatorAction, execute
+from operations.console.operator_actions import ActionFailed, OperatorAction, ServiceCall, execute
 from operations.console.pages import Pages
 from operations.console.slot_calendar import (
     CalendarSlot,
@@ -184,7 +184,9 @@ async def change_slot(
     dependencies: ConsoleDependencies, action: OperatorAction, body: Mapping[str, Any], done: str
 ) -> ActionFailed | None:
     """Change the slot that the action names, and log it as `done`; return None if that was done."""
-    return await execute(dependencies, action, "PUT", "inventory", path("slots", action.subject), body=body, done=done)
+    return await execute(
+        dependencies, action, ServiceCall("PUT", "inventory", path("slots", action.subject), body), done=done
+    )
 
 
 async def find_slot(dependencies: ConsoleDependencies, slot_id: str) -> FoundSlot | Unavailable | None:

@@ -11,7 +11,14 @@ from inventory_service.stock import MAX_UNITS
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import FormKey, Why, actor, redirect
 from operations.console.lists import address
-from operations.console.operator_actions import ActionDone, ActionFailed, OperatorAction, execute, execute_once
+from operations.console.operator_actions import (
+    ActionDone,
+    ActionFailed,
+    OperatorAction,
+    ServiceCall,
+    execute,
+    execute_once,
+)
 from operations.console.pages import Pages
 from operations.console.upstream import ServiceResponse, Unavailable, path
 from shared.access.middleware import requires
@@ -142,7 +149,7 @@ async def add_units(
     """Add units to the free stock of the product that the action names, once for each key, and log it."""
     where, body = path("inventory", action.subject, "restock"), {"quantity": units}
     done = f"{units:,} unit{'' if units == 1 else 's'} added"
-    return await execute_once(dependencies, action, "POST", "inventory", where, body=body, key=key, done=done)
+    return await execute_once(dependencies, action, ServiceCall("POST", "inventory", where, body, key), done=done)
 
 
 async def switch_sale(
@@ -151,7 +158,7 @@ async def switch_sale(
     """Put the product that the action names on sale, or take it off for the reason of the action, and log it."""
     body = {"onSale": on_sale} | ({} if on_sale else {"reason": action.why})
     where, done = path("products", action.subject), "on sale" if on_sale else "off sale"
-    return await execute(dependencies, action, "PATCH", "inventory", where, body=body, done=done)
+    return await execute(dependencies, action, ServiceCall("PATCH", "inventory", where, body), done=done)
 
 
 async def _stock_of(dependencies: ConsoleDependencies, product_id: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Form, Path, Query, Request, Response
 from notification_service.delivery import Status
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import Why, actor, redirect
-from operations.console.operator_actions import ActionFailed, OperatorAction, execute
+from operations.console.operator_actions import ActionFailed, OperatorAction, ServiceCall, execute
 from operations.console.pages import Pages
 from operations.console.upstream import Services, Unavailable, attempt, path
 from operations.reading.webhook_figures import read_figures
@@ -68,7 +68,9 @@ def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
         """Enable an endpoint, and log it."""
         action = OperatorAction(actor(request), why, "webhook.enable", webhook_id)
         address = path("webhooks", webhook_id)
-        failed = await execute(dependencies, action, "PATCH", SERVICE, address, body={"enabled": True}, done="enabled")
+        failed = await execute(
+            dependencies, action, ServiceCall("PATCH", SERVICE, address, {"enabled": True}), done="enabled"
+        )
         if failed is None:
             return redirect(address)
         return await _show_webhook(request, dependencies, pages, webhook_id, failed=failed, why=why)
@@ -90,7 +92,7 @@ def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
         action = OperatorAction(actor(request), why, "webhook.redeliver-failed", webhook_id)
         address, body = path("webhooks", webhook_id, "redeliver"), {"since": moment}
         done = f"all failed since {moment} are attempted again"
-        failed_action = await execute(dependencies, action, "POST", SERVICE, address, body=body, done=done)
+        failed_action = await execute(dependencies, action, ServiceCall("POST", SERVICE, address, body), done=done)
         if failed_action is None:
             return redirect(path("webhooks", webhook_id))
         return await _show_webhook(request, dependencies, pages, webhook_id, failed=failed_action, why=why, since=since)
@@ -104,7 +106,7 @@ def _add_actions(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
         action = OperatorAction(actor(request), why, "webhook.redeliver", f"{webhook_id}:{delivery_id}")
         address = path("webhooks", webhook_id, "deliveries", delivery_id)
         failed = await execute(
-            dependencies, action, "POST", SERVICE, f"{address}/redeliver", done="it is attempted again"
+            dependencies, action, ServiceCall("POST", SERVICE, f"{address}/redeliver"), done="it is attempted again"
         )
         if failed is None:
             return redirect(address)

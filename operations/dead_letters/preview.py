@@ -1,29 +1,39 @@
 """What a replay would do with an order, by the services' own decisions, without any effect. Pure.
 
-Messages to the order service, to inventory and to payment have a preview, as far as it does not depend on a bank, a
-slot or a provider, which are asked only when a message is handled. Of the others, it is only known whether they could
-be read.
+Messages have a preview as far as it does not depend on a bank, a slot or a worker, which decide only when a message is
+handled. Of the others, it is only known whether they could be read.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from operations.dead_letters.effects import Effect, Preview, Unreadable, arrow, damaged
 from operations.dead_letters.letter import current_body, replay_envelope
 from operations.dead_letters.masking import mask_text
+from operations.dead_letters.notification_preview import preview_notification
 from operations.dead_letters.payment_preview import preview_payment
+from operations.dead_letters.provisioning_preview import preview_provisioning
 from operations.dead_letters.stock_preview import Stock, preview_stock
 from order_service.order import Order, Status
 from order_service.participants import PARTICIPANTS
 from order_service.saga import SAGA
 from payment_service.lifecycle import Payment
+from provisioning_service.job import Job
 from shared.bus import Delivery
 from shared.bus.reading import read
 from shared.contracts import Message, OrderMessage
 from shared.database import Document
 from shared.errors import PoisonError, UnknownTypeError, UnknownValueError
-from shared.topology import INBOXES, INVENTORY_INBOX, PAYMENT_INBOX
+from shared.topology import (
+    INBOXES,
+    INVENTORY_INBOX,
+    NOTIFICATION_INBOX,
+    ORDER_INBOX,
+    PAYMENT_INBOX,
+    PROVISIONING_INBOX,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class Records:
     orders: Mapping[str, Order | Unreadable] = field(default_factory=dict)
     stock: Stock = field(default_factory=Stock)
     payments: Mapping[str, Payment | Unreadable] = field(default_factory=dict)
+    jobs: Mapping[str, Job | Unreadable] = field(default_factory=dict)
 
 
 _ANSWERS = frozenset(SAGA.answer_types)
@@ -84,39 +95,47 @@ def previews(messages: Iterable[ToPreview], records: Records, now: datetime) -> 
 
     After one without a preview, the others of the same inbox about the same order have none either.
     """
-    orders, stock, payments = dict(records.orders), records.stock.copy(), dict(records.payments)
-    undecided = set[tuple[str, str]]()
+    decisions, undecided = _decisions(records, now), set[tuple[str, str]]()
     for each in messages:
         if isinstance(each, Preview):
             yield each
             continue
-        message = each.message
-        about = (each.queue, message.order_id if isinstance(message, OrderMessage) else "")
-        if about in undecided or not isinstance(message, OrderMessage):
+        message, about = each.message, (each.queue, each.message.correlation_id)
+        if about in undecided or each.queue not in decisions:
             yield _no_preview(message)
             continue
         try:
-            if each.queue == INVENTORY_INBOX:
-                found = preview_stock(message, stock, now)
-            elif each.queue == PAYMENT_INBOX:
-                found = preview_payment(message, payments, now)
-            else:
-                found = _preview(message, orders, now)
+            found = decisions[each.queue](message)
         except (AttributeError, LookupError, TypeError, ValueError) as error:  # a record has what it should not
-            found = Preview(Effect.UNKNOWN, damaged(f"order {message.order_id}", error))
+            found = Preview(Effect.UNKNOWN, damaged(f"order {message.correlation_id}", error))
         if found.effect is Effect.UNKNOWN:
             undecided.add(about)
-        if found.order is not None:
-            orders[found.order.order_id] = found.order
         yield found
+
+
+Decide = Callable[[Any], Preview]
+"""Returns what a message of an inbox would do; each inbox has its own types of messages."""
+
+
+def _decisions(records: Records, now: datetime) -> Mapping[str, Decide]:
+    """Return the decisions by inbox; they change their copy of the records as the messages would."""
+    orders, stock, payments = dict(records.orders), records.stock.copy(), dict(records.payments)
+    jobs = dict(records.jobs)
+    return {
+        ORDER_INBOX: lambda message: _answered(message, orders, now),
+        INVENTORY_INBOX: lambda message: preview_stock(message, stock, now),
+        PAYMENT_INBOX: lambda message: preview_payment(message, payments, now),
+        PROVISIONING_INBOX: lambda message: preview_provisioning(message, jobs, now),
+        NOTIFICATION_INBOX: lambda message: preview_notification(message, now),
+    }
 
 
 def _no_preview(message: Message) -> Preview:
     return Preview(Effect.UNKNOWN, f"{message.routing_key} can be read; its service decides when it handles it")
 
 
-def _preview(message: OrderMessage, orders: Mapping[str, Order | Unreadable], now: datetime) -> Preview:
-    if type(message) not in _ANSWERS:
+def _answered(message: Message, orders: dict[str, Order | Unreadable], now: datetime) -> Preview:
+    if not isinstance(message, OrderMessage) or type(message) not in _ANSWERS:
         return _no_preview(message)
     order = orders.get(message.order_id)
     if order is None:
@@ -126,6 +145,7 @@ def _preview(message: OrderMessage, orders: Mapping[str, Order | Unreadable], no
         return Preview(Effect.UNKNOWN, order.why)
     transition = SAGA.advance(order, message, now)
     sends = tuple(each.routing_key for each in transition.messages)
+    orders[message.order_id] = transition.order
     if transition.entry is None:
         state = "settled" if order.settled else str(order.status.value)
         return Preview(Effect.NOTHING, state, order, sends)

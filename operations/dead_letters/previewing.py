@@ -20,12 +20,14 @@ from operations.dead_letters.stock_preview import Stock, named_products
 from order_service.orders import from_document
 from order_service.particulars import UNREAD
 from payment_service.payment_documents import payment_of
+from provisioning_service.jobs import COLLECTION as JOBS
+from provisioning_service.jobs import job_of
 from shared.clock import utc_now
 from shared.contracts import OrderMessage
 from shared.database import Collection, Database, Document
 from shared.errors import NewerOrderError
-from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, Service
-from shared.topology import INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX
+from shared.services import CONSOLE, INVENTORY, ORDER, PAYMENT, PROVISIONING, Service
+from shared.topology import INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, PROVISIONING_INBOX
 
 PRODUCTS, PAYMENTS = "products", "payments"
 """Collections; the modules that write them define metrics, which are those of their services and not of this one."""
@@ -82,6 +84,7 @@ class ReplayPreviews:
         self._orders = database(ORDER)["orders"]
         self._inventory = database(INVENTORY)
         self._payments = database(PAYMENT)[PAYMENTS]
+        self._jobs = database(PROVISIONING)[JOBS]
 
     async def of_letter(self, letter: Document, body: bytes | None = None) -> Preview:
         """Return what a replay of this letter would do, with another body if one is given."""
@@ -108,12 +111,13 @@ class ReplayPreviews:
         for each in messages:
             if isinstance(each, Read) and isinstance(each.message, OrderMessage):
                 about[each.queue].append(each.message)
-        orders, stock, payments = await asyncio.gather(
+        orders, stock, payments, jobs = await asyncio.gather(
             _read(self._orders, about[ORDER_INBOX], from_document, {"history": False, **UNREAD}),
             self._stock_of(about[INVENTORY_INBOX]),
             _read(self._payments, about[PAYMENT_INBOX], payment_of),
+            _read(self._jobs, about[PROVISIONING_INBOX], job_of, {"credentials": False, "attempts": False}),
         )
-        return Records(orders, stock, payments)
+        return Records(orders, stock, payments, jobs)
 
     async def _stock_of(self, messages: Sequence[OrderMessage]) -> Stock:
         if not messages:

@@ -25,7 +25,7 @@ from operations.dead_letters.letter import (
 )
 from operations.dead_letters.patching import Edit
 from operations.dead_letters.schema import BODIES, LETTERS, NEWEST_FIRST
-from operations.dead_letters.status import DEAD, HANDLED, PENDING, REPLAYING, STATUSES
+from operations.dead_letters.status import DEAD, DISCARDED, HANDLED, PENDING, REPLAYING, STATUSES
 from operations.reading.cursors import read_cursor, write_cursor
 from shared.bus import Delivery
 from shared.clock import utc_now
@@ -360,6 +360,15 @@ class LetterRecords:
         """Take the selected discarded letters back; return how many."""
         result = await self._letters.update_many(restorable(filters), updates.restored(restored))
         return int(result.modified_count)
+
+    async def count_decided(self, participle: str, by: str, why: str, since: datetime) -> int:
+        """Count the letters that somebody has discarded or restored for this reason since then, and that still are."""
+        entry: Document = {"by": by, "why": why, "at": {"$gte": since}}
+        if participle == DISCARDED:
+            asked: Document = {"status": DISCARDED, **{f"discarded.{name}": value for name, value in entry.items()}}
+        else:
+            asked = {"status": {"$ne": DISCARDED}, "restored": {"$elemMatch": entry}}
+        return await self._letters.count_documents(asked)
 
 
 def _base(letter_id: str) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from operations.actions import STARTED, record_action
+from operations.actions import STARTED, interrupted_since, record_action
 from operations.dead_letters.editing import MOST_EDITS, check_body
 from operations.dead_letters.filters import Filters, restorable
 from operations.dead_letters.group_filters import GroupFilters
@@ -31,6 +31,18 @@ ALL_GROUPS = GroupFilters()
 
 LONGEST_NOTE = 2000
 """Characters of a note or a reason."""
+
+
+class Decided(NamedTuple):
+    """How many letters an act has changed, and how many the same act had changed before it was interrupted."""
+
+    number: int
+    before: int = 0
+
+    @property
+    def after(self) -> str:
+        """What there is to say of an act that was interrupted; nothing of any other."""
+        return f", after {self.before:,} before it was interrupted" if self.before else ""
 
 
 class DeadLetterService:
@@ -284,14 +296,14 @@ class DeadLetterService:
             await self._log(by, "", "dead-letters.cancel", replay_id, "stopped")
         return cancelled
 
-    async def discard(self, filters: Filters, *, by: str, why: str) -> int:
+    async def discard(self, filters: Filters, *, by: str, why: str) -> Decided:
         """Set letters aside, with the status discarded; return how many. Raises ValueError without a reason.
 
         Interrupted, it has done it for some letters; once more, it goes on with the others.
         """
         return await self._decide("discard", "discarded", self._letters.discard, filters, by, why)
 
-    async def restore(self, filters: Filters, *, by: str, why: str) -> int:
+    async def restore(self, filters: Filters, *, by: str, why: str) -> Decided:
         """Take discarded letters back, so that they wait for a decision again; return how many.
 
         Their groups are new again if they were resolved. Raises ValueError without a reason. Interrupted, it has done
@@ -314,16 +326,20 @@ class DeadLetterService:
         filters: Filters,
         by: str,
         why: str,
-    ) -> int:
+    ) -> Decided:
         """Change the status of letters, and log it before and after: an interrupted act is logged too."""
         reason = _checked(why, "reason")
         logged = by, reason, f"dead-letters.{action}", _subject(filters, "")
+        since = await interrupted_since(self._database, *logged)
         await self._log(*logged, STARTED)
         self._failpoint(LETTERS_CHOSEN)
+        # Before it goes on: what is counted here is not counted twice.
+        before = 0 if since is None else await self._letters.count_decided(participle, by, reason, since)
         number = await decide(filters, {"at": utc_now(), "by": by, "why": reason})
         self._failpoint(LETTERS_DECIDED)
-        await self._log(*logged, f"{number} {participle}")
-        return number
+        decided = Decided(number, before)
+        await self._log(*logged, f"{number} {participle}{decided.after}")
+        return decided
 
     async def _log(self, by: str, why: str, action: str, subject: str, outcome: str) -> None:
         await record_action(self._database, by=by, why=why, action=action, subject=subject, outcome=outcome)

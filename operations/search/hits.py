@@ -1,7 +1,7 @@
 """What a search for an id finds, where it looked, and where it may not look. Pure."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shared.access.permissions import Permission
 
@@ -43,6 +43,21 @@ class Found(NamedTuple):
         """The page of the only thing that has exactly this id; None if there is another hit that a person may mean."""
         pages = {hit.address for hit in self.hits if hit.exact}
         return pages.pop() if len(pages) == 1 else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as the operations API shows it."""
+        return {
+            "hits": [
+                {"what": hit.what, "name": hit.name, "detail": hit.detail, "exact": hit.exact, "page": hit.address}
+                for hit in self.hits
+            ],
+            "lookedIn": self.looked_in,
+            "notLookedIn": [
+                {"name": place.name, "failed": place.failed, "needs": place.needs}
+                for place in self.places
+                if place.failed is not None or place.needs is not None
+            ],
+        }
 
 
 def without_repeats(hits: Sequence[Hit]) -> list[Hit]:

@@ -435,14 +435,17 @@ async def test_a_patch_that_touches_what_letters_are_about_needs_its_name(world:
 
 async def test_discarded_letters_are_restored_for_a_reason(world: World) -> None:
     await world.send(dead(), dead(message_id="m2"))
-    assert await world.document("discard", "--all", "--yes", "--why", "a mistake") == {"discarded": 2}
+    assert await world.document("discard", "--all", "--yes", "--why", "a mistake") == {"discarded": 2, "before": 0}
     one, other = [item["id"] for item in (await world.document("list", "--status", "discarded"))["items"]]
     await world.run("restore", "--all", "--yes", status=2)
     asked = await world.run("restore", one, given="n\n", status=1)
     assert "Restore 1 dead letter (0 orders of 0 customers; 1 letter leads to no known order)?" in asked
     assert "restored 1" in await world.run("restore", one, "--why", "it was right", given="y\n")
     assert "restored " in await world.run("show", one)
-    assert await world.document("restore", "--type", "payment.refund", "--yes", "--why", "all") == {"restored": 1}
+    assert await world.document("restore", "--type", "payment.refund", "--yes", "--why", "all") == {
+        "restored": 1,
+        "before": 0,
+    }
     assert "no matching dead letter to restore" in await world.run("restore", other, "--yes", "--why", "x", status=1)
     assert {item["status"] for item in (await world.document("list"))["items"]} == {"dead"}
 
@@ -490,7 +493,7 @@ async def test_without_a_service_that_confirms_the_permission_nothing_hidden_is_
 async def test_it_discards_for_a_reason_and_exports_everything(world: World, service_url: str, tmp_path: Path) -> None:
     await world.send(dead(), dead(message_id="m2", body=b"\xff\x00"))
     await world.run("discard", "--all", "--yes", status=2)
-    assert await world.document("discard", "--all", "--yes", "--why", "a test") == {"discarded": 2}
+    assert await world.document("discard", "--all", "--yes", "--why", "a test") == {"discarded": 2, "before": 0}
     assert (await world.document("list"))["items"] == []
     assert len((await world.document("list", "--status", "discarded"))["items"]) == 2
     await world.run("discard", "--all", "--yes", "--why", "again", status=1)

@@ -162,18 +162,20 @@ async def test_a_discarded_letter_is_taken_back_as_what_it_then_is(dead_letters:
     service = dead_letters.service
     for letter_id in (handled_one, waiting_one):
         await dead_letters.replay(Filters(ids=(letter_id,)))
-    assert await service.discard(Filters(ids=(dead_one, handled_one, waiting_one)), by="ann", why="a mistake") == 3
+    assert (
+        await service.discard(Filters(ids=(dead_one, handled_one, waiting_one)), by="ann", why="a mistake")
+    ).number == 3
     own = (await dead_letters.stored(handled_one))["replays"][0]["messageId"]
     await dead_letters.records.record_handled([DeadLetterHandled(letter_id=handled_one, message_id=own)], utc_now())
     (group,) = await service.groups()
     await service.set_group_status(group.fingerprint, "resolved", by="ann")
     with pytest.raises(ValueError, match="reason"):
         await service.restore(Filters(), by="bob", why="")
-    assert await service.restore(Filters(type="order.created"), by="bob", why="not these") == 0
+    assert (await service.restore(Filters(type="order.created"), by="bob", why="not these")).number == 0
     assert [found.status for found in await service.groups()] == ["resolved"]
-    assert await service.restore(Filters(), by="bob", why="they were right") == 3
+    assert (await service.restore(Filters(), by="bob", why="they were right")).number == 3
     assert [found.status for found in await service.groups()] == ["new"], "it has letters to decide on again"
-    assert await service.restore(Filters(), by="bob", why="again") == 0, "each is taken back once"
+    assert (await service.restore(Filters(), by="bob", why="again")).number == 0, "each is taken back once"
     letters = {letter["_id"]: letter for letter in await dead_letters.all()}
     assert [letters[each]["status"] for each in (dead_one, handled_one, waiting_one)] == ["dead", "handled", "pending"]
     (restored,) = letters[dead_one]["restored"]
@@ -185,7 +187,7 @@ async def test_a_discarded_letter_is_taken_back_as_what_it_then_is(dead_letters:
     ]
     assert ("bob", "dead-letters.restore", "3 restored") in logged
     assert ("bob", "dead-letters.restore", "started") in logged
-    assert await service.discard(Filters(ids=(dead_one,)), by="ann", why="after all") == 1
+    assert (await service.discard(Filters(ids=(dead_one,)), by="ann", why="after all")).number == 1
     await service.restore(Filters(ids=(dead_one,)), by="bob", why="no")
     assert len((await dead_letters.stored(dead_one))["restored"]) == 2
 
@@ -203,7 +205,7 @@ async def test_killed_at_every_step_and_run_again_it_decides_each_letter_once(
     everything = Filters(group=group.fingerprint)
     if act == "restore":
         everything = replace(everything, status=("discarded",))
-        assert await service.discard(Filters(), by="bob", why="a mistake") == 6
+        assert (await service.discard(Filters(), by="bob", why="a mistake")).number == 6
         await service.set_group_status(group.fingerprint, "resolved", by="bob")
     before = {letter["_id"]: letter["changes"] for letter in await dead_letters.all()}
     some = tuple(before)[:2]
@@ -212,7 +214,13 @@ async def test_killed_at_every_step_and_run_again_it_decides_each_letter_once(
         assert {letter["_id"]: letter["changes"] for letter in await dead_letters.all()} == before
     for part, why in ((Filters(ids=some), "in part"), (everything, "the others"), (everything, "again")):
         await killed_at(LETTERS_DECIDED, dead_letters, act, part, why)
-    assert await getattr(service, act)(everything, by="ann", why="once more") == 0
+    assert (await getattr(service, act)(everything, by="ann", why="once more")) == (0, 0)
+    # Run again as it was, it says what the interrupted attempts did.
+    assert (await getattr(service, act)(everything, by="ann", why="the others")) == (0, 4)
+    assert (await getattr(service, act)(everything, by="ann", why="the others")) == (0, 0), "it was not interrupted"
+    participle = {"discard": "discarded", "restore": "restored"}[act]
+    outcomes = {entry["outcome"] for entry in (await list_actions(dead_letters.database)).items}
+    assert f"0 {participle}, after 4 before it was interrupted" in outcomes
 
     for letter in await dead_letters.all():
         assert letter["changes"] == before[letter["_id"]] + 1

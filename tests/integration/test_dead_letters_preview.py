@@ -5,12 +5,17 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
 
+from notification_service.deliveries import Deliveries
+from notification_service.endpoint import Endpoint, Secret
+from notification_service.endpoints import Endpoints
+from notification_service.handlers import handlers as event_handlers
 from operations.dead_letters.effects import Effect, Preview
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.ingest import Ingest
@@ -24,6 +29,10 @@ from order_service.handlers import handlers as answer_handlers
 from order_service.order import HistoryEntry, Order
 from order_service.orders import Change, NewRecord, Orders
 from order_service.saga import SAGA
+from provisioning_service.handlers import handlers as job_handlers
+from provisioning_service.job import State
+from provisioning_service.jobs import Jobs
+from provisioning_service.lifecycle import requested
 from shared import contracts as c
 from shared.bus import Delivery, Handler, Handlers
 from shared.bus.publisher import Publisher
@@ -31,9 +40,17 @@ from shared.clock import utc_now
 from shared.contracts import Message, OrderMessage
 from shared.contracts.orders import PaymentInstruction
 from shared.contracts.provisioning import Server
-from shared.database import Document
+from shared.database import Collection, Database, Document
 from shared.pausing.records import PauseRecords
-from shared.topology import DEAD_LETTERS, INVENTORY_INBOX, OPERATIONS_INBOX, ORDER_INBOX, PAYMENT_INBOX
+from shared.topology import (
+    DEAD_LETTERS,
+    INVENTORY_INBOX,
+    NOTIFICATION_INBOX,
+    OPERATIONS_INBOX,
+    ORDER_INBOX,
+    PAYMENT_INBOX,
+    PROVISIONING_INBOX,
+)
 from tests.integration.test_dead_letters import consuming
 from tests.support.builders import TIMEOUTS, an_order, new_id
 from tests.support.buses import RabbitHarness
@@ -210,11 +227,16 @@ class Others:
 
     stock: Worker
     payment: PaymentWorker
+    jobs: Collection
+    notifications: Database
 
     @property
     def tables(self) -> Mapping[str, Handlers]:
         stock, payment = self.stock.handlers, self.payment._handlers
+        endpoints, deliveries = Endpoints(self.notifications), Deliveries(self.notifications, timedelta(days=1))
         return {
+            PROVISIONING_INBOX: job_handlers(Jobs(self.jobs), utc_now, lambda _: None, has_provider=True),
+            NOTIFICATION_INBOX: event_handlers(endpoints, deliveries, utc_now, lambda _: None),
             INVENTORY_INBOX: {c.OrderCreated: stock.reserve, c.ReleaseStock: stock.release, c.ShipStock: stock.ship},
             PAYMENT_INBOX: {
                 c.OrderCreated: payment.charge,
@@ -231,7 +253,14 @@ class Others:
             (PAYMENT_INBOX, self.payment.database["payments"]),
         ):
             found |= {(inbox, each["_id"]): str(each["status"]) async for each in records.find()}
+        found |= {(PROVISIONING_INBOX, each["_id"]): each["state"] async for each in self.jobs.find()}
+        async for delivery in self.notifications["deliveries"].find():
+            found[NOTIFICATION_INBOX, delivery["orderId"]] = delivery["type"]
         return found
+
+    async def left_to_send(self) -> dict[str, list[str]]:
+        """Return the messages that jobs have in their outboxes."""
+        return {each["_id"]: [sent["routingKey"] for sent in each.get("outbox", ())] async for each in self.jobs.find()}
 
     async def live(self, orders: Sequence[c.OrderCreated], random_: random.Random) -> None:
         """Let each order have a random history with both services."""
@@ -247,8 +276,35 @@ class Others:
         refused = (order for order in orders if "decline" in payment[order.order_id])
         await self.payment.charge(*(order.model_copy(update={"payment": declined}) for order in refused))
         await self.payment.refund(*(key for key, history in payment.items() if "refund" in history))
+        await self._provision(orders, random_)
         reserved = {key for (inbox, key), status in (await self.states()).items() if status == "RESERVED"}
         await self.stock.ship(*(key for key, history in stock.items() if "ship" in history and key in reserved))
+
+    async def _provision(self, orders: Sequence[c.OrderCreated], random_: random.Random) -> None:
+        """Give orders jobs in every state, whose messages are published, and shops a webhook."""
+        states: list[dict[str, Any] | None] = [
+            None,
+            None,
+            {"state": State.QUEUED},
+            {"state": State.RUNNING},
+            {"state": State.WAITING, "ip": "10.0.0.7"},
+            {"state": State.FAILED, "failure_reason": "No address"},
+            {"state": State.COMPLETED, "ip": "10.0.0.7", "server": Server(ip="10.0.0.7")},
+        ]
+        recorded = [(order, state) for order in orders if (state := random_.choice(states)) is not None]
+        await Jobs(self.jobs).insert(
+            [
+                replace(requested(a_request(order), utc_now(), 1), outbox=(), due_at=None, **state)
+                for order, state in recorded
+            ]
+        )
+        secret = Secret(b"sealed", utc_now())
+        everything = Endpoint("wh_1", "https://shop.example/", ("*",), (secret,), utc_now(), utc_now(), "shop")
+        await Endpoints(self.notifications).insert(everything)
+
+
+def a_request(order: c.OrderCreated, run: int = 1) -> c.ProvisionServer:
+    return c.ProvisionServer(order_id=order.order_id, user_id="u1", package="10.0.0", run=run)
 
 
 def random_new_order(random_: random.Random) -> c.OrderCreated:
@@ -259,7 +315,7 @@ def random_new_order(random_: random.Random) -> c.OrderCreated:
 
 
 def letter_of_another(random_: random.Random, order: c.OrderCreated) -> Delivery:
-    """Return a dead letter of inventory or payment about an order."""
+    """Return a dead letter of another service about an order."""
     inbox, message = random_.choice(
         [
             (INVENTORY_INBOX, order),
@@ -268,13 +324,20 @@ def letter_of_another(random_: random.Random, order: c.OrderCreated) -> Delivery
             (PAYMENT_INBOX, order),
             (PAYMENT_INBOX, c.RefundPayment(order_id=order.order_id)),
             (PAYMENT_INBOX, c.CapturePayment(order_id=order.order_id)),
+            (PROVISIONING_INBOX, a_request(order, random_.choice((1, 1, 2)))),
+            (PROVISIONING_INBOX, c.CancelProvisioning(order_id=order.order_id)),
+            (NOTIFICATION_INBOX, order.model_copy(update={"owner_id": "shop"})),
+            (
+                NOTIFICATION_INBOX,
+                c.OrderCompleted(order_id=order.order_id, user_id="u1", owner_id="shop", total_amount=1),
+            ),
         ]
     )
     return a_letter(order.order_id, body=message.to_json(), queue=inbox, routing_key=message.routing_key)
 
 
 @pytest.mark.long_form
-async def test_a_preview_of_stock_and_money_agrees_too(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
+async def test_a_preview_of_other_services_agrees_too(mongodb_url: str, amqp_url: str, database_prefix: str) -> None:
     random_ = random.Random(SEED)
     async with (
         AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority") as client,
@@ -282,7 +345,9 @@ async def test_a_preview_of_stock_and_money_agrees_too(mongodb_url: str, amqp_ur
         payment_worker(mongodb_url, database_prefix) as payment,
         RabbitHarness.open(amqp_url) as harness,
     ):
-        database, others = client[f"{database_prefix}_operations"], Others(Worker(inventory), payment)
+        jobs = client[f"{database_prefix}_provisioning"]["jobs"]
+        others = Others(Worker(inventory), payment, jobs, client[f"{database_prefix}_notifications"])
+        database = client[f"{database_prefix}_operations"]
         service, records = DeadLetterService(database), LetterRecords(database)
         await service.prepare()
         orders = [random_new_order(random_) for _ in range(LETTERS)]
@@ -297,14 +362,15 @@ async def test_a_preview_of_stock_and_money_agrees_too(mongodb_url: str, amqp_ur
         assert await others.states() == before
 
         sent = await replay_all(harness, service, records, others.tables)
-        after = await others.states()
+        after, left = await others.states(), await others.left_to_send()
         letters = {letter["_id"]: letter async for letter in database["dead_letters"].find()}
         assert len(found) == len(letters) == LETTERS
         for letter_id, preview in found.items():
             letter = letters[letter_id]
             key = letter["queue"], letter["orderId"]
             states = before.get(key, "nothing"), after.get(key, "nothing")
-            assert is_what_happened(preview, letter["replays"][0], states, sent.get(key, [])), (preview, letter, states)
+            messages = sent.get(key, []) + (left.get(key[1], []) if key[0] == PROVISIONING_INBOX else [])
+            assert is_what_happened(preview, letter["replays"][0], states, messages), (preview, letter, states)
 
 
 def is_what_happened(preview: Preview, replay: Document, states: tuple[str, str], sent: list[str]) -> bool:
@@ -313,6 +379,10 @@ def is_what_happened(preview: Preview, replay: Document, states: tuple[str, str]
         return True
     if preview.effect is Effect.FAILS:
         return replay["outcome"] == "dead" and preview.details.startswith(f"{replay['error']['type']}: ")
+    if preview.details.startswith("order."):
+        return (replay["outcome"], states) == ("handled", ("nothing", preview.details.split()[0]))
+    if "records" in preview.details:
+        return replay["outcome"] == "handled" and states[0] == states[1] and sent == list(preview.sends)
     said = f" {' → '.join(states)}" if preview.effect is Effect.CHANGES else f" {states[1]}"
     unchanged = states[0] == states[1]
     return (

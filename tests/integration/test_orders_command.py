@@ -462,6 +462,26 @@ async def test_what_a_form_of_the_console_does_not_show_is_not_done(shop: Shop) 
     assert await shop.events(*failed) == ["order.refund_requested"] * 3
 
 
+async def test_the_overview_retries_the_failed_orders_that_it_shows_and_no_others(shop: Shop) -> None:
+    """One text and one click. Another set of the same number, customers and amount is another set."""
+    replaced, *kept = await shop.failed(3)
+    async with shop.dependencies() as dependencies, pages_of(dependencies) as pages:
+        overview = (await pages.get("/")).text
+        assert "Retry 3 orders of 3 customers, 30.00 USD</button>" in overview
+        await shop.orders.update_one({"_id": replaced}, {"$set": {"settled": True}})
+        (other,) = await shop.failed(1)
+        changed = await pages.post("/bulk-actions/retry", data=hidden(overview) | {"why": "it is back"})
+        assert (changed.status_code, "The orders have changed" in changed.text) == (409, True)
+        assert "Retry 3 orders of 3 customers, 30.00 USD</button>" in changed.text
+        assert await shop.operations["bulk_actions"].count_documents({}) == 0
+        again = await pages.post("/bulk-actions/retry", data=hidden(changed.text) | {"why": "it is back"})
+        assert again.status_code == 303
+        await BulkExecutor(dependencies).work()
+        assert 'action="/bulk-actions/retry"' not in (await pages.get("/", headers=bearer(KEYS[Role.VIEWER]))).text
+    assert await shop.events(other, *kept) == [RETRIED] * 3
+    assert await shop.events(replaced) == []
+
+
 async def test_a_damaged_order_holds_up_no_other(shop: Shop) -> None:
     damaged, sound = await shop.failed(2)
     await shop.orders.update_one({"_id": damaged}, {"$set": {"totalAmount": "much"}})

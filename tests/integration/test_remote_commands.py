@@ -4,23 +4,31 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import aio_pika
 import pytest
 from typer.testing import CliRunner
+from yarl import URL
 
 from operations import cli
 from operations.commands.failures import status_of
 from operations.errors import CommandError
 from shared.access.permissions import Role
+from shared.clock import utc_now
 from shared.services import SERVICES
+from shared.tls import server_context
 from shared.topology import EXCHANGE
 from tests.support.access import ADMIN_KEY, KEYS
+from tests.support.certificates import Certificates, Pair
 from tests.support.consoles import NOWHERE
 from tests.support.eventually import eventually
 from tests.support.processes import SAGA_SERVICES, Stack, run_module_stack
+from tests.support.proxy import Proxy
 from tests.support.servers import Servers
 
 WHY = ("--why", "the customer called")
@@ -143,6 +151,15 @@ READING = [
     "incidents --kind paused",
     "pauses",
     "pauses --json",
+    "stock list",
+    "stock list --json --limit 1",
+    "stock show p1",
+    "stock show p1 --json",
+    "stock show nothing",
+    "search {settled}",
+    "search {letter} --json",
+    "search p1",
+    "search nothing of this name",
     "notifications list",
     "audit --results --json",
     "audit --results --limit 1",
@@ -178,7 +195,7 @@ def plain(output: str) -> str:
     return re.sub(r'"at": "[^"]*"', '"at"', output) if '"histogram"' in output else output
 
 
-@pytest.mark.parametrize("command", ["orders list", "dead-letters list", "incidents"])
+@pytest.mark.parametrize("command", ["orders list", "dead-letters list", "incidents", "stock list"])
 async def test_a_wrong_cursor_is_wrong_usage(shop: Shop, command: str) -> None:
     for where in (shop.here, shop.elsewhere):
         ended = await where(*command.split(" "), "--cursor", "wrong")
@@ -325,6 +342,33 @@ async def test_a_consumer_is_paused_and_resumed(shop: Shop) -> None:
     assert (refused.status, "letters:decide" in refused.output) == (1, True)
 
 
+async def test_stock_is_added_once_and_products_are_taken_off_sale(shop: Shop) -> None:
+    for product in ("lamp", "sofa"):
+        await shop.stack.stock(product, 5)
+    restock = ("stock", "restock", "{0}", "20", "--key", "delivery-4711", *WHY)
+    for words, given, status in (
+        (restock, "n\n", 1),
+        (restock, "y\n", 0),
+        ((*restock, "--yes"), None, 0),
+        (("stock", "off-sale", "{0}", "--yes", *WHY), None, 0),
+        (("stock", "show", "{0}", "--json"), None, 0),
+        (("stock", "on-sale", "{0}", *WHY), None, 0),
+        (("stock", "on-sale", "{0}-that-nobody-sells", *WHY), None, 1),
+    ):
+        here, elsewhere = await both(shop, ["lamp"], ["sofa"], *words, given=given)
+        assert (here.status, here) == (status, elsewhere), words
+    for where, product in ((shop.here, "lamp"), (shop.elsewhere, "sofa")):
+        found = json.loads((await where("stock", "show", product, "--json")).output)
+        assert (found["quantity"], found["onSale"]) == (25, True)
+    asked = await shop.elsewhere("stock", "restock", "lamp", "20", *WHY, given="n\n")
+    assert "Add 20 units to lamp (now 25 free)? [y/N]: n" in asked.everything
+    refused = await shop.elsewhere("stock", "off-sale", "lamp", "--yes", *WHY, ORDERSAGA_API_KEY=KEYS[Role.VIEWER])
+    assert (refused.status, "catalogue:write" in refused.output) == (1, True), refused
+    logged = await shop.stack.client.get(f"{shop.stack.url('console')}/api/v1/actions", params={"subject": "lamp"})
+    assert logged.status_code == 200
+    assert [entry["why"] for entry in logged.json()["items"]].count("the customer called") >= 4
+
+
 # --- Refusals. ---
 
 
@@ -356,6 +400,41 @@ async def test_what_prevents_a_command_is_said(shop: Shop, environment: dict[str
     for words in (("orders", "list"), ("dead-letters", "groups"), ("pauses",), ("incidents",)):
         ended = await shop.elsewhere(*words, **environment)
         assert (ended.status, text in ended.output) == (status, True), ended
+
+
+@asynccontextmanager
+async def over_tls(shop: Shop, certificate: Pair) -> AsyncIterator[str]:
+    """The console behind a server that speaks TLS with this certificate: its address."""
+    context = server_context(certificate.certificate, certificate.key, None)()
+    async with Proxy(URL(shop.stack.url("console"))).open(ssl=context) as proxy:
+        yield str(proxy.url.with_scheme("https")).rstrip("/")
+
+
+async def test_a_console_with_a_certificate_of_a_private_authority(shop: Shop, tmp_path: Path) -> None:
+    ours, theirs = Certificates(tmp_path / "ours"), Certificates(tmp_path / "theirs")
+    for each in (ours, theirs):
+        each.directory.mkdir()
+    async with over_tls(shop, ours.issue("console")) as url:
+        trusting = {"ORDERSAGA_URL": url, "ORDERSAGA_TLS_CA_FILE": str(ours.ca)}
+        for words in (("orders", "list"), ("stock", "show", "p1"), ("dead-letters", "groups", "--json")):
+            plainly, ended = await shop.elsewhere(*words), await shop.elsewhere(*words, **trusting)
+            assert (ended.status, plain(ended.output)) == (0, plain(plainly.output)), words
+        acted = await shop.elsewhere("orders", "cancel", "--user", "nobody", "--yes", *WHY, **trusting)
+        assert (acted.status, "no order matches" in acted.output) == (1, True), acted
+        for authority in (None, theirs.ca):
+            known = {"ORDERSAGA_URL": url} | ({} if authority is None else {"ORDERSAGA_TLS_CA_FILE": str(authority)})
+            refused = await shop.elsewhere("orders", "list", **known)
+            assert (refused.status, refused.output.count("not from a trusted CA")) == (3, 1), refused
+            assert "ORDERSAGA_TLS_CA_FILE names the CAs to trust" in refused.output
+        missing = await shop.elsewhere("orders", "list", **trusting | {"ORDERSAGA_TLS_CA_FILE": "/no/such/ca.pem"})
+        assert (missing.status, "ca.pem cannot be read" in missing.output) == (3, True), missing
+    for certificate, why in (
+        (ours.issue("other", "other.example.org"), "IP address mismatch"),
+        (ours.issue("old", until=utc_now() - timedelta(days=1)), "certificate has expired"),
+    ):
+        async with over_tls(shop, certificate) as url:
+            refused = await shop.elsewhere("orders", "list", **trusting | {"ORDERSAGA_URL": url})
+            assert (refused.status, why in refused.output) == (3, True), refused
 
 
 async def test_an_address_without_tls_or_without_an_api_is_said(shop: Shop) -> None:

@@ -206,6 +206,7 @@ async def test_slots_are_listed_within_the_horizon_and_within_any_times(http: ht
         "capacity": 100,
         "load": 60,
         "disabled": False,
+        "followsRules": True,
     }
     later = {"from": "2026-06-01T12:15:00+02:00", "to": "2026-06-01T11:00:00Z"}
     assert [slot["slotId"] for slot in (await http.get("/slots", params=later)).json()["items"]] == [
@@ -288,11 +289,12 @@ async def test_one_slot_is_lowered_disabled_and_left_to_the_rules_again(http: ht
 
     lowered = await http.put(f"/slots/{FIRST}", json={"capacity": 50.5})
     assert lowered.status_code == 200
-    assert {name: lowered.json()[name] for name in ("slotId", "capacity", "load", "disabled")} == {
+    assert {name: lowered.json()[name] for name in ("slotId", "capacity", "load", "disabled", "followsRules")} == {
         "slotId": FIRST,
         "capacity": 50.5,
         "load": 60,
         "disabled": False,
+        "followsRules": False,
     }
     assert (await assign(http)).json()["slotId"] == FIRST
     assert (await assign(http, "x2", 1)).json()["slotId"] == SECOND
@@ -301,6 +303,7 @@ async def test_one_slot_is_lowered_disabled_and_left_to_the_rules_again(http: ht
     assert (disabled["capacity"], disabled["disabled"]) == (50.5, True)
     again = (await http.put(f"/slots/{FIRST}", json={"capacity": None, "disabled": False})).json()
     assert (again["capacity"], again["load"], again["disabled"]) == (100000, 60, False)
+    assert again["followsRules"] is True
     assert (await assign(http, "x3", 1)).json()["slotId"] == FIRST
     assert (await http.put("/slots/config", json={"capacity": 70})).status_code == 200
     assert [slot["capacity"] for slot in (await http.get("/slots?limit=2")).json()["items"]] == [70, 70]

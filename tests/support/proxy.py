@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 
 from yarl import URL
 
@@ -20,8 +21,11 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def open(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator["Proxy"]:
-        self._listener = await asyncio.start_server(self._connected, host, port)
+    async def open(
+        self, host: str = "127.0.0.1", port: int = 0, ssl: SSLContext | None = None
+    ) -> AsyncIterator["Proxy"]:
+        """Take connections; with `ssl`, over TLS, which ends here."""
+        self._listener = await asyncio.start_server(self._connected, host, port, ssl=ssl)
         self.url = self._server.with_host(host).with_port(self._listener.sockets[0].getsockname()[1])
         try:
             yield self

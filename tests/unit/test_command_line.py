@@ -102,6 +102,11 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     **{("orders", action): ["--all", "--yes", "--why", "x"] for action in ("cancel", "retry", "refund", "nudge")},
     ("orders", "resume"): ["b1"],
     ("orders", "stop"): ["b1", "--why", "x"],
+    ("search",): ["lamp"],
+    ("stock", "show"): ["p1"],
+    ("stock", "restock"): ["p1", "5", "--yes", "--why", "x"],
+    ("stock", "off-sale"): ["p1", "--yes", "--why", "x"],
+    ("stock", "on-sale"): ["p1", "--why", "x"],
     ("pause",): ["payment", "--yes", "--reason", "x"],
     ("resume",): ["payment", "--reason", "x"],
     ("dead-letters", "show"): ["abc"],
@@ -147,6 +152,7 @@ def test_every_command_that_acts_names_what_it_acts_on_first(
         ("logs --f", ["--follow"]),
         ("logs pay", ["payment"]),
         ("accounts statement --l", ["--limit"]),
+        ("stock o", ["off-sale", "on-sale"]),
     ],
 )
 def test_the_shell_completes_commands_options_and_names(line: str, completed: list[str], tmp_path: Path) -> None:

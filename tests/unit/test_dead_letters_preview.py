@@ -15,10 +15,14 @@ from operations.dead_letters.preview import Read, Records, ToPreview, body_to_se
 from operations.dead_letters.stock_preview import Stock
 from order_service.order import Status
 from payment_service.lifecycle import Payment, PaymentStatus
+from provisioning_service import lifecycle
+from provisioning_service.job import Job, State
+from provisioning_service.lifecycle import Command
 from shared import contracts as c
 from shared.contracts import Message
+from shared.contracts.provisioning import Server
 from shared.database import Document
-from shared.topology import INVENTORY_INBOX, ORDER_INBOX, PAYMENT_INBOX, PROVISIONING_INBOX
+from shared.topology import INVENTORY_INBOX, NOTIFICATION_INBOX, ORDER_INBOX, PAYMENT_INBOX, PROVISIONING_INBOX
 from tests.support.builders import an_order
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
@@ -90,10 +94,9 @@ def test_what_fails_again_shows_nothing_hidden() -> None:
     assert "4242" not in shown
 
 
-def test_what_other_services_decide_has_no_preview() -> None:
-    cancel = c.CancelProvisioning(order_id="o1")
-    (shown,) = words(a_letter(cancel, PROVISIONING_INBOX), order=order())
-    assert shown == "no preview: provisioning.cancel can be read; its service decides when it handles it"
+def test_what_is_not_decided_by_a_record_has_no_preview() -> None:
+    (shown,) = words(a_letter(c.ConsumerPausesChanged(service="inventory", changed_at=NOW, pauses=())))
+    assert shown == "no preview: consumer.pauses_changed can be read; its service decides when it handles it"
     assert words(a_letter(PAID), order=Unreadable("a newer saga")) == ["no preview: a newer saga"]
 
 
@@ -203,3 +206,58 @@ def test_damaged_records_of_other_services_have_no_preview() -> None:
     assert shown.startswith("no preview: the record of order o1 is damaged (")
     (shown,) = in_words([Read(INVENTORY_INBOX, lamps("o1"))], Records(stock=Stock({}, {"lamp": Unreadable("broken")})))
     assert shown == "no preview: broken"
+
+
+def of_jobs(*messages: Message, **jobs: Job | Unreadable) -> list[str]:
+    return in_words([Read(PROVISIONING_INBOX, message) for message in messages], Records(jobs=jobs))
+
+
+def a_job(*commands: Command, **changes: Any) -> Job:
+    job: Job | None = None
+    for command in commands:
+        job = lifecycle.without_final_message(lifecycle.commanded(job, command, NOW, 1), job)
+    assert job is not None
+    return replace(job, **changes)
+
+
+def test_a_request_for_a_server_starts_a_run_and_only_a_further_one_starts_another() -> None:
+    first, second = [c.ProvisionServer(order_id="o1", user_id="u1", package="10.0.0", run=run) for run in (1, 2)]
+    failed = a_job(first, state=State.FAILED, failure_reason="No address")
+    assert of_jobs(first, first) == [
+        "provisioning nothing → QUEUED (FAILED if no provider is configured), sends provisioning.progress",
+        "changes nothing: provisioning QUEUED",
+    ]
+    assert of_jobs(first, second, o1=failed) == [
+        "changes nothing: provisioning FAILED, sends provisioning.failed again",
+        "provisioning FAILED → QUEUED (FAILED if no provider is configured), sends provisioning.progress",
+    ]
+    assert of_jobs(first, o1=Unreadable("damaged")) == ["no preview: damaged"]
+
+
+def test_a_cancellation_ends_what_no_worker_runs() -> None:
+    request, cancel = (
+        c.ProvisionServer(order_id="o1", user_id="u1", package="10.0.0"),
+        c.CancelProvisioning(order_id="o1"),
+    )
+    ended = "provisioning QUEUED → FAILED (Cancelled), sends provisioning.failed"
+    repeated = "changes nothing: provisioning FAILED, sends provisioning.failed again"
+    assert of_jobs(cancel, cancel, request, o1=a_job(request)) == [ended, repeated, repeated]
+    assert of_jobs(cancel) == ["provisioning nothing → FAILED (Cancelled), sends provisioning.failed"]
+    (running,) = of_jobs(cancel, o1=a_job(request, state=State.RUNNING))
+    assert running.startswith("no preview: provisioning.cancel can be read; the worker")
+    (bought,) = of_jobs(cancel, o1=a_job(request, state=State.WAITING, ip="10.0.0.7"))
+    assert bought == "provisioning WAITING, records provisioning.cancel"
+    (done,) = of_jobs(cancel, o1=a_job(request, state=State.COMPLETED, ip="10.0.0.7", server=Server(ip="10.0.0.7")))
+    assert done == "changes nothing: provisioning COMPLETED, sends provisioning.completed again"
+
+
+def test_what_webhooks_hear_of_is_said_without_knowing_them() -> None:
+    confirmed = c.OrderConfirmed(order_id="o1", user_id="u1", total_amount=1000)
+    low = c.PackageLowIps(package="10.0.0", ipv4=3)
+    damaged = c.OrderRefunded(order_id="o1", user_id="u1", refund_id="r1", amount=100, order={"updatedAt": "yesterday"})
+    found = in_words([Read(NOTIFICATION_INBOX, message) for message in (confirmed, low, damaged)], Records())
+    assert found == [
+        "order.confirmed goes to those of its owner's webhooks that asked for it and have not got it yet",
+        "package.low_ips goes to those of the staff's webhooks that asked for it and have not got it yet",
+        "fails again: ValueError: Invalid isoformat string: 'yesterday'",
+    ]

@@ -24,10 +24,17 @@ NOW = datetime(2026, 3, 14, 9, 55, tzinfo=UTC)
 RULES = Rules(duration=30, capacity=500_00, opens=9 * 60, closes=24 * 60, horizon=4)
 
 
-def an_item(hours: float, load: float = 0, *, disabled: bool = False) -> dict[str, Any]:
+def an_item(hours: float, load: float = 0, *, disabled: bool = False, **more: Any) -> dict[str, Any]:
     start = NOW.replace(hour=0, minute=0) + timedelta(hours=hours)
     times = {"start": start.isoformat(), "end": (start + timedelta(minutes=30)).isoformat()}
-    return {"slotId": f"slot:{start.timestamp():.0f}", "capacity": 500, "load": load, "disabled": disabled, **times}
+    return {
+        "slotId": f"slot:{start.timestamp():.0f}",
+        "capacity": 500,
+        "load": load,
+        "disabled": disabled,
+        **times,
+        **more,
+    }
 
 
 @pytest.mark.parametrize(
@@ -99,6 +106,13 @@ def test_only_what_changes_is_sent(wanted: Wanted, body: dict[str, Any]) -> None
     slot = slot_of(an_item(10), NOW, None)
     changes = changes_of(slot, False, wanted, RULES)
     assert body_of(changes, wanted) == body
+
+
+def test_a_slot_that_follows_the_rules_need_not_be_told_so() -> None:
+    slot = slot_of(an_item(10, followsRules=True), NOW, None)
+    assert changes_of(slot, False, Wanted(None, closed=False), RULES) == []
+    assert changes_of(slot, False, Wanted(None, closed=True), RULES) == [Change("bookings", "open", "closed")]
+    assert changes_of(slot, False, Wanted(250, closed=False), RULES) == [Change("capacity", "500", "250")]
 
 
 def test_changes_are_shown_in_words() -> None:

@@ -12,6 +12,7 @@ from operations.dead_letters.patching import Patch
 from operations.dead_letters.previewing import SelectionPreview
 from operations.dead_letters.records import LetterPage
 from operations.dead_letters.replaying import Progress
+from operations.dead_letters.service import Decided
 from operations.impact.impact import Impact
 from operations.impact.of_letters import Concerned
 from operations.impact.ranking import RankedPage, Sorting
@@ -97,7 +98,7 @@ class LetterDesk(Protocol):
     async def edit_one(self, letter: str, body: bytes, *, why: str, unlocked: Sequence[str]) -> str:
         """Start the replay of a letter with another body, and return its id."""
 
-    async def decide(self, act: Act, filters: Filters, *, why: str) -> int:
+    async def decide(self, act: Act, filters: Filters, *, why: str) -> Decided:
         """Discard or restore letters, and return how many; a second person is asked as by `replay`."""
 
     async def abandoned(self) -> list[str]:

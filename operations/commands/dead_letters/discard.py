@@ -98,11 +98,11 @@ def _decide(
         selection = await desk.freeze(filters)
         await confirm(desk, selection, act, yes)
         reason = checked_reason(why if why is not None else typer.prompt("Reason", err=True))
-        number = await desk.decide(act, selection, why=reason)
+        decided = await desk.decide(act, selection, why=reason)
         done = {"discard": "discarded", "restore": "restored"}[act]
         if as_json_document:
-            print_json({done: number})
+            print_json({done: decided.number, "before": decided.before})
         else:
-            typer.echo(f"{done} {number:,}")
+            typer.echo(f"{done} {decided.number:,}{decided.after}")
 
     run(work)

@@ -19,6 +19,7 @@ from operations.dead_letters.outcome import ReplayOutcome
 from operations.dead_letters.patching import Patch
 from operations.dead_letters.previewing import ReplayPreviews, SelectionPreview
 from operations.dead_letters.replaying import Progress
+from operations.dead_letters.service import Decided
 from operations.impact.impact import Impact
 from operations.impact.of_letters import concerned
 from operations.impact.ranking import RankedPage, Sorting, rank_groups
@@ -128,7 +129,7 @@ class LocalDesk:
         """See `LetterDesk`."""
         return await self._service.edit_and_replay(letter, body, by=current_operator(), why=why, unlocked=unlocked)
 
-    async def decide(self, act: Act, filters: Filters, *, why: str) -> int:
+    async def decide(self, act: Act, filters: Filters, *, why: str) -> Decided:
         """See `LetterDesk`."""
         if act == "restore":
             return await self._service.restore(filters, by=current_operator(), why=why)

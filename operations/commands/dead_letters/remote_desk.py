@@ -17,7 +17,6 @@ from operations.commands.remote.api import (
     InvalidRequestError,
     OperationsApi,
     RefusedError,
-    in_rfc3339,
 )
 from operations.dead_letters.difference import Change
 from operations.dead_letters.edit_previewing import EditPreview, edit_preview_from_json
@@ -33,10 +32,12 @@ from operations.dead_letters.previewing import SelectionPreview, selection_previ
 from operations.dead_letters.records import LetterPage
 from operations.dead_letters.replaying import Progress
 from operations.dead_letters.replays import UNFINISHED, NotPossibleError
+from operations.dead_letters.service import Decided
 from operations.impact.impact import Impact, impact_from_json
 from operations.impact.of_letters import Concerned
 from operations.impact.ranking import RankedGroup, RankedPage, Sorting
 from operations.settings import RemoteStack
+from shared.clock import to_rfc3339_if_any
 from shared.database import Document
 from shared.paging import MAX_LIMIT, write_cursor
 
@@ -116,8 +117,8 @@ class RemoteDesk:
             inbox=filters.queue,
             cause=filters.cause,
             productId=filters.product,
-            since=in_rfc3339(filters.since),
-            until=in_rfc3339(filters.until),
+            since=to_rfc3339_if_any(filters.since),
+            until=to_rfc3339_if_any(filters.until),
             sort=by.value,
         )
         groups = [
@@ -171,11 +172,11 @@ class RemoteDesk:
         asked = {"body": _text(body), "reason": why, "unlock": list(unlocked)}
         return str((await self._ask("POST", "dead-letters", letter, "edit", body=asked, about_body=True))["id"])
 
-    async def decide(self, act: Act, filters: Filters, *, why: str) -> int:
+    async def decide(self, act: Act, filters: Filters, *, why: str) -> Decided:
         """See `LetterDesk`."""
         asked = {"letters": _selection(filters), "reason": why}
         done = self._started(await self._ask("POST", *_address(act), body=asked), DISCARD)
-        return int(done["discarded" if act == "discard" else "restored"])
+        return Decided(done["discarded" if act == "discard" else "restored"], done["before"])
 
     async def abandoned(self) -> list[str]:
         """See `LetterDesk`: none, because the console continues each replay."""
@@ -280,8 +281,8 @@ def _fields(filters: Filters) -> dict[str, Any]:
         "orderId": filters.order_id,
         "group": filters.group,
         "text": filters.text,
-        "since": in_rfc3339(filters.since),
-        "until": in_rfc3339(filters.until),
+        "since": to_rfc3339_if_any(filters.since),
+        "until": to_rfc3339_if_any(filters.until),
     }
 
 

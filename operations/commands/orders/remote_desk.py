@@ -8,13 +8,13 @@ import typer
 
 from operations.commands.orders.desk import Acting, Chosen, Progress
 from operations.commands.orders.failures import NothingToDoError
-from operations.commands.remote.api import POLL_SECONDS, ById, OperationsApi, RefusedError, in_rfc3339, new_key
+from operations.commands.remote.api import POLL_SECONDS, ById, OperationsApi, RefusedError, new_key
 from operations.errors import UnreachableError
 from operations.impact.impact import minor_amounts
 from operations.order_actions.bulk import DONE, ENDED, FAILED, RUNNING, STARTING, WAITING
 from operations.order_actions.search import OrderSearch, OrderTotals
 from operations.settings import RemoteStack
-from shared.clock import to_rfc3339, utc_now
+from shared.clock import to_rfc3339, to_rfc3339_if_any, utc_now
 from shared.paging import MAX_LIMIT
 
 LEFT_OUT = "there is no such order, or the action is not possible for it"
@@ -141,8 +141,8 @@ def query_of_list(search: OrderSearch) -> dict[str, Any]:
         "productId": search.product,
         "unsettled": search.open or None,
         "stuck": search.stuck_at is not None or None,
-        "since": in_rfc3339(search.since),
-        "until": in_rfc3339(search.until),
+        "since": to_rfc3339_if_any(search.since),
+        "until": to_rfc3339_if_any(search.until),
     }
 
 

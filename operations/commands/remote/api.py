@@ -264,11 +264,6 @@ def new_key() -> str:
     return uuid4().hex
 
 
-def in_rfc3339(moment: Any) -> str | None:
-    """Return a time as a parameter, None without one."""
-    return None if moment is None else moment.isoformat()
-
-
 class _Patience:
     """Whether one request is sent again: `repeat` says that it may be done twice, `reads` that it changes nothing."""
 

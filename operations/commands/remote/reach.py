@@ -36,6 +36,8 @@ REMOTE = frozenset(
         "pause",
         "resume",
         "pauses",
+        "search",
+        *(f"stock {name}" for name in ("list", "show", "restock", "off-sale", "on-sale")),
     }
 )
 """The commands that act through the operations API."""
