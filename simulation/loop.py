@@ -6,6 +6,7 @@ run again, as those of a process that was killed; those of a life that is stalle
 
 import asyncio
 import heapq
+import warnings
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -94,10 +95,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def bury(self) -> None:
         """Close what never ended; only when the trace is complete, because `finally` blocks run."""
-        for task in self._made:
-            if not task.done():
-                with suppress(BaseException):
-                    task.get_coro().close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # some have never begun
+            for task in self._made:
+                if not task.done():
+                    with suppress(BaseException):
+                        task.get_coro().close()
         self._made.clear()
         self._lost.clear()
         self._ready.clear()

@@ -20,8 +20,8 @@ PREPAID = 60
 ROOM = 25
 """The capacity of each of the two delivery slots."""
 PRICE = 10
-HOLD_SECONDS = 8
-_PATIENCE, _PAUSE = 6.0, 0.7
+HOLD_SECONDS = 4
+_PATIENCE, _PAUSE = 4.0, 0.5
 """How long an answer may take, and the pause before the next attempt, in seconds."""
 
 

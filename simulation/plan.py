@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 ORDERS = 10
 FAULTS = 24
-LAST_ORDER_AT = 20.0
-LAST_FAULT_AT = 45.0
+LAST_ORDER_AT = 10.0
+LAST_FAULT_AT = 24.0
 """Both in virtual seconds: most of the saga's time limits end in between."""
 
 SERVICES = ("order", "inventory", "payment", "provisioning")
@@ -56,21 +56,21 @@ class Kind:
 
 
 _SKIPS = (0, 0, 1, 2, 4, 8)
-_OUTAGES = (0.0, 0.0, 1.0, 4.0)
+_OUTAGES = (0.0, 0.0, 1.0, 3.0)
 
 KINDS = {
     CRASH: Kind(9, PROCESSES, CRASH_PLACES, skips=_SKIPS),
     CUT: Kind(2, PROCESSES, skips=_SKIPS),
     REFUSE: Kind(2, PROCESSES, seconds=_OUTAGES, skips=_SKIPS),
     LOSE_ANSWER: Kind(3, PROCESSES, skips=_SKIPS),
-    STALL: Kind(2, PROCESSES, seconds=(1.0, 5.0, 12.0, 30.0)),
-    JUMP: Kind(2, PROCESSES, seconds=(-3.0, -1.0, -0.2, 0.2, 1.0, 3.0)),
+    STALL: Kind(2, PROCESSES, seconds=(1.0, 3.0, 6.0, 12.0)),
+    JUMP: Kind(2, PROCESSES, seconds=(-2.0, -1.0, -0.2, 0.2, 1.0, 2.0)),
     LOSE_MESSAGES: Kind(1, ("broker",)),
-    DELAY: Kind(3, SERVICES, seconds=(0.1, 1.0, 5.0, 20.0), skips=_SKIPS),
+    DELAY: Kind(3, SERVICES, seconds=(0.1, 1.0, 4.0, 10.0), skips=_SKIPS),
     DUPLICATE: Kind(3, SERVICES, seconds=(0.0, 0.5, 10.0), skips=_SKIPS),
     OVERTAKE: Kind(2, SERVICES, skips=_SKIPS),
     HALF_PUBLISHED: Kind(2, PROCESSES, skips=_SKIPS),
-    PAUSE: Kind(1, SERVICES, seconds=(5.0, 15.0, 40.0)),
+    PAUSE: Kind(1, SERVICES, seconds=(3.0, 8.0, 24.0)),
     REPLAY: Kind(1, ("broker",)),
     PROVIDER: Kind(3, ("provider",), PROVIDER_FAULTS, skips=(0, 0, 1, 2)),
     ELECT: Kind(1, SERVICES),
@@ -197,15 +197,15 @@ def _story(seed: int, number: int, capture: str) -> Story:
 def _actions(chance: random.Random) -> list[Action]:
     found: list[Action] = []
     for kind, probability, within in (
-        ("cancel", 0.25, 5.0),
-        ("cancel", 0.1, 20.0),
-        ("retry", 0.3, 25.0),
-        ("retry", 0.3, 40.0),
-        ("refund", 0.2, 40.0),
-        ("deliver", 0.4, 25.0),
-        ("part", 0.35, 35.0),
-        ("part", 0.25, 40.0),
-        ("line", 0.3, 40.0),
+        ("cancel", 0.25, 2.0),
+        ("cancel", 0.1, 12.0),
+        ("retry", 0.3, 12.0),
+        ("retry", 0.3, 18.0),
+        ("refund", 0.2, 18.0),
+        ("deliver", 0.4, 12.0),
+        ("part", 0.35, 16.0),
+        ("part", 0.25, 18.0),
+        ("line", 0.3, 18.0),
     ):
         if chance.random() < probability:
             twice = chance.random() < 0.2

@@ -17,7 +17,7 @@ from simulation.trace import Trace
 
 PACKAGE = "103.181.91"
 OTHER_PACKAGE = "198.51.100"
-_LATENCY, _SLOW = 0.05, 5.0
+_LATENCY, _SLOW = 0.05, 3.0
 """Of a call, in seconds."""
 
 

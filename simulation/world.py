@@ -36,13 +36,13 @@ from simulation.processes import Observed, SimulatedProcess, applications, slowe
 from simulation.provider import ProviderSite
 from simulation.trace import Trace
 
-FAULTS_UNTIL = 62.0
+FAULTS_UNTIL = 32.0
 """When faults stop, in virtual seconds."""
 SETTLED_WITHIN = 1800.0
 """How long everything may take to settle after that; the retry ladder alone takes more than two minutes."""
 REPLAYS = 3
 """How often dead letters are replayed at the end; what becomes one again after that is a finding."""
-_LOOK_EVERY = 5.0
+_LOOK_EVERY = 2.0
 _PATIENCE = timedelta(minutes=15)
 """Far beyond all that the audit waits for: what is not done at the end counts as overdue."""
 

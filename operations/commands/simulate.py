@@ -27,6 +27,7 @@ def simulate(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Number of processes.", show_default="one for each core")
     ] = None,
+    stop_after: Annotated[int, typer.Option(min=1, help="Stop after so many seeds that fail.")] = 5,
     shrink: Annotated[bool, typer.Option(help="Look for the shortest story of a seed that fails.")] = True,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -41,7 +42,7 @@ def simulate(
             outcome = shrinking.shrink(outcome, world.run)
         _show_one(outcome, trace=trace, as_json_document=as_json_document)
         raise typer.Exit(1 if outcome.violations else 0)
-    summary = run_seeds(range(first, first + seeds), processes=processes)
+    summary = run_seeds(range(first, first + seeds), processes=processes, most_failed=stop_after)
     stories = [_story(summary, shrink=shrink)] if summary.failed else []
     if as_json_document:
         print_json(report.as_json(summary, stories))
