@@ -38,6 +38,16 @@ def updated(document: Document, update: Given, query: Query, variables: Variable
     return new
 
 
+def check(update: Given) -> None:
+    """Raise the error for an update that would fail whatever document it finds, or is not modelled."""
+    if isinstance(update, Mapping):
+        _changes(update, inserting=False)
+        return
+    for stage in update:
+        for given in _fields_set(stage).values():
+            expression(given)
+
+
 def upserted(update: Given, query: Query, variables: Variables) -> Document:
     """Return the document that an upsert inserts, perhaps without an `_id`."""
     editor = Editor({})
@@ -58,11 +68,8 @@ def _changed(document: Document, update: Given, query: Query, variables: Variabl
 
 
 def _through_stage(document: Document, stage: Mapping[str, Any], variables: Variables) -> Document:
-    (name, fields), *more = stage.items()
-    if more or name != "$set":
-        raise NotImplementedError(f"the stage {', '.join(stage)} in an update")
     editor = Editor(document)
-    for field, given in fields.items():
+    for field, given in _fields_set(stage).items():
         path, value = field.split("."), expression(given)(document, variables)
         if any(type(editor.get(path[:depth])) is list for depth in range(1, len(path))):
             raise NotImplementedError("a stage that sets a field within an array")
@@ -71,6 +78,13 @@ def _through_stage(document: Document, stage: Mapping[str, Any], variables: Vari
         else:
             editor.set(path, value)
     return editor.document
+
+
+def _fields_set(stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    if stage.keys() != {"$set"}:
+        raise NotImplementedError(f"the stage {', '.join(stage)} in an update")
+    fields: Mapping[str, Any] = stage["$set"]
+    return fields
 
 
 def _changes(update: Mapping[str, Any], inserting: bool) -> list[tuple[Path, Change, Any]]:

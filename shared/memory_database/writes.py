@@ -9,7 +9,7 @@ from shared.memory_database.filters import Query
 from shared.memory_database.queries import Order, find, in_order
 from shared.memory_database.server import Server
 from shared.memory_database.storage import ID_INDEX, StoredCollection, Transaction, View, duplicate
-from shared.memory_database.updates import Given, replaced, updated, upserted
+from shared.memory_database.updates import Given, check, replaced, updated, upserted
 from shared.memory_database.values import MISSING, Document, encoded, key_of, same
 
 
@@ -44,9 +44,8 @@ class Writes:
         variables = self.server.variables()
         found = self._find(query, multi, order)
         if not found:
-            # The operators are checked even if nothing is changed.
-            inserted = upserted(update, query, variables)
-            return self._upsert(inserted) if upsert else Updated()
+            check(update)
+            return self._upsert(upserted(update, query, variables)) if upsert else Updated()
         return self._write([(each, updated(each, update, query, variables)) for each in found])
 
     def replace(self, query: Query, replacement: Mapping[str, Any], *, upsert: bool = False) -> Updated:
@@ -102,10 +101,10 @@ class Writes:
 
     def _insert(self, document: Document) -> None:
         key = key_of(document["_id"])
+        self._validate(document)
         if self._view().get(key) is not None:
             raise duplicate(self.collection.namespace, ID_INDEX, {"_id": 1}, [document["_id"]])
         self.server.check_free(self.collection, key, self.transaction)
-        self._validate(document)
         self._check_unique(key, document)
         self.server.put(self.collection, key, document, self.transaction)
 
