@@ -46,7 +46,7 @@ class Bulk:
     ) -> None:
         refuse_options("an update in a bulk", options)
         validate_ok_for_update(update)
-        asked = {"q": selector, "u": update, "multi": multi, "upsert": bool(upsert)}
+        asked = {"q": selector, "u": update, "multi": multi} | ({} if upsert is None else {"upsert": upsert})
         self.writes.append(
             _Write(
                 _UPDATE,

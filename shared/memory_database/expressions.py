@@ -12,6 +12,7 @@ Variables = Mapping[str, Any]
 """The values of `$$NOW`, and of `$$this` within a `$filter`."""
 Expression = Callable[[Document, Variables], Any]
 
+NOT_A_NUMBER = 16554
 NOT_AN_ARRAY = 17124
 NO_BRANCH = 40066
 
@@ -155,7 +156,7 @@ def _sum(left: Any, right: Any) -> Any:
         return right + timedelta(milliseconds=round(left))
     if is_number(left) and is_number(right):
         return number(left + right)
-    raise ServerError(TYPE_MISMATCH, "$add only supports numeric or date types")
+    raise ServerError(NOT_A_NUMBER, "$add only supports numeric or date types")
 
 
 def _difference(left: Any, right: Any) -> Any:

@@ -13,10 +13,8 @@ _ABSENT = object()
 
 def projection(given: Mapping[str, Any] | None) -> Projection:
     """Return a function that copies a document's wanted fields. Raises NotImplementedError for other operators."""
-    if given is None:
+    if not given:
         return copied
-    if not given:  # the driver asks for the id only
-        given = {"_id": True}
     kinds = {_is_included(value) for name, value in given.items() if name != "_id" or value}
     if kinds <= {None, False}:
         tree = _tree({name: value for name, value in given.items() if value is not True})

@@ -13,16 +13,17 @@ from shared.memory_database.errors import (
     TYPE_MISMATCH,
     ServerError,
 )
-from shared.memory_database.expressions import Variables, expression, is_number
+from shared.memory_database.expressions import Expression, Variables, expression, is_number
 from shared.memory_database.filters import Query, equalities, is_operators, matched_place, matcher
 from shared.memory_database.paths import Editor, Path
 from shared.memory_database.values import MISSING, Document, encoded, integer, order_of, same
 
 Change = Callable[[Editor, Path, Any, Variables], None]
+Stage = list[tuple[str, Expression]]
 Given = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
-def replaced(document: Document, replacement: Mapping[str, Any]) -> Document:
+def replaced(replacement: Mapping[str, Any], document: Document) -> Document:
     """Return the new document in the place of another one."""
     new = encoded(replacement)
     if "_id" in new and not same(new["_id"], document["_id"]):
@@ -30,62 +31,85 @@ def replaced(document: Document, replacement: Mapping[str, Any]) -> Document:
     return {"_id": document["_id"], **new}
 
 
-def updated(document: Document, update: Given, query: Query, variables: Variables) -> Document:
-    """Return a document after an update of it; `query` found it."""
-    new = _changed(document, update, query, variables, inserting=False)
-    if not same(new.get("_id", MISSING), document["_id"]):
-        raise ServerError(IMMUTABLE_FIELD, "Performing an update on the path '_id' would modify the immutable field")
+class Update:
+    """An update by operators or by a pipeline, of the documents that a query finds.
+
+    Raises ServerError for one that would fail whatever it finds, NotImplementedError for what is not modelled.
+    """
+
+    def __init__(self, given: Given, query: Query, variables: Variables) -> None:
+        self._query = query
+        self._variables = variables
+        self._changes = _changes(given) if isinstance(given, Mapping) else []
+        self._stages = [] if isinstance(given, Mapping) else [_stage(each) for each in given]
+
+    def of(self, document: Document) -> Document:
+        """Return a document as it becomes."""
+        new = self._changed(document, inserting=False)
+        if new.get("_id", MISSING) is not document["_id"] and not same(new.get("_id", MISSING), document["_id"]):
+            raise ServerError(IMMUTABLE_FIELD, "Performing an update on the path '_id' would modify the field")
+        return new
+
+    def inserted(self) -> Document:
+        """Return the document that an upsert inserts, perhaps without an `_id`."""
+        editor = Editor({})
+        for name, value in equalities(self._query):
+            path = name.split(".")
+            if any(editor.get(path[:depth]) is not MISSING for depth in range(1, len(path) + 1)):
+                raise NotImplementedError(f"an upsert by several conditions on {path[0]}")
+            editor.set(path, value)
+        return self._changed(editor.document, inserting=True)
+
+    def _changed(self, document: Document, *, inserting: bool) -> Document:
+        for stage in self._stages:
+            document = _through_stage(document, stage, self._variables)
+        editor = Editor(document)
+        for path, change, argument in self._changes:
+            if inserting or change is not _set_on_insert:
+                change(editor, _resolved(path, document, self._query, self._variables), argument, self._variables)
+        return editor.document
+
+
+def _stage(given: Mapping[str, Any]) -> Stage:
+    if given.keys() != {"$set"}:
+        raise NotImplementedError(f"the stage {', '.join(given)} in an update")
+    if dotted := [field for field in given["$set"] if "." in field]:
+        raise NotImplementedError(f"a stage that sets {', '.join(dotted)}")
+    return [(field, expression(value)) for field, value in given["$set"].items()]
+
+
+def _through_stage(document: Document, stage: Stage, variables: Variables) -> Document:
+    new = dict(document)
+    for field, evaluate in stage:
+        value = evaluate(document, variables)
+        if value is MISSING:
+            new.pop(field, None)
+        else:
+            new[field] = value
     return new
 
 
-def upserted(update: Given, query: Query, variables: Variables) -> Document:
-    """Return the document that an upsert inserts, perhaps without an `_id`."""
-    editor = Editor({})
-    for name, value in equalities(query):
-        editor.set(name.split("."), value)
-    return _changed(editor.document, update, query, variables, inserting=True)
-
-
-def _changed(document: Document, update: Given, query: Query, variables: Variables, *, inserting: bool) -> Document:
-    if not isinstance(update, Mapping):
-        for stage in update:
-            document = _through_stage(document, stage, variables)
-        return document
-    editor = Editor(document)
-    for path, change, argument in _changes(update, inserting):
-        change(editor, _resolved(path, document, query, variables), argument, variables)
-    return editor.document
-
-
-def _through_stage(document: Document, stage: Mapping[str, Any], variables: Variables) -> Document:
-    (name, fields), *more = stage.items()
-    if more or name != "$set":
-        raise NotImplementedError(f"the stage {', '.join(stage)} in an update")
-    editor = Editor(document)
-    for field, given in fields.items():
-        path, value = field.split("."), expression(given)(document, variables)
-        if any(type(editor.get(path[:depth])) is list for depth in range(1, len(path))):
-            raise NotImplementedError("a stage that sets a field within an array")
-        if value is MISSING:
-            editor.unset(path)
-        else:
-            editor.set(path, value)
-    return editor.document
-
-
-def _changes(update: Mapping[str, Any], inserting: bool) -> list[tuple[Path, Change, Any]]:
+def _changes(update: Mapping[str, Any]) -> list[tuple[Path, Change, Any]]:
     """Return the changes in the order in which MongoDB makes them: by their paths."""
     found: list[tuple[Path, Change, Any]] = []
     for operator, fields in update.items():
         if operator not in _CHANGES:
             raise NotImplementedError(f"the update operator {operator}")
+        if operator == "$inc":
+            _check_amounts(fields)
         found += [(field.split("."), _CHANGES[operator], argument) for field, argument in fields.items()]
     found.sort(key=lambda each: each[0])
     for (one, *_), (other, *_) in pairwise(found):
         if other[: len(one)] == one:
             field = ".".join(one)
             raise ServerError(CONFLICTING_UPDATES, f"Updating the path '{field}' would create a conflict at '{field}'")
-    return found if inserting else [each for each in found if each[1] is not _set_on_insert]
+    return found
+
+
+def _check_amounts(fields: Mapping[str, Any]) -> None:
+    for amount in fields.values():
+        if not is_number(amount):
+            raise ServerError(TYPE_MISMATCH, f"Cannot increment with non-numeric argument: {amount!r}")
 
 
 def _resolved(path: Path, document: Document, query: Query, variables: Variables) -> Path:
@@ -114,8 +138,6 @@ def _unset(editor: Editor, path: Path, _argument: Any, _variables: Variables) ->
 
 def _inc(editor: Editor, path: Path, argument: Any, _: Variables) -> None:
     amount, current = encoded(argument), editor.get(path)
-    if not is_number(amount):
-        raise ServerError(TYPE_MISMATCH, f"Cannot increment with non-numeric argument: {amount!r}")
     if current is MISSING:
         editor.set(path, amount)
         return

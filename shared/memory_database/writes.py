@@ -1,15 +1,16 @@
-"""Writes of one collection, as the server carries them out: each on all of its documents or on none."""
+"""Writes of one collection, as the server carries them out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from shared.memory_database.errors import DOCUMENT_INVALID, ServerError
-from shared.memory_database.filters import Query
+from shared.memory_database.filters import Query, equalities
 from shared.memory_database.queries import Order, find, in_order
 from shared.memory_database.server import Server
 from shared.memory_database.storage import ID_INDEX, StoredCollection, Transaction, View, duplicate
-from shared.memory_database.updates import Given, replaced, updated, upserted
+from shared.memory_database.updates import Given, Update, replaced
 from shared.memory_database.values import MISSING, Document, encoded, key_of, same
 
 
@@ -41,23 +42,22 @@ class Writes:
         self, query: Query, update: Given, *, multi: bool = False, upsert: bool = False, order: Order = ()
     ) -> Updated:
         """Change the first document that matches, or all of them; insert one if none does and `upsert` is set."""
-        variables = self.server.variables()
+        change = Update(update, query, self.server.variables())
         found = self._find(query, multi, order)
         if not found:
-            # The operators are checked even if nothing is changed.
-            inserted = upserted(update, query, variables)
-            return self._upsert(inserted) if upsert else Updated()
-        return self._write([(each, updated(each, update, query, variables)) for each in found])
+            return self._upsert(change.inserted()) if upsert else Updated()
+        return self._write(found, change.of)
 
     def replace(self, query: Query, replacement: Mapping[str, Any], *, upsert: bool = False) -> Updated:
         """Replace the first document that matches; insert it if none does and `upsert` is set."""
         found = self._find(query, multi=False)
         if found:
-            return self._write([(each, replaced(each, replacement)) for each in found])
+            done = self._write(found, partial(replaced, replacement))
+            # MongoDB compares with what was sent: without an id, that is always something else.
+            return done if "_id" in replacement else replace(done, modified=1)
         if not upsert:
             return Updated()
-        variables = self.server.variables()
-        named = {name: value for name, value in upserted({"$set": {}}, query, variables).items() if name == "_id"}
+        named = {name: value for name, value in equalities(query) if name == "_id"}
         return self._upsert({**named, **encoded(replacement)})
 
     def delete(self, query: Query, *, multi: bool) -> int:
@@ -79,20 +79,21 @@ class Writes:
             found = in_order(found, order)
         return found if multi else found[:1]
 
-    def _write(self, changes: Sequence[tuple[Document, Document]]) -> Updated:
-        keys = [key_of(before["_id"]) for before, _ in changes]
-        for key, (_, after) in zip(keys, changes, strict=True):
-            self.server.check_free(self.collection, key, self.transaction)
-            self._validate(after)
+    def _write(self, found: Sequence[Document], change: Callable[[Document], Document]) -> Updated:
+        """Change documents, up to the first that cannot be changed; none as long as one of them is not free."""
+        for document in found:
+            self.server.check_free(self.collection, key_of(document["_id"]), self.transaction)
         modified = 0
-        for key, (before, after) in zip(keys, changes, strict=True):
+        for before in found:
+            after = change(before)
             if before == after and same(before, after):
                 continue
+            key = key_of(before["_id"])
+            self._validate(after)
             self._check_unique(key, after)
             self.server.put(self.collection, key, after, self.transaction)
             modified += 1
-        before, after = changes[0]
-        return Updated(len(changes), modified, before=before, after=after)
+        return Updated(len(found), modified, before=before, after=after)
 
     def _upsert(self, document: Document) -> Updated:
         named = document.get("_id", MISSING)
@@ -102,10 +103,10 @@ class Writes:
 
     def _insert(self, document: Document) -> None:
         key = key_of(document["_id"])
+        self._validate(document)
         if self._view().get(key) is not None:
             raise duplicate(self.collection.namespace, ID_INDEX, {"_id": 1}, [document["_id"]])
         self.server.check_free(self.collection, key, self.transaction)
-        self._validate(document)
         self._check_unique(key, document)
         self.server.put(self.collection, key, document, self.transaction)
 

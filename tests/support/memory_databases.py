@@ -7,6 +7,7 @@ from shared.clock import utc_now
 from shared.database import Database
 from shared.memory_database import MemoryDatabase
 
+MONGODB = "mongodb"
 MEMORY = "memory"
 """Stands in the place of a driver, and of the URL of a MongoDB."""
 
