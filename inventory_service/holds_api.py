@@ -17,7 +17,6 @@ from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal
 from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY, SLOT_ID_PATTERN, ProductId
-from shared.group_commit import GroupCommit
 from shared.http import (
     REPLAYED,
     Body,
@@ -36,7 +35,6 @@ from shared.problems import HOLD_OVER, HOLD_REFUSED, OTHER_PERSON, TOO_MANY_HOLD
 from shared.validation import wrong_field
 
 MAX_SECONDS = 3600
-MAX_PLACED_AT_ONCE = 200
 
 # Any fixed value does: it only keeps these keys apart from others that are made in the same way.
 _KEYS = uuid.UUID("0b7c0c1e-7a55-4a55-9a1f-58c3f9d1c8a4")
@@ -98,7 +96,6 @@ class Extension(Body):
 def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
     """Build the routes; no user may have more open holds than `most_per_user`."""
     router = new_router("holds")
-    placements: GroupCommit[HoldRequest, Reservation | None] = GroupCommit(holds.place, limit=MAX_PLACED_AT_ONCE)
 
     @router.post(
         "/holds",
@@ -114,7 +111,7 @@ def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
         request = _request(hold_id, body, caller, keyed=idempotency_key is not None)
         if idempotency_key is not None and (earlier := await holds.find_own(hold_id, caller.owner)) is not None:
             return _answer(_same(earlier, request), HTTPStatus.OK, REPLAYED)
-        placed = await placements.submit(request)
+        placed = await holds.place_with_others(request)
         if placed is None:
             detail = f"User {body.user_id} has {most_per_user} holds: delete one, or wait until one expires"
             raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, kind=TOO_MANY_HOLDS)

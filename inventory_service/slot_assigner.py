@@ -14,6 +14,9 @@ from inventory_service.reservation_processor import ReservationProcessor
 from inventory_service.reservations import Reservations
 from inventory_service.stock import Assignment, Booking, Reservation, Status, assignment_id
 from shared.contracts.orders import DeliveryInstruction
+from shared.group_commit import GroupCommit
+
+MAX_ASSIGNED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,18 @@ class SlotAssigner:
         self._reservations = reservations
         self._processor = processor
         self._releaser = releaser
+        self._assignments: GroupCommit[AssignmentRequest, AssignmentResult] = GroupCommit(
+            self.assign, limit=MAX_ASSIGNED_AT_ONCE
+        )
+        self._releases: GroupCommit[str, Reservation | None] = GroupCommit(self.release_all, limit=MAX_ASSIGNED_AT_ONCE)
+
+    async def assign_with_others(self, request: AssignmentRequest) -> AssignmentResult:
+        """Do as `assign`, in one write with the requests that arrive meanwhile."""
+        return await self._assignments.submit(request)
+
+    async def release_with_others(self, order_id: str) -> Reservation | None:
+        """Do as `release`, in one write with the requests that arrive meanwhile."""
+        return await self._releases.submit(order_id)
 
     async def assign(self, requests: Sequence[AssignmentRequest]) -> list[AssignmentResult]:
         """Assign a slot to each order, first come, first served; an order that has one keeps it."""

@@ -13,7 +13,6 @@ from pydantic.alias_generators import to_camel
 from inventory_service.reservations import Reservations
 from inventory_service.slot_assigner import (
     AssignmentRequest,
-    AssignmentResult,
     NoRoom,
     NotOwn,
     OrderClosed,
@@ -38,7 +37,6 @@ from shared.access.permissions import Permission
 from shared.clock import Clock, utc_now
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
-from shared.group_commit import GroupCommit
 from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found, shown_as
 from shared.money import JsonMoney
 from shared.openapi import documented
@@ -58,7 +56,6 @@ from shared.validation import Moment
 
 MAX_HORIZON = 1000
 MAX_LEAD_MINUTES = 7 * DAY_MINUTES
-MAX_ASSIGNED_AT_ONCE = 200
 
 _TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
@@ -217,10 +214,6 @@ def _place_in_list(reservation: Reservation) -> Sequence[Any]:
 
 def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
     router = new_router("slots")
-    assignments: GroupCommit[AssignmentRequest, AssignmentResult] = GroupCommit(
-        assigner.assign, limit=MAX_ASSIGNED_AT_ONCE
-    )
-    releases: GroupCommit[str, Reservation | None] = GroupCommit(assigner.release_all, limit=MAX_ASSIGNED_AT_ONCE)
 
     @router.post(
         "/slots/assign", response_model=AssignmentView, responses=documented(SLOTS_FULL, SLOT_STATE, NOT_FOUND)
@@ -230,7 +223,7 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
         """Give an order the earliest slot with room for its whole price; the same order gets the same one again."""
         own_only = not caller.reaches_all(Permission.SLOTS_ASSIGN)
         request = AssignmentRequest(body.order_id, body.order_price, body.items_count, caller.owner, own_only)
-        answer = await assignments.submit(request)
+        answer = await assigner.assign_with_others(request)
         if isinstance(answer, Booking):
             return json_response(show_assignment(answer))
         raise _refusal(body.order_id, answer)
@@ -243,7 +236,7 @@ def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
             owners = await assigner.owners([order_id])
             if owners.get(order_id) != caller.owner:
                 raise not_found(f"An assignment of order {order_id}")
-        if await releases.submit(order_id) is None:
+        if await assigner.release_with_others(order_id) is None:
             own = await assigner.own_reservation(order_id)
             if own is not None and own.booking is not None and own.status is Status.RESERVED:
                 raise conflict(

@@ -68,6 +68,9 @@ COMMANDS = {
     "load": Entry("operations.commands.load", "load", "Place many orders and measure throughput and latency."),
     "smoke": Entry("operations.commands.smoke", "smoke", "Do one of everything after a deployment, and undo it."),
     "demo": Entry("operations.commands.demo", "demo", "Run scenarios on a temporary stack and check their outcome."),
+    "simulate": Entry(
+        "operations.commands.simulate", "simulate", "Run disasters on a virtual clock and check every invariant."
+    ),
     "topology": Entry(
         "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."
     ),

@@ -13,6 +13,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support import sharding
+from tests.support.memory_databases import MEMORY, MONGODB
 from tests.support.seeds import IS_LONG_FORM
 from tests.support.servers import (
     AMQP_MANAGEMENT_URL_VARIABLE,
@@ -138,9 +139,15 @@ async def own_servers(servers_to_stop: NativeServers, unique_id: str) -> AsyncIt
     await drop_databases(servers_to_stop.mongodb_url, f"t{unique_id}")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests marked `both_databases` over MongoDB and over the database in memory."""
+    if metafunc.definition.get_closest_marker("both_databases") and "mongodb_url" in metafunc.fixturenames:
+        metafunc.parametrize("mongodb_url", [MONGODB, MEMORY], indirect=True)
+
+
 @pytest.fixture
-def mongodb_url(servers: Servers) -> str:
-    return servers.mongodb_url
+def mongodb_url(servers: Servers, request: pytest.FixtureRequest) -> str:
+    return MEMORY if getattr(request, "param", MONGODB) == MEMORY else servers.mongodb_url
 
 
 @pytest.fixture
@@ -175,4 +182,5 @@ async def database_prefix(mongodb_url: str, unique_id: str) -> AsyncIterator[str
     """A prefix for the names of this test's databases; they are dropped when it ends."""
     prefix = f"t{unique_id}"
     yield prefix
-    await drop_databases(mongodb_url, prefix)
+    if mongodb_url != MEMORY:
+        await drop_databases(mongodb_url, prefix)

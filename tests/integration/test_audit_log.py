@@ -19,6 +19,8 @@ from shared.schema import prepare
 from tests.support.access import RING, bearer, key_authenticator
 from tests.support.builders import connected
 
+pytestmark = pytest.mark.both_databases
+
 ADMIN, CLIENT, VIEWER = (RING.add(role, "shop") for role in (Role.ADMIN, Role.CLIENT, Role.VIEWER))
 
 

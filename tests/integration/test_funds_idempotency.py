@@ -21,6 +21,8 @@ from tests.support.funds_app import FundsApp, assert_books_balance, funds_app
 from tests.support.funds_client import Answer, Call
 from tests.support.monitoring import counted
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def app(mongodb_url: str, database_prefix: str) -> AsyncIterator[FundsApp]:

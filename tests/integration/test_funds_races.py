@@ -11,6 +11,8 @@ from tests.support.builders import new_id
 from tests.support.funds_app import FundsApp, assert_books_balance, funds_app
 from tests.support.funds_client import Answer, Call
 
+pytestmark = pytest.mark.both_databases
+
 Processes = list[FundsApp]
 
 

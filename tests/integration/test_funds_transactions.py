@@ -20,6 +20,8 @@ from shared.errors import DatabaseUnavailableError
 from tests.support.builders import connected, new_id
 from tests.support.eventually import eventually
 
+pytestmark = pytest.mark.both_databases
+
 DRIVERS = ["pymongo", "motor"]
 Work = Callable[[Session], Awaitable[int]]
 

@@ -52,7 +52,7 @@ class Bench:
         return request, outcome
 
 
-@pytest.fixture(params=["pymongo", "motor"])
+@pytest.fixture(params=["pymongo", "motor", "memory"])
 async def database(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
     async with connected(mongodb_url, f"{database_prefix}_payments", request.param) as database:
         yield database

@@ -39,6 +39,7 @@ from tests.support.inventory_worker import (
     unsettled_records,
     watched,
 )
+from tests.support.memory_databases import MEMORY, MONGODB
 from tests.support.seeds import seeded
 from tests.support.servers import Servers
 
@@ -50,9 +51,9 @@ FULL: Lines = {"a": 2, "b": 3}
 _log = logging.getLogger(__name__)
 
 
-@pytest.fixture(scope="module")
-async def databases(servers: Servers) -> AsyncIterator[list[Database]]:
-    async with shared_database(servers.mongodb_url, clients=2) as found:
+@pytest.fixture(scope="module", params=[MONGODB, MEMORY])
+async def databases(servers: Servers, request: pytest.FixtureRequest) -> AsyncIterator[list[Database]]:
+    async with shared_database(MEMORY if request.param == MEMORY else servers.mongodb_url, clients=2) as found:
         yield found
 
 

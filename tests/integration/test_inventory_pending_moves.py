@@ -18,6 +18,8 @@ from tests.support.eventually import eventually
 from tests.support.inventory_worker import Gate, Worker, inventory_database, order, unsettled_records
 from tests.support.tasks import end_tasks
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Worker]:

@@ -27,7 +27,7 @@ from tests.support.inventory_worker import Worker, inventory_database, order, se
 VPS = Description(Kind.VPS, name="Small server", price=1999, package="103.181.9", package_id="17", ram=4)
 
 
-@pytest.fixture(params=["pymongo", "motor"])
+@pytest.fixture(params=["pymongo", "motor", "memory"])
 async def worker(mongodb_url: str, database_prefix: str, request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
     async with inventory_database(mongodb_url, database_prefix, request.param) as db:
         yield Worker(db)

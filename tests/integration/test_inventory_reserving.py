@@ -25,6 +25,8 @@ from tests.support.inventory_worker import (
 )
 from tests.support.monitoring import counted
 
+pytestmark = pytest.mark.both_databases
+
 WORKERS = 4
 RESERVE = "stock.reserve"
 

@@ -22,6 +22,8 @@ from tests.support.inventory_worker import (
     watched,
 )
 
+pytestmark = pytest.mark.both_databases
+
 LINES = {"p": 3, "q": 2}
 
 

@@ -30,6 +30,8 @@ from tests.support.failure_codes import code_of
 from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
 from tests.support.seeds import seed_count
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def clock() -> MovableClock:

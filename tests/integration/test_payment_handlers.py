@@ -23,7 +23,7 @@ def clock() -> MovableClock:
     return MovableClock()
 
 
-@pytest.fixture(params=["pymongo", "motor"])
+@pytest.fixture(params=["pymongo", "motor", "memory"])
 async def worker(
     request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str, clock: MovableClock
 ) -> AsyncIterator[PaymentWorker]:

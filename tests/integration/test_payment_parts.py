@@ -16,6 +16,8 @@ from shared.failpoints import PART_RECORDED, PART_SENT, SimulatedCrashError
 from tests.integration.test_retainer_payments import retainer, set_status
 from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def clock() -> MovableClock:

@@ -34,7 +34,7 @@ INSTANT = timedelta(milliseconds=1)
 KEY = "103.181.91"
 
 
-@pytest.fixture(params=["pymongo", "motor"])
+@pytest.fixture(params=["pymongo", "motor", "memory"])
 async def db(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
     async with connected(mongodb_url, f"{database_prefix}_provisioning", request.param) as database:
         yield database

@@ -20,6 +20,8 @@ from tests.support.eventually import eventually
 from tests.support.monitoring import counted
 from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 async def workers(

@@ -29,7 +29,7 @@ def clock() -> HandClock:
     return HandClock(NOW)
 
 
-@pytest.fixture(scope="module", params=["pymongo", "motor"])
+@pytest.fixture(scope="module", params=["pymongo", "motor", "memory"])
 async def database(servers: Servers, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     async with shared_database(servers.mongodb_url, driver=request.param) as (db,):
         yield db

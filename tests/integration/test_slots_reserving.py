@@ -32,6 +32,7 @@ from tests.support.inventory_worker import (
     unsettled_records,
     watched,
 )
+from tests.support.memory_databases import MEMORY, MONGODB
 from tests.support.servers import Servers
 
 MAX_WAIT = 120.0
@@ -57,9 +58,9 @@ def clock() -> HandClock:
     return HandClock(at(10))
 
 
-@pytest.fixture(scope="module")
-async def databases(servers: Servers) -> AsyncIterator[list[Database]]:
-    async with shared_database(servers.mongodb_url, clients=WORKERS) as found:
+@pytest.fixture(scope="module", params=[MONGODB, MEMORY])
+async def databases(servers: Servers, request: pytest.FixtureRequest) -> AsyncIterator[list[Database]]:
+    async with shared_database(MEMORY if request.param == MEMORY else servers.mongodb_url, clients=WORKERS) as found:
         yield found
 
 

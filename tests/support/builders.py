@@ -15,6 +15,7 @@ from shared.clock import utc_now
 from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.database import Database, Document
 from shared.settings import ServiceSettings
+from tests.support.memory_databases import MEMORY, memory_connected
 
 TIMEOUTS = Timeouts(
     saga_timeout=timedelta(minutes=5),
@@ -59,7 +60,11 @@ def order_body(**changes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def connected(mongodb_url: str, name: str, driver: str = "pymongo") -> AsyncIterator[Database]:
-    """Open a separate connection to the database, like that of one process."""
+    """Open a separate connection to the database, like that of one process; both may be MEMORY instead."""
+    if MEMORY in (mongodb_url, driver):
+        async with memory_connected(name) as found:
+            yield found
+        return
     settings = ServiceSettings(mongodb_url=mongodb_url, mongo_driver=driver)
     mongo = database.client(settings)
     try:

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
-from pymongo import AsyncMongoClient
 from pymongo.errors import OperationFailure
 
 from inventory_service.handlers import StockHandlers
@@ -22,7 +21,6 @@ from inventory_service.reservations import COLLECTION as RESERVATIONS
 from inventory_service.reservations import Reservations
 from inventory_service.returner import Returner
 from inventory_service.schema import SCHEMA
-from inventory_service.settings import InventorySettings
 from inventory_service.shipper import Shipper
 from inventory_service.slot_assigner import AssignmentRequest, AssignmentResult, SlotAssigner
 from inventory_service.slots import SlotRules, Slots
@@ -30,7 +28,7 @@ from inventory_service.stock import SLOT
 from inventory_service.stock_items import COLLECTION as PRODUCTS
 from inventory_service.stock_items import StockItems
 from inventory_service.timetable import Rules
-from shared import database, schema
+from shared import schema
 from shared.clock import Clock, utc_now
 from shared.contracts import (
     Message,
@@ -44,6 +42,7 @@ from shared.contracts import (
 from shared.contracts.orders import ReturnedItem
 from shared.database import Database, Document
 from shared.failpoints import Failpoint, SimulatedCrashError, nothing_fails
+from tests.support.builders import connected
 
 Lines = dict[str, int]
 SNAPSHOT_UNAVAILABLE = 246
@@ -135,21 +134,15 @@ class Worker:
 
 
 @asynccontextmanager
-async def inventory_database(
-    url: str, prefix: str, driver: Literal["pymongo", "motor"] = "pymongo"
-) -> AsyncIterator[Database]:
+async def inventory_database(url: str, prefix: str, driver: str = "pymongo") -> AsyncIterator[Database]:
     """Connect a separate client to the inventory database of this test."""
-    client: AsyncMongoClient[Any] = database.client(InventorySettings(mongodb_url=url, mongo_driver=driver))
-    db = client[f"{prefix}_inventory"]
-    await schema.prepare(db, SCHEMA)
-    yield db
-    await database.close(client)
+    async with connected(url, f"{prefix}_inventory", driver) as db:
+        await schema.prepare(db, SCHEMA)
+        yield db
 
 
 @asynccontextmanager
-async def shared_database(
-    url: str, clients: int = 1, driver: Literal["pymongo", "motor"] = "pymongo"
-) -> AsyncIterator[list[Database]]:
+async def shared_database(url: str, clients: int = 1, driver: str = "pymongo") -> AsyncIterator[list[Database]]:
     """Connect clients to one database for all tests of a module; each test starts with `empty`.
 
     Creating and dropping a database takes longer than most of these tests.

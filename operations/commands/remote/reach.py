@@ -42,8 +42,8 @@ REMOTE = frozenset(
 )
 """The commands that act through the operations API."""
 
-WITHOUT_STACK = frozenset({"topology users"})
-"""The commands that act on no stack: they only print what they are given."""
+WITHOUT_STACK = frozenset({"topology users", "simulate"})
+"""The commands that act on no stack: they print what they are given, or what they compute."""
 
 _THERE = "run it on a machine of the stack, without ORDERSAGA_URL"
 _SERVERS = Refusal("it needs MongoDB or RabbitMQ themselves", _THERE)

@@ -1,0 +1,145 @@
+"""An event loop on a virtual clock: time passes only when all wait, and then at once. It has no I/O and no threads.
+
+Every callback belongs to a life of a process, or to the world around them. The callbacks of a life that has ended never
+run again, as those of a process that was killed; those of a life that is stalled run when it goes on.
+"""
+
+import asyncio
+import heapq
+import warnings
+from collections import deque
+from collections.abc import Coroutine
+from contextlib import suppress
+from contextvars import Context, ContextVar, copy_context
+from itertools import count
+from typing import Any, NoReturn
+
+LIFE: ContextVar["Life | None"] = ContextVar("LIFE", default=None)
+"""The life of a process whose code runs; None for the world around the processes."""
+
+
+class StuckError(Exception):
+    """Nothing is left that could ever happen, and the work is not done."""
+
+
+class Life:
+    """One life of a process, from its start to its crash."""
+
+    def __init__(self, process: str) -> None:
+        self.process = process
+        self.ended = False
+        self.stalled = False
+        self.clock_offset = 0.0
+        """How far the process's clock is ahead, in seconds."""
+        self.held: deque[asyncio.Handle] = deque()
+        """What would have run while it was stalled."""
+        self.context = copy_context()
+        self.context.run(LIFE.set, self)
+
+    @property
+    def halted(self) -> bool:
+        """Whether none of its code runs now."""
+        return self.ended or self.stalled
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Run some work as a part of this life."""
+        return asyncio.get_running_loop().create_task(work, context=self.context.copy())
+
+
+class _Task(asyncio.Task[Any]):
+    """A task whose hash is its number: the order of a set of tasks must not depend on addresses in memory."""
+
+    def __init__(self, number: int, work: Any, **options: Any) -> None:
+        self.number = number
+        super().__init__(work, **options)
+        self._log_destroy_pending = False
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class SimulatedLoop(asyncio.BaseEventLoop):
+    """The loop of one world."""
+
+    # Attributes of asyncio's own loop, which are the same in all versions of Python that are supported.
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _stopping: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._numbers = count()
+        self._made: list[_Task] = []
+        self._lost: list[Any] = []
+        self.set_task_factory(self._make_task)
+        self.set_exception_handler(lambda _loop, _context: None)
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._now
+
+    def go_on(self, life: Life) -> None:
+        """End the stall of a life: what waited for it runs now."""
+        life.stalled = False
+        self._ready.extend(life.held)
+        life.held.clear()
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
+        """Do as `call_soon`: there is one thread."""
+        return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:  # type: ignore[override]
+        """Refuse: a thread would run whenever it likes."""
+        raise RuntimeError(f"the simulation has no threads: {func} of {executor} {args}")
+
+    def bury(self) -> None:
+        """Close what never ended; only when the trace is complete, because `finally` blocks run."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # some have never begun
+            for task in self._made:
+                if not task.done():
+                    with suppress(BaseException):
+                        task.get_coro().close()
+        self._made.clear()
+        self._lost.clear()
+        self._ready.clear()
+        self._scheduled.clear()
+
+    def _make_task(self, _loop: Any, work: Any, context: Context | None = None, **options: Any) -> Any:
+        """Make a task that belongs to the life that makes it, also if it has a context of its own."""
+        if context is not None and LIFE not in context:
+            context.run(LIFE.set, LIFE.get())
+        task = _Task(next(self._numbers), work, loop=self, context=context, **options)
+        self._made.append(task)
+        return task
+
+    def _run_once(self) -> None:
+        self._let_time_pass()
+        for _ in range(len(self._ready)):
+            handle = self._ready.popleft()
+            if handle._cancelled:
+                continue
+            life = handle._context.get(LIFE)
+            if life is None or not life.halted:
+                handle._run()
+            elif life.ended:
+                self._lost.append(handle)  # kept: what is destroyed may run code
+            else:
+                life.held.append(handle)
+
+    def _let_time_pass(self) -> None:
+        scheduled = self._scheduled
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+        if not self._ready and not self._stopping:
+            if not scheduled:
+                raise StuckError("nothing is left to happen")
+            self._now = max(self._now, scheduled[0]._when)
+        while scheduled and scheduled[0]._when <= self._now:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            self._ready.append(handle)
+
+    def _process_events(self, event_list: Any) -> None:
+        """Have no events of any I/O."""

@@ -1,0 +1,115 @@
+"""The provider of servers: the state of the real simulator, called without HTTP, with the faults of the plan.
+
+What a call does at the provider happens there, also when the caller dies or no longer waits. A slow sale takes less
+than the time-out of the call, as the real one promises.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from datetime import UTC, datetime
+
+from provisioning_service.provider import Access, Package, ProviderError, ProviderUnansweredError
+from provisioning_service.simulator.state import SimulatedPackage, SimulatorState, SoldOutError
+from simulation import plan
+from simulation.faults import Injector
+from simulation.trace import Trace
+
+PACKAGE = "103.181.91"
+OTHER_PACKAGE = "198.51.100"
+_LATENCY, _SLOW = 0.05, 3.0
+"""Of a call, in seconds."""
+
+
+class ProviderSite:
+    """The provider of one world."""
+
+    def __init__(self, injector: Injector, trace: Trace) -> None:
+        passwords = iter(range(10_000))
+        self.state = SimulatorState(
+            [
+                SimulatedPackage(name, name, tuple(f"{name}.{number}" for number in range(1, 13)))
+                for name in (PACKAGE, OTHER_PACKAGE)
+            ],
+            new_password=lambda: f"password-{next(passwords)}",
+        )
+        self.injector = injector
+        self.trace = trace
+
+    def fault(self) -> str:
+        """Return what goes wrong with the present call."""
+        fault = self.injector.chance(plan.PROVIDER, "provider")
+        return fault.place if fault else ""
+
+    def sell(self, ip: str, ram: int | None, *, wrong_ip: bool) -> str:
+        """Sell a server. Raises SoldOutError."""
+        sold = self.state.sell(ip, ram, datetime(2026, 1, 31, tzinfo=UTC), wrong_ip=wrong_ip)
+        self.trace.note(f"sell {sold.ip}", process="provider")
+        return sold.ip
+
+
+class SimulatedProvider:
+    """The provider as one process sees it: a `Provider`."""
+
+    def __init__(self, site: ProviderSite, timeout: float) -> None:
+        self._site = site
+        self._timeout = timeout
+
+    async def packages(self) -> Sequence[Package]:
+        """Return what is for sale."""
+        await self._call("packages")
+        return [
+            Package(str(each.package_id), each.name, each.status, len(free), free)
+            for each, free in self._site.state.stock()
+        ]
+
+    async def buy(self, ip: str, ram: int | None, *, before_sending: Callable[[], None]) -> str:
+        """Buy a server: the sale happens at the provider, whether or not its answer arrives."""
+        fault = self._site.fault()
+        if fault == "unreachable":
+            raise ProviderError("buyvps: could not connect")
+        before_sending()
+        if fault == "refuses":
+            await asyncio.sleep(_LATENCY)
+            raise ProviderError("buyvps: answered 500")
+        if fault == "fails before the sale":
+            await asyncio.sleep(_LATENCY)
+            raise ProviderUnansweredError("buyvps: the connection broke")
+        loop = asyncio.get_running_loop()
+        sold: asyncio.Future[str] = loop.create_future()
+        took = _SLOW if fault == "slow" else _LATENCY
+        loop.call_later(took, self._sell, sold, ip, ram, fault == "wrong address", context=Context())
+        if fault == "fails after the sale":
+            await asyncio.sleep(2 * _LATENCY)
+            raise ProviderUnansweredError("buyvps: the connection broke")
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await sold
+        except TimeoutError:
+            raise ProviderUnansweredError("buyvps: no answer in time") from None
+        except SoldOutError:
+            raise ProviderError("buyvps: answered 409") from None
+
+    def _sell(self, sold: "asyncio.Future[str]", ip: str, ram: int | None, wrong_ip: bool) -> None:
+        try:
+            answer = self._site.sell(ip, ram, wrong_ip=wrong_ip)
+        except SoldOutError as error:
+            if not sold.done():
+                sold.set_exception(error)
+        else:
+            if not sold.done():
+                sold.set_result(answer)
+
+    async def access(self, ip: str) -> Access | None:
+        """Return the access to a server that was sold."""
+        await self._call("status")
+        server = self._site.state.server(ip)
+        return None if server is None else Access(server.ip, server.username, server.password, server.os)
+
+    async def close(self) -> None:
+        """Have no connections to close."""
+
+    async def _call(self, name: str) -> None:
+        await asyncio.sleep(_LATENCY)
+        if fault := self._site.fault():
+            raise ProviderError(f"{name}: {fault}")

@@ -1,0 +1,318 @@
+"""One world: it runs a plan to its end and judges the books."""
+
+import asyncio
+import gc
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+import inventory_service.schema
+import order_service.schema
+import payment_service.schema
+import provisioning_service.schema
+from order_service.saga import Saga
+from shared.bus import Envelope
+from shared.bus.failures import QUEUE
+from shared.memory_database import MemoryDatabase
+from shared.pausing.records import PauseRecords
+from shared.schema import prepare
+from shared.services import SERVICES
+from simulation import books, plan
+from simulation.broker import SimulatedBroker
+from simulation.database import DatabaseSteps
+from simulation.entropy import BEGINNING, seeded
+from simulation.faults import Injector
+from simulation.loop import Life, SimulatedLoop, StuckError
+from simulation.people import Person, Shop, UnexpectedAnswerError, live_through, open_shop
+from simulation.plan import PROCESSES, Fault, Plan
+from simulation.processes import Observed, SimulatedProcess, applications, slower_polls
+from simulation.provider import ProviderSite
+from simulation.trace import Trace
+
+FAULTS_UNTIL = 32.0
+"""When faults stop, in virtual seconds."""
+SETTLED_WITHIN = 1800.0
+"""How long everything may take to settle after that; the retry ladder alone takes more than two minutes."""
+REPLAYS = 3
+"""How often dead letters are replayed at the end; what becomes one again after that is a finding."""
+_LOOK_EVERY = 2.0
+_PATIENCE = timedelta(minutes=15)
+"""Far beyond all that the audit waits for: what is not done at the end counts as overdue."""
+
+_INBOXES = tuple(SERVICES[service].inbox for service in plan.SERVICES)
+SCHEMAS = {
+    "order": order_service.schema.SCHEMA,
+    "inventory": inventory_service.schema.SCHEMA,
+    "payment": payment_service.schema.SCHEMA,
+    "provisioning": provisioning_service.schema.SCHEMA,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of a plan."""
+
+    plan: Plan
+    sha256: str
+    violations: tuple[str, ...]
+    trace: Sequence[str]
+    happened: Sequence[Fault]
+    crashes: int
+    virtual_seconds: float
+    failpoints: frozenset[str] = frozenset()
+    rows: frozenset[tuple[str, str]] = frozenset()
+    """The rows of the saga's table that were met: status and event."""
+    outcomes: frozenset[tuple[str, str]] = frozenset()
+    """The types of messages, each with how its handler ended."""
+    statuses: Mapping[str, int] = field(default_factory=dict)
+
+
+def run(of: Plan, until: int | None = None) -> Outcome:
+    """Run a plan; at the step with the number `until`, stop in the debugger."""
+    applications()  # made before time and chance are replaced
+    loop = SimulatedLoop()
+    trace = Trace(loop.time, until)
+    gc.collect()
+    gc.disable()  # what is collected may run code, and when is up to chance
+    try:
+        with seeded(of.seed, loop), slower_polls(), _logging_to(trace), _rows_observed() as rows:
+            world = World(of, loop, trace)
+            try:
+                violations = loop.run_until_complete(world.run())
+            except StuckError as error:
+                violations = [f"stuck: {error}"]
+            outcome = world.outcome(violations, rows)
+            loop.bury()
+    finally:
+        loop.close()
+        gc.enable()
+    return outcome
+
+
+class World:
+    """Everything that there is while a plan runs."""
+
+    def __init__(self, of: Plan, loop: SimulatedLoop, trace: Trace) -> None:
+        self._plan = of
+        self._loop = loop
+        self._trace = trace
+        self._injector = Injector(of.faults, trace, loop.time)
+        self._broker = SimulatedBroker(self._injector, trace)
+        self._site = ProviderSite(self._injector, trace)
+        self._observed = Observed()
+        self._shop = Shop()
+        self._stories: list[asyncio.Task[Any]] = []
+        self._crashes = 0
+        self._statuses: Counter[str] = Counter()
+        self._replays_left = REPLAYS
+        self._lags = random.Random(f"{of.seed}/lag")
+        self._steps = DatabaseSteps(of.seed, self._injector, trace, self._crash)
+        self._databases = {
+            service: MemoryDatabase(service, clock=self._now, replication_lag=self._lag) for service in plan.SERVICES
+        }
+        self._processes = {name: self._process(name) for name in PROCESSES}
+        self._by_service = {
+            service: [self._processes[f"{service}-{number}"] for number in (1, 2)] for service in plan.SERVICES
+        }
+
+    def _process(self, name: str) -> SimulatedProcess:
+        return SimulatedProcess(
+            name,
+            self._databases[name.partition("-")[0]].connected(self._steps.step).as_database(),
+            self._broker,
+            self._site,
+            self._injector,
+            self._trace,
+            self._observed,
+            self._plan.card_capture,
+        )
+
+    async def run(self) -> list[str]:
+        """Run the plan and return the violated invariants."""
+        await self._begin()
+        self._stories = [
+            asyncio.create_task(live_through(story, self._person(f"client-{story.number}"), self._shop))
+            for story in self._plan.stories
+        ]
+        for fault in self._plan.faults:
+            if fault.kind in self._timed:
+                self._loop.call_at(self._loop.time() + fault.at, self._happen, fault)
+        await asyncio.sleep(FAULTS_UNTIL)
+        self._end_faults()
+        return await self._settle()
+
+    def outcome(self, violations: Sequence[str], rows: set[tuple[str, str]]) -> Outcome:
+        """Return what has become of the plan."""
+        return Outcome(
+            self._plan,
+            self._trace.sha256,
+            tuple(violations),
+            self._trace.lines,
+            self._injector.happened,
+            sum(process.crashes for process in self._processes.values()),
+            self._loop.time(),
+            frozenset(self._observed.failpoints),
+            frozenset(rows),
+            frozenset(self._observed.outcomes),
+            self._statuses,
+        )
+
+    async def _begin(self) -> None:
+        for service, schemas in SCHEMAS.items():
+            await prepare(self._databases[service].as_database(), schemas)
+        for process in self._processes.values():
+            process.start()
+        self._shop = await open_shop(self._person("operator"))
+
+    def _person(self, name: str) -> Person:
+        return Person(name, self._plan.seed, self._by_service, self._trace)
+
+    def _lag(self) -> float:
+        return self._lags.uniform(0.001, 0.02)
+
+    # --- Faults at their time. ---
+
+    @property
+    def _timed(self) -> Mapping[str, Any]:
+        return {
+            plan.STALL: self._stall,
+            plan.JUMP: self._jump,
+            plan.LOSE_MESSAGES: self._lose_messages,
+            plan.PAUSE: self._pause,
+            plan.REPLAY: self._replay,
+            plan.ELECT: self._elect,
+        }
+
+    def _happen(self, fault: Fault) -> None:
+        self._injector.note(fault)
+        self._timed[fault.kind](fault)
+
+    def _stall(self, fault: Fault) -> None:
+        life = self._processes[fault.target].life
+        if life is not None and not life.stalled:
+            life.stalled = True
+            self._loop.call_later(fault.seconds, self._loop.go_on, life)
+
+    def _jump(self, fault: Fault) -> None:
+        self._processes[fault.target].jump(fault.seconds)
+
+    def _lose_messages(self, _fault: Fault) -> None:
+        self._broker.lose_data()
+
+    def _elect(self, fault: Fault) -> None:
+        taken_back = self._databases[fault.target].elect()
+        self._trace.note(f"the new primary takes back {taken_back} changes", process=fault.target)
+
+    def _pause(self, fault: Fault) -> None:
+        self._loop.create_task(self._pause_for_a_while(fault.target, fault.seconds))
+
+    async def _pause_for_a_while(self, service: str, seconds: float) -> None:
+        records = PauseRecords(self._databases[service].as_database())
+        await records.begin(SERVICES[service].name, self._now(), by="operator", reason="a test", until=None)
+        await asyncio.sleep(seconds)
+        await records.end(SERVICES[service].name, self._now())
+
+    def _replay(self, _fault: Fault) -> None:
+        self._replay_dead_letters()
+
+    def _replay_dead_letters(self) -> int:
+        """Send every dead letter to its inbox again, as an operator does."""
+        letters = self._broker.dead_letters()
+        for letter in letters:
+            self._trace.note(f"replay {letter.type}({letter.correlation_id[:6]})", process="operator")
+            self._broker.publish(_again(letter))
+        return len(letters)
+
+    def _crash(self, life: Life) -> None:
+        process = self._processes[life.process]
+        if process.life is life:
+            process.crash()
+
+    # --- The end. ---
+
+    def _end_faults(self) -> None:
+        self._injector.stop()
+        for process in self._processes.values():
+            process.jump(0.0)
+            if process.life is not None and process.life.stalled:
+                self._loop.go_on(process.life)
+        self._broker.lose_data()
+
+    async def _settle(self) -> list[str]:
+        deadline = self._loop.time() + SETTLED_WITHIN
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            found = books.read_books(self._databases)
+            left = [*self._unfinished(), *found.unsettled(self._shop)]
+            if not left or self._loop.time() > deadline:
+                break
+        self._statuses = Counter(str(order["status"]) for order in found.orders.values())
+        defects = [*self._failed_stories(), *(d for p in self._processes.values() for d in p.defects)]
+        if left:
+            return [*defects, *(f"not settled: {each}" for each in left)]
+        return [*defects, *books.judge(found, self._shop, self._site, self._now() + _PATIENCE)]
+
+    def _unfinished(self) -> Iterator[str]:
+        if self._replays_left and self._replay_dead_letters():
+            self._replays_left -= 1
+        if running := sum(not story.done() for story in self._stories):
+            yield f"{running} clients still wait for answers"
+        if waiting := self._broker.depth(_INBOXES):
+            yield f"{waiting} messages are on their way"
+
+    def _failed_stories(self) -> Iterator[str]:
+        for story in self._stories:
+            if story.done() and (error := story.exception()) is not None:
+                known = isinstance(error, UnexpectedAnswerError)
+                yield f"unexpected answer: {error}" if known else f"a client failed: {error!r}"
+
+    def _now(self) -> datetime:
+        return BEGINNING + timedelta(seconds=self._loop.time())
+
+
+def _again(letter: Envelope) -> Envelope:
+    """Return what a replay publishes: the same message to the inbox that it came from, without its past."""
+    inbox = letter.headers.get(QUEUE) or letter.headers.get("x-first-death-queue")
+    return replace(letter, exchange="", routing_key=str(inbox), message_id=uuid4().hex, headers={})
+
+
+@contextmanager
+def _logging_to(trace: Trace) -> Iterator[None]:
+    """Put warnings and errors of the services into the trace."""
+
+    def note(_logger: Any, method: str, event: Any) -> Any:
+        about = " ".join(f"{name}={event[name]}" for name in ("work", "queue", "error") if name in event)
+        trace.note(f"{method}: {event.get('event')} {about}".rstrip()[:300])
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[note], wrapper_class=structlog.make_filtering_bound_logger(30))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+@contextmanager
+def _rows_observed() -> Iterator[set[tuple[str, str]]]:
+    """Note which rows of the saga's table are met."""
+    rows: set[tuple[str, str]] = set()
+    advance = Saga.advance
+
+    def observing(saga: Saga, order: Any, event: Any, now: Any) -> Any:
+        if type(event) in saga.table[order.status]:
+            rows.add((order.status, type(event).__name__))
+        return advance(saga, order, event, now)
+
+    Saga.advance = observing  # type: ignore[method-assign, assignment]
+    try:
+        yield rows
+    finally:
+        Saga.advance = advance  # type: ignore[method-assign]

@@ -1,0 +1,33 @@
+"""Copies of the code with one fault each."""
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PATCHES = sorted(HERE.glob("*.patch"))
+PACKAGES = (
+    "operations",
+    "simulation",
+    "shared",
+    "order_service",
+    "inventory_service",
+    "payment_service",
+    "provisioning_service",
+    "notification_service",
+)
+
+
+@contextlib.contextmanager
+def mutated(patch: Path) -> Iterator[Path]:
+    """Copy the packages into a temporary directory and apply a patch to them."""
+    with tempfile.TemporaryDirectory(prefix="ordersaga-mutant-") as directory:
+        copy = Path(directory)
+        for package in PACKAGES:
+            shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+        subprocess.run(["patch", "-p1", "--silent", "-i", patch], cwd=copy, check=True)
+        yield copy
