@@ -20,6 +20,7 @@ from inventory_service.slots import SlotRules, Slots
 from inventory_service.slots_api import create_slots_router
 from inventory_service.stock_items import StockItems
 from shared.clock import utc_now
+from shared.http import add_routes
 from shared.service import Connections, Parts, run
 from shared.services import INVENTORY
 
@@ -41,8 +42,8 @@ def assemble(settings: InventorySettings, connections: Connections) -> Parts:
     router = create_router(stock_items, reservations)
     slots = Slots(stock_items, rules, utc_now)
     assigner = SlotAssigner(reservations, processor, releaser)
-    router.include_router(create_slots_router(rules, slots, assigner, reservations))
-    router.include_router(create_holds_router(holds, settings.max_holds_per_user))
+    add_routes(router, create_slots_router(rules, slots, assigner, reservations))
+    add_routes(router, create_holds_router(holds, settings.max_holds_per_user))
     return Parts(
         handlers=handlers(processor, releaser, shipper, returner, holds),
         router=router,

@@ -35,6 +35,7 @@ from shared.http import (
     REPLAYED,
     Body,
     ProblemError,
+    add_routes,
     conflict,
     invalid,
     json_response,
@@ -113,9 +114,7 @@ class Delivery(Body):
 def create_router(stock_items: StockItems, reservations: Reservations) -> APIRouter:
     """Build the routes."""
     router = APIRouter()
-    router.include_router(_product_routes(stock_items))
-    router.include_router(_stock_routes(stock_items))
-    router.include_router(_reservation_routes(reservations))
+    add_routes(router, _product_routes(stock_items), _stock_routes(stock_items), _reservation_routes(reservations))
     return router
 
 

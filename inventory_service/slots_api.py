@@ -37,7 +37,17 @@ from shared.access.permissions import Permission
 from shared.clock import Clock, utc_now
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
-from shared.http import Body, ProblemError, conflict, invalid, json_response, new_router, not_found, shown_as
+from shared.http import (
+    Body,
+    ProblemError,
+    add_routes,
+    conflict,
+    invalid,
+    json_response,
+    new_router,
+    not_found,
+    shown_as,
+)
 from shared.money import JsonMoney
 from shared.openapi import documented
 from shared.paging import (
@@ -118,10 +128,8 @@ def create_slots_router(
 ) -> APIRouter:
     """Build the routes."""
     router = APIRouter()
-    router.include_router(_rules_routes(rules))
-    router.include_router(_assignment_routes(assigner))
-    router.include_router(_slot_routes(slots))
-    router.include_router(_booking_routes(reservations, clock))
+    add_routes(router, _rules_routes(rules), _assignment_routes(assigner))
+    add_routes(router, _slot_routes(slots), _booking_routes(reservations, clock))
     return router
 
 

@@ -7,6 +7,7 @@ from operations.api.routes import PREFIX
 from operations.console import ConsoleDependencies, create_router
 from operations.console.outages import OutageWatch, StackChecks
 from operations.sign_in.sessions import Sessions
+from shared.http import add_routes
 
 OF_OUTAGES = (f"{PREFIX}/outages", f"{PREFIX}/overview")
 """What the API says while servers are away."""
@@ -20,6 +21,5 @@ def explains_outages(path: str) -> bool:
 def create_routes(dependencies: ConsoleDependencies, sessions: Sessions, checks: StackChecks) -> APIRouter:
     """Return the routes; the console has a page for every address that the API leaves."""
     router, watch = APIRouter(), OutageWatch(dependencies, checks)
-    router.include_router(create_api(dependencies, watch))
-    router.include_router(create_router(dependencies, sessions, watch))
+    add_routes(router, create_api(dependencies, watch), create_router(dependencies, sessions, watch))
     return router

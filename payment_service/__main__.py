@@ -19,6 +19,7 @@ from payment_service.retainer_charger import RetainerCharger
 from payment_service.schema import SCHEMA
 from payment_service.settings import PaymentSettings
 from shared.clock import utc_now
+from shared.http import add_routes
 from shared.service import Connections, Parts, run
 from shared.services import PAYMENT
 
@@ -42,7 +43,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
     retainers = RetainerCharger(records, ledger, transactions, utc_now)
     parts = PartRefunder(records, cards, retainers, clock=utc_now, failpoint=connections.failpoint)
     router = create_router(records)
-    router.include_router(funds_api.create_router(open_funds(database, ledger, transactions, utc_now)))
+    add_routes(router, funds_api.create_router(open_funds(database, ledger, transactions, utc_now)))
     reconciler = Reconciler(records, cards, retainers, parts, connections.publisher, clock=utc_now)
     return Parts(
         handlers=handlers(

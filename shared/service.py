@@ -29,7 +29,7 @@ from shared.database import Database, Document
 from shared.errors import StartError
 from shared.event_loop import watch_event_loop
 from shared.failpoints import Failpoint, kill_at
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from shared.http_protocol import Limits
 from shared.http_server import ClosesConnections, HttpServer, connection_limit, http_server
 from shared.http_tls import TlsContext
@@ -225,9 +225,9 @@ class _RunningService:
             people=self._parts.people,
             audit=self._audit,
         )
-        app.include_router(self._parts.router)
+        add_routes(app.router, self._parts.router)
         if self._service.can_be_paused:
-            app.include_router(create_pause_routes(self._service, self._pause_records))
+            add_routes(app.router, create_pause_routes(self._service, self._pause_records))
         limits = Limits(connections=connection_limit(self._settings.max_connections))
         served = ClosesConnections(app, self._stopping.is_set)
         return http_server(served, limits, grace_seconds=int(GRACE_SECONDS), tls=self._tls)

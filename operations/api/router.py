@@ -20,13 +20,13 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.outages import OutageWatch
 from shared.access.middleware import API_BESIDE_PAGES, requires
 from shared.access.permissions import Permission
-from shared.http import not_found
+from shared.http import add_routes, not_found
 
 
 def create_api(dependencies: ConsoleDependencies, watch: OutageWatch) -> APIRouter:
     """Return the routes; they come before those of the console, which has a page for every other address."""
     router = APIRouter()
-    router.include_router(create_state(dependencies, watch))
+    add_routes(router, create_state(dependencies, watch))
     for create in (
         create_orders,
         create_bulk_actions,
@@ -41,7 +41,7 @@ def create_api(dependencies: ConsoleDependencies, watch: OutageWatch) -> APIRout
         create_notifications,
         create_search,
     ):
-        router.include_router(create(dependencies))
+        add_routes(router, create(dependencies))
     others = staff_router("state", API_BESIDE_PAGES.rstrip("/"))
 
     @others.get("/{address:path}", include_in_schema=False)
@@ -49,5 +49,5 @@ def create_api(dependencies: ConsoleDependencies, watch: OutageWatch) -> APIRout
     async def unknown(address: str) -> Response:
         raise not_found(f"The path {API_BESIDE_PAGES}{address[:200]}")
 
-    router.include_router(others)
+    add_routes(router, others)
     return router

@@ -71,7 +71,7 @@ class _StaffRoute(StrictRoute):
 
 def staff_router(tag: str, prefix: str = PREFIX) -> APIRouter:
     """Return a router whose routes answer staff alone."""
-    return new_router(tag, _StaffRoute, prefix)
+    return new_router(tag, route_class=_StaffRoute, prefix=prefix)
 
 
 def done(*steps: str) -> Response:

@@ -37,7 +37,7 @@ from operations.order_actions.search import MOST_COUNTED
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.database import Document
-from shared.http import ProblemError, conflict, invalid, not_found
+from shared.http import ProblemError, add_routes, conflict, invalid, not_found
 from shared.paging import wrong_cursor
 from shared.topology import INBOXES
 
@@ -54,16 +54,16 @@ def create_dead_letters(dependencies: ConsoleDependencies, pages: Pages) -> APIR
     """Return the routes about dead letters."""
     router, service = pages.router(), DeadLetterService(dependencies.operations)
     previews = ReplayPreviews(dependencies.client, dependencies.prefix)
-    router.include_router(create_groups(dependencies, pages))
+    add_routes(router, create_groups(dependencies, pages))
     _add_group(router, dependencies, pages, service)
     _add_previews(router, pages, service, previews)
     _add_group_actions(router, service)
     _add_list(router, dependencies, pages, service)
     _add_letter(router, pages, service, previews)
     _add_letter_actions(router, service)
-    router.include_router(create_letter_edit(dependencies, pages))
-    router.include_router(create_letters_many(dependencies, pages, filters_of))
-    router.include_router(create_letters_edit(dependencies, pages, filters_of))
+    add_routes(router, create_letter_edit(dependencies, pages))
+    add_routes(router, create_letters_many(dependencies, pages, filters_of))
+    add_routes(router, create_letters_edit(dependencies, pages, filters_of))
     _add_replays(router, dependencies, pages, service)
     return router
 

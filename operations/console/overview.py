@@ -23,6 +23,7 @@ from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.database import Document
+from shared.http import add_routes
 from shared.topology import DEAD_LETTERS, INBOXES
 
 FRESH_SECONDS = 2.0
@@ -143,7 +144,7 @@ class SnapshotCache:
 def create_overview(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
     """Return the routes of the overview and its live parts."""
     router, cache, history = pages.router(), SnapshotCache(dependencies), History(dependencies)
-    router.include_router(create_history(pages, history))
+    add_routes(router, create_history(pages, history))
 
     def show(request: Request, template: str, snapshot: OverviewSnapshot, **values: object) -> Response:
         return pages.show(request, template, snapshot=snapshot, dead_letters_queue=DEAD_LETTERS, **values)

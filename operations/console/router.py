@@ -28,7 +28,7 @@ from operations.console.webhooks import create_webhooks
 from operations.sign_in.sessions import Sessions
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
-from shared.http import not_found
+from shared.http import add_routes, not_found
 
 
 def create_router(dependencies: ConsoleDependencies, sessions: Sessions, watch: OutageWatch) -> APIRouter:
@@ -58,8 +58,8 @@ def create_router(dependencies: ConsoleDependencies, sessions: Sessions, watch: 
         create_search,
         create_saved_views,
     ):
-        router.include_router(create(dependencies, pages))
-    router.include_router(create_sign_in(dependencies, pages, sessions))
+        add_routes(router, create(dependencies, pages))
+    add_routes(router, create_sign_in(dependencies, pages, sessions))
 
     @router.get("/outages")
     @requires(Permission.SELF_READ)

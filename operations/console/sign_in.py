@@ -28,7 +28,7 @@ from shared.access.errors import AuthenticationError
 from shared.access.middleware import requires
 from shared.access.permissions import STAFF, Permission, Role
 from shared.clock import to_rfc3339
-from shared.http import Body, ProblemError, View, invalid, json_response, new_router
+from shared.http import Body, ProblemError, View, add_routes, invalid, json_response, new_router
 
 PENDING_COOKIE = "-sign-in"
 PENDING_SECONDS = 600
@@ -61,7 +61,7 @@ def create_sign_in(dependencies: ConsoleDependencies, pages: Pages, sessions: Se
         _add_oidc(router, dependencies.oidc, entrance)
     _add_link(router, pages, links, entrance)
     _add_sign_out(router, entrance)
-    router.include_router(_creation_of_links(dependencies, links))
+    add_routes(router, _creation_of_links(dependencies, links))
     return router
 
 
@@ -205,7 +205,7 @@ def _add_sign_out(router: APIRouter, entrance: Entrance) -> None:
 def _creation_of_links(dependencies: ConsoleDependencies, links: SignInLinks) -> APIRouter:
     router = new_router("sign-in")
 
-    @router.post("/sign-in/links", status_code=201, response_model=Link)
+    @router.post("/sign-in/links", status_code=201, response_model=Link, include_in_schema=False)
     @requires(Permission.KEYS_MANAGE)
     async def create(request: Request, wanted: NewLink) -> Response:
         """Create a link that signs a person in once, within a minute: `path` below the address of the console."""

@@ -64,7 +64,7 @@ Work = Callable[[Session], Awaitable[StoredResponse]]
 
 def create_router(funds: Funds) -> APIRouter:
     """Create the routes over the given funds."""
-    router = new_router("funds")
+    router = new_router("payments", "funds")
     _add_retainers(router, funds)
     _add_invoices(router, funds)
     _add_payments(router, funds)

@@ -12,7 +12,7 @@ from provisioning_service.simulator.server import serving
 from provisioning_service.simulator.settings import SimulatorSettings
 from provisioning_service.simulator.state import SimulatorState
 from shared.clock import utc_now
-from shared.http import create_app
+from shared.http import add_routes, create_app
 
 
 @asynccontextmanager
@@ -31,8 +31,8 @@ def create_simulator_app(settings: SimulatorSettings, state: SimulatorState, sto
     """Create the application; calls that are delayed end when `stopping` is set."""
     description = "Sells simulated servers as the SmartVPS provider sells real ones"
     app = create_app("simulator", description, _nothing_is_down, authenticator=None, names=settings.http_names)
-    app.include_router(provider_api.create_router(state, settings, utc_now, stopping))
-    app.include_router(control_api.create_router(state))
+    add_routes(app.router, provider_api.create_router(state, settings, utc_now, stopping))
+    add_routes(app.router, control_api.create_router(state))
     return app
 
 

@@ -14,7 +14,7 @@ from shared.access.permissions import Permission, Role
 from shared.audit_chain import Verification
 from shared.audit_log import COLLECTION, REFUSALS_PER_MINUTE, AuditLog, append_all, new_entry
 from shared.database import Database, Document
-from shared.http import create_app, new_router
+from shared.http import add_routes, create_app, new_router
 from shared.schema import prepare
 from tests.support.access import RING, bearer, key_authenticator
 from tests.support.builders import connected
@@ -54,7 +54,7 @@ async def client(database: Database) -> AsyncIterator[httpx.AsyncClient]:
         raise RuntimeError("a defect")
 
     app = create_app("test", "A test", ready, authenticator=key_authenticator(), audit=AuditLog(database))
-    app.include_router(router)
+    add_routes(app.router, router)
     transport = httpx.ASGITransport(app, client=("203.0.113.9", 1), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as opened:
         yield opened

@@ -13,7 +13,7 @@ from inventory_service.timetable import slot_id
 from operations.actions import list_actions
 from operations.console import ConsoleDependencies
 from shared.access.permissions import Role
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from tests.support.access import KEYS, bearer, key_authenticator
 from tests.support.consoles import BY_ADMIN, NO_SERVICES, console_dependencies, hidden, pages_of, serve
 from tests.support.inventory_worker import HandClock, Worker, inventory_database
@@ -38,10 +38,10 @@ async def dependencies(
         return {}
 
     app = create_app("inventory", "", nothing_is_down, authenticator=key_authenticator())
-    app.include_router(
-        create_slots_router(worker.rules, worker.slots, worker.assigner, worker.reservations, lambda: NOW)
+    add_routes(
+        app.router, create_slots_router(worker.rules, worker.slots, worker.assigner, worker.reservations, lambda: NOW)
     )
-    app.include_router(create_router(worker.stock_items, worker.reservations))
+    add_routes(app.router, create_router(worker.stock_items, worker.reservations))
     async with (
         serve(app) as url,
         console_dependencies(

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from inventory_service.api import create_router
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.inventory_worker import Gate, Worker, inventory_database, order, refused, reserved
 
@@ -25,7 +25,7 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
         return {}
 
     app = create_app("inventory", "", nothing_is_down, authenticator=key_authenticator())
-    app.include_router(create_router(worker.stock_items, worker.reservations))
+    add_routes(app.router, create_router(worker.stock_items, worker.reservations))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client

@@ -19,7 +19,7 @@ from order_service.orders import COLLECTION, Change, NewRecord, Orders
 from order_service.views import HistoryView
 from shared import database
 from shared.access.principal import EVERYTHING
-from shared.http import ProblemError
+from shared.http import ProblemError, add_routes
 from shared.settings import ServiceSettings
 from tests.support.builders import an_order, connected
 from tests.support.eventually import eventually
@@ -182,7 +182,7 @@ async def test_a_stream_outlives_an_outage_of_the_database(
 def test_the_description_says_what_a_stream_answers(orders: Orders) -> None:
     nothing: Any = None
     app = FastAPI()
-    app.include_router(create_router(orders, nothing, nothing, nothing, nothing, Followers(orders)))
+    add_routes(app.router, create_router(orders, nothing, nothing, nothing, nothing, Followers(orders)))
     answers = app.openapi()["paths"]["/orders/{order_id}/events"]["get"]["responses"]
     assert answers["200"]["content"].keys() == {"text/event-stream"}
     assert "HistoryView" in app.openapi()["components"]["schemas"]

@@ -38,7 +38,7 @@ from shared.contracts.provisioning import Server
 from shared.database import Database
 from shared.errors import BusUnavailableError, PoisonError
 from shared.failpoints import ORDER_CREATED_PUBLISHED, ORDER_INSERTED, SimulatedCrashError
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from shared.pausing.pause import NEWS_WITHIN, running
 from shared.pausing.records import PauseRecords
 from shared.schema import prepare
@@ -77,7 +77,7 @@ class OrderService:
         actions = OrderActions(self.orders, self.outbox, TIMEOUTS, self.now)
         refunds = RefundRequests(self.orders, self.outbox, TIMEOUTS, self.now)
         waiting = WaitingRequests(self.orders, limit=10)
-        app.include_router(create_router(self.orders, placement, actions, refunds, waiting, Followers(self.orders)))
+        add_routes(app.router, create_router(self.orders, placement, actions, refunds, waiting, Followers(self.orders)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN)
 

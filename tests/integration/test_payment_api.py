@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from payment_service.api import create_router
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.payment_workers import PaymentWorker, order_created, payment_worker
 
@@ -24,7 +24,7 @@ async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Paymen
 @pytest.fixture
 async def client(worker: PaymentWorker) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app("payment", "Payments", nothing_is_down, authenticator=key_authenticator())
-    app.include_router(create_router(worker.payments))
+    add_routes(app.router, create_router(worker.payments))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client

@@ -17,7 +17,7 @@ from provisioning_service.provider import Package
 from provisioning_service.smartvps import SmartVps
 from shared.clock import to_rfc3339
 from shared.contracts import CancelProvisioning, ProvisionServer
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import new_id
 from tests.support.eventually import eventually
@@ -57,7 +57,7 @@ async def clients(worker: ProvisioningWorker) -> AsyncIterator[Clients]:
             worker.jobs, worker.locks, worker.packages, worker.provider, worker.vault, worker.clock
         )
         app = create_app("provisioning", "Jobs", nothing_is_down, authenticator=key_authenticator())
-        app.include_router(create_router(dependencies._replace(**parts)))
+        add_routes(app.router, create_router(dependencies._replace(**parts)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         opened.append(httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN | WHY))
         return opened[-1]

@@ -13,6 +13,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.routing import Match
 
 from operations.actions import list_actions
@@ -25,7 +26,7 @@ from operations.sign_in.person import Person
 from operations.sign_in.sessions import KEEP_SECONDS, SessionLimits, Sessions
 from shared.access.permissions import STAFF, Role
 from tests.support.access import ADMIN, KEYS, RING, bearer, key_authenticator
-from tests.support.access_table import all_routes, guarded_routes
+from tests.support.access_table import guarded_routes
 from tests.support.consoles import (
     BASE,
     NO_SERVICES,
@@ -411,10 +412,11 @@ async def test_a_page_offers_a_role_only_what_it_may_do(
 def template_of(app: FastAPI, method: str, path: str) -> str:
     """The route that answers a request; not that of the page for what does not exist."""
     scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": []}
-    for route in all_routes(app.routes):
-        known = hasattr(route, "matches") and route.path != "/{address:path}"
-        if known and route.matches(scope)[0] is Match.FULL:
-            return str(route.path)
+    for route in app.routes:
+        if not isinstance(route, APIRoute) or route.path == "/{address:path}":
+            continue
+        if route.matches(scope)[0] is Match.FULL:
+            return route.path
     raise AssertionError(f"no route answers {method} {path}")
 
 

@@ -14,7 +14,7 @@ from inventory_service.slots_api import create_slots_router
 from inventory_service.timetable import slot_id
 from shared.contracts import StockReleased, StockReservationFailed, StockReserved
 from shared.database import Database
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.inventory_worker import (
     HandClock,
@@ -66,9 +66,9 @@ async def http(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
         return {}
 
     app = create_app("inventory", "", nothing_is_down, authenticator=key_authenticator())
-    app.include_router(create_router(worker.stock_items, worker.reservations))
-    app.include_router(
-        create_slots_router(worker.rules, worker.slots, worker.assigner, worker.reservations, worker.clock)
+    add_routes(app.router, create_router(worker.stock_items, worker.reservations))
+    add_routes(
+        app.router, create_slots_router(worker.rules, worker.slots, worker.assigner, worker.reservations, worker.clock)
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:

@@ -4,7 +4,7 @@ from playwright.async_api import expect
 
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
-from shared.http import create_app, json_response, new_router
+from shared.http import add_routes, create_app, json_response, new_router
 from tests.support.access import ADMIN_KEY, key_authenticator
 from tests.support.browser import run_browser
 from tests.support.consoles import serve
@@ -26,7 +26,7 @@ async def test_the_page_shows_the_api_and_calls_it_with_a_key_and_loads_nothing_
         return json_response({"items": ["one thing"]})
 
     app = create_app("shop", "Sells things", ready, authenticator=key_authenticator())
-    app.include_router(router)
+    add_routes(app.router, router)
     errors: list[str] = []
     asked: list[str] = []
     async with serve(app) as url, run_browser() as browser:

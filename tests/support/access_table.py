@@ -4,10 +4,9 @@
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -49,21 +48,11 @@ class ServedRoute:
 def guarded_routes(app: FastAPI) -> Iterator[ServedRoute]:
     """Every route that does not answer to everybody."""
     open_paths = OPEN_PATHS | (CONSOLE_OPEN_PATHS if app.title == CONSOLE.name else frozenset())
-    for route in all_routes(app.routes):
+    for route in app.routes:
         if isinstance(route, APIRoute) and route.path not in open_paths and not route.path.startswith(_FOR_EVERYBODY):
             for method in sorted(route.methods or ()):
                 for_staff = getattr(route, "for_staff", False)
                 yield ServedRoute(app.title, method, route.path, permission_of(route.endpoint), for_staff)
-
-
-def all_routes(routes: Iterable[Any]) -> Iterator[Any]:
-    """Routes of included routers too, which the framework keeps nested."""
-    for route in routes:
-        included = getattr(route, "original_router", None)
-        if included is None:
-            yield route
-        else:
-            yield from all_routes(included.routes)
 
 
 def table() -> str:

@@ -43,7 +43,7 @@ from shared.asyncapi import asyncapi
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.failpoints import nothing_fails
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from shared.observability import configure_logging
 from shared.pausing.api import create_pause_routes
 from shared.pausing.records import PauseRecords
@@ -136,9 +136,9 @@ def wired(
         pages=parts.pages,
         people=parts.people,
     )
-    app.include_router(parts.router)
+    add_routes(app.router, parts.router)
     if service.can_be_paused:
-        app.include_router(create_pause_routes(service, PauseRecords(database)))
+        add_routes(app.router, create_pause_routes(service, PauseRecords(database)))
     return app
 
 

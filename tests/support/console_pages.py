@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from shared.access.middleware import API_BESIDE_PAGES
-from tests.support.access_table import all_routes
 from tests.support.stand_in_services import DELIVERY, OPEN_SLOT, SLOT, WEBHOOK
 
 PAGES: Mapping[str, Mapping[str, str]] = {
@@ -125,7 +124,5 @@ def addresses(ids: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def routes_for_get(app: FastAPI) -> set[str]:
     """Return the paths of the console's own routes that answer GET; those of the API are for programs."""
-    found = {
-        route.path for route in all_routes(app.routes) if isinstance(route, APIRoute) and "GET" in (route.methods or ())
-    }
+    found = {route.path for route in app.routes if isinstance(route, APIRoute) and "GET" in (route.methods or ())}
     return {path for path in found if not path.startswith(API_BESIDE_PAGES)}

@@ -24,7 +24,7 @@ from shared.bus import Delivery
 from shared.bus.failures import dead_letter
 from shared.clock import utc_now
 from shared.database import Document
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from shared.services import CONSOLE, SERVICES
 from shared.topology import DEAD_LETTERS, EXCHANGE
 from tests.support.access import ADMIN, ADMIN_KEY, RING, key_authenticator
@@ -109,7 +109,7 @@ def an_app(dependencies: ConsoleDependencies) -> FastAPI:
     sessions = Sessions(dependencies.operations, dependencies.session_limits, dependencies.clock)
     people = ConsolePeople(sessions, dependencies.proxy, dependencies.public_url)
     app = create_app("console", "The console", ready, authenticator=key_authenticator(), pages=True, people=people)
-    app.include_router(create_routes(dependencies, sessions, StackChecks(dependencies)))
+    add_routes(app.router, create_routes(dependencies, sessions, StackChecks(dependencies)))
     return app
 
 

@@ -13,7 +13,7 @@ from payment_service.ledger.transactions import Transactions
 from payment_service.schema import SCHEMA
 from shared.clock import utc_now
 from shared.database import Database
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from shared.schema import prepare
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import connected
@@ -42,7 +42,7 @@ async def funds_app(mongodb_url: str, database_prefix: str, driver: str = "pymon
         await prepare(database, SCHEMA)
         transactions = Transactions(database, limit_seconds=120)
         app = create_app("payment", "Funds", _nothing_is_down, authenticator=key_authenticator())
-        app.include_router(create_router(open_funds(database, Ledger(database, utc_now), transactions, utc_now)))
+        add_routes(app.router, create_router(open_funds(database, Ledger(database, utc_now), transactions, utc_now)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         http = await stack.enter_async_context(
             httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN)

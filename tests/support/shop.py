@@ -21,7 +21,7 @@ from shared.bus.consumer import Consumer
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.failpoints import Failpoint, nothing_fails
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from shared.service import Connections
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.builders import connected, order_body
@@ -68,16 +68,19 @@ class Shop:
             )
             audit = AuditLog(stored)
             app = create_app(name, "", _ready, authenticator=key_authenticator(), pages=parts.pages, audit=audit)
-            app.include_router(parts.router)
+            add_routes(app.router, parts.router)
             transport = httpx.ASGITransport(app)
-            self._clients[name] = httpx.AsyncClient(
+            before = self._clients.get(name)
+            client = self._clients[name] = httpx.AsyncClient(
                 transport=transport, base_url="http://localhost", timeout=20, headers=ADMIN
             )
             tasks = [asyncio.create_task(work()) for work in (consumer.run, *parts.background)]
             try:
                 yield
             finally:
-                await self._clients[name].aclose()
+                await client.aclose()
+                if before is not None:
+                    self._clients[name] = before
                 await end_tasks(*tasks)
                 await bus.close()
 

@@ -23,6 +23,7 @@ from shared.http import (
     MAX_BODY_BYTES,
     MAX_UNKNOWN_FIELDS,
     Body,
+    add_routes,
     conflict,
     create_app,
     invalid,
@@ -90,7 +91,7 @@ class Server:
         async def post_list(listed: Listed | None = None) -> int:
             return len(listed.parts) if listed else 0
 
-        self.app.include_router(router)
+        add_routes(self.app.router, router)
 
     async def _readiness(self) -> dict[str, str]:
         return self.down

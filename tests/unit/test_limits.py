@@ -12,7 +12,7 @@ from shared.access.errors import TooManyRequestsError
 from shared.access.limits import RequestLimits, client_address, counted_address, parse_limit
 from shared.access.middleware import requires
 from shared.access.permissions import Permission, Role
-from shared.http import create_app, new_router
+from shared.http import add_routes, create_app, new_router
 from tests.support.access import RING, bearer, key_authenticator
 
 PROXIES = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))
@@ -95,7 +95,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
     limits = RequestLimits(parse_limit("5/minute"), parse_limit("3/minute"))
     app = create_app("test", "A test", ready, authenticator=key_authenticator(), limits=limits)
-    app.include_router(router)
+    add_routes(app.router, router)
     transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as opened:
         yield opened

@@ -18,7 +18,7 @@ from shared.bus.consumer import Consumer
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.publisher import Publisher
 from shared.contracts import Message, RefundPayment
-from shared.http import create_app, new_router
+from shared.http import add_routes, create_app, new_router
 from shared.observability import configure_logging, logs_to_stderr
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.eventually import eventually
@@ -167,7 +167,7 @@ async def test_the_lines_of_a_request_name_the_order_of_its_path(capsys: pytest.
         return Response()
 
     app = create_app("order", "", ready, authenticator=key_authenticator())
-    app.include_router(router)
+    add_routes(app.router, router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         for path in ("/orders/o1", "/orders/broken", "/healthz"):

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
-from shared.http import ProblemError, create_app, new_router
+from shared.http import ProblemError, add_routes, create_app, new_router
 from shared.problems import CONFLICT, PROBLEM_TYPES, general_type
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.problem_page import PAGE, redrawn
@@ -81,7 +81,7 @@ async def test_every_answer_and_its_problem_name_the_request(
     router = new_router("tests")
     router.add_api_route("/stands/in/the/way", _conflict)
     router.add_api_route("/fails", _fail)
-    app.include_router(router)
+    add_routes(app.router, router)
     answer = await client.get(path, headers=headers)
     problem = answer.json()
     assert problem["type"] == f"/problems/{type_}"

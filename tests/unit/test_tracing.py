@@ -23,7 +23,7 @@ from shared.bus.publisher import Publisher
 from shared.contracts import Message, PaymentRefunded, RefundPayment
 from shared.errors import PoisonError, StartError
 from shared.group_commit import GroupCommit
-from shared.http import create_app, new_router
+from shared.http import add_routes, create_app, new_router
 from shared.spans import ORDER_ID, ORDER_STATUS
 from shared.tracing import configure_tracing
 from tests.support.access import ADMIN, key_authenticator
@@ -217,7 +217,7 @@ async def served() -> AsyncIterator[httpx.AsyncClient]:
         return Response(tracing.here(order_id) or "nothing")
 
     app = create_app("served", "", ready, authenticator=key_authenticator())
-    app.include_router(router)
+    add_routes(app.router, router)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=ADMIN) as client:
         yield client
