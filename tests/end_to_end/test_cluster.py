@@ -84,7 +84,7 @@ class Cluster(CommandLine):
 
 @pytest.fixture(scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    """A whole stack on a cluster."""
+    """A whole stack on a cluster: doctor has something to say of an inbox without its service."""
     own = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         await asyncio.to_thread(own.start, "--cluster")
@@ -93,34 +93,14 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clu
         await asyncio.to_thread(own.run, "down")
 
 
-async def test_a_cluster_has_three_of_each_server_and_nothing_to_fix(cluster: Cluster) -> None:
+async def test_a_cluster_has_three_of_each_server(cluster: Cluster) -> None:
     status = cluster.status()
     assert status["cluster"]
     assert [process["name"] for process in status["processes"]][:6] == [*MEMBERS, *NODES]
     assert len({process["url"] for process in status["processes"]}) == len(status["processes"])
-    queues = {queue.name: queue for queue in list_members(cluster.broker.control, VIRTUAL_HOST)}
-    assert {ORDER_INBOX, EVENTS} < queues.keys()
-    assert {len(queue.members) for queue in queues.values()} == {3}
-
-    async def nothing_to_fix() -> str | None:
-        done = await asyncio.to_thread(cluster.run, "doctor", within=UP_WITHIN)
-        return done.stdout if done.returncode == 0 else None
-
-    shown = await eventually(nothing_to_fix, within=UP_WITHIN, message="doctor to find nothing")
-    assert shown is not None
-    for line in (
-        "✓ replica set members: 3, all there",
-        "✓ elections: a primary that is silent is replaced after 3 s, or 3.2 s if only that one has its last writes",
-        "✓ write concern: the majority, on disk",
-        "✓ user maintenance of MongoDB: has its rights and no others",
-        "✓ cluster nodes: all 3 run",
-        f"✓ queue members: at least 3 of each of {len(queues)} queues and streams",
-        f"✓ net tick: a silent node is missed after {NET_TICK_SECONDS} to {NET_TICK_SECONDS * 5 // 4} s",
-        "✓ partitions: a node without the majority pauses",
-    ):
-        assert line in shown
 
 
+@pytest.mark.extended
 async def test_doctor_names_a_queue_with_one_member_and_a_start_adds_the_others(cluster: Cluster) -> None:
     arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-quorum-initial-group-size": 1}
     async with await aio_pika.connect(cluster.amqp_url.split(",")[0]) as connection:
@@ -136,6 +116,7 @@ async def test_doctor_names_a_queue_with_one_member_and_a_start_adds_the_others(
             await queue.delete(if_unused=False, if_empty=False)
 
 
+@pytest.mark.extended
 async def test_doctor_names_settings_that_make_the_loss_of_a_node_slow_or_dangerous(cluster: Cluster) -> None:
     last = cluster.broker.nodes[-1]
 
@@ -191,10 +172,33 @@ async def test_orders_settle_when_the_leader_of_a_queue_and_the_primary_are_kill
     assert len(set(orders)) == 50
     await eventually(lambda: cluster.status()["ready"], within=120, message="what was killed to be back")
     assert all(cluster.process(name)["restarts"] >= 1 for name in victims)
-    audit = cluster.must("audit")
-    assert "50 orders" in audit
-    findings = await cluster.findings_of_broker() | await cluster.findings_of_database()
-    assert {finding.outcome for finding in findings.values()} <= {"ok", "note"}
+    assert "50 orders" in cluster.must("audit")
+    await nothing_is_to_fix(cluster)
+
+
+async def nothing_is_to_fix(cluster: Cluster) -> None:
+    """Wait until doctor finds all copies of all data, and settings with which the loss of a server is short."""
+    queues = {queue.name: queue for queue in list_members(cluster.broker.control, VIRTUAL_HOST)}
+    assert {ORDER_INBOX, EVENTS} < queues.keys()
+    assert {len(queue.members) for queue in queues.values()} == {3}
+
+    async def found() -> str | None:
+        done = await asyncio.to_thread(cluster.run, "doctor", within=UP_WITHIN)
+        return done.stdout if done.returncode == 0 else None
+
+    shown = await eventually(found, within=UP_WITHIN, message="doctor to find nothing to fix")
+    assert shown is not None
+    for line in (
+        "✓ replica set members: 3, all there",
+        "✓ elections: a primary that is silent is replaced after 3 s, or 3.2 s if only that one has its last writes",
+        "✓ write concern: the majority, on disk",
+        "✓ user maintenance of MongoDB: has its rights and no others",
+        "✓ cluster nodes: all 3 run",
+        f"✓ queue members: at least 3 of each of {len(queues)} queues and streams",
+        f"✓ net tick: a silent node is missed after {NET_TICK_SECONDS} to {NET_TICK_SECONDS * 5 // 4} s",
+        "✓ partitions: a node without the majority pauses",
+    ):
+        assert line in shown
 
 
 async def _place(client: httpx.AsyncClient, url: str) -> str:
@@ -222,6 +226,7 @@ async def with_a_broken_member(tmp_path: Path, clean_broker: str) -> AsyncIterat
     await asyncio.to_thread(own.run, "down")
 
 
+@pytest.mark.extended
 async def test_a_first_start_that_fails_does_not_decide_the_kind_of_a_stack(with_a_broken_member: Cluster) -> None:
     stack = with_a_broken_member
     failed = await asyncio.to_thread(stack.run, "up", "--only", "", "--cluster", within=UP_WITHIN)

@@ -18,6 +18,9 @@ from tests.support.buses import SHORT_LADDER, raw
 from tests.support.eventually import eventually
 from tests.support.tasks import end_tasks
 
+pytestmark = pytest.mark.extended
+"""Nodes that are killed or silent are in the suite as `tests/integration/test_bus_nodes.py`, over proxies."""
+
 WITHIN = 180
 """Seconds. A machine that is busy may be slow; what is tested does not happen at all while the node is away."""
 

@@ -38,7 +38,7 @@ from tests.support.simulators import package, run_simulator
 
 Document = dict[str, Any]
 
-ORDERS = int(os.environ.get("RECOVERY_ORDERS", "200"))
+ORDERS = int(os.environ.get("RECOVERY_ORDERS", "120"))
 SERVERS_AT_MOST = 240
 """As many addresses as the simulator's package has: each order for a server takes some tenths of a second."""
 WITHIN = 120 + ORDERS / 10
@@ -313,6 +313,7 @@ async def assert_a_repetition_changes_nothing(shop: Shop) -> None:
     assert await shop.deliveries.count_documents({}) == known
 
 
+@pytest.mark.extended
 async def test_the_data_of_the_broker_are_wiped(own_servers: NativeServers, unique_id: str) -> None:
     """Services that may declare the topology do so by themselves, and consume again."""
     urls = own_servers.mongodb_url, own_servers.amqp_url

@@ -3,10 +3,8 @@
 The process ends itself at a named point (shared/failpoints.py), or is killed at any moment; then another starts.
 """
 
-import asyncio
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -27,11 +25,13 @@ from shared.clock import utc_now
 from shared.contracts import Message, RefundPayment
 from shared.database import Database, Document
 from tests.integration.test_dead_letters import consuming
+from tests.support import warm_processes
 from tests.support.buses import RabbitHarness
 from tests.support.eventually import eventually
 from tests.support.processes import Process, Stack, run_stack
+from tests.support.seeds import IS_LONG_FORM
 
-LETTERS = 10_000
+LETTERS = 10_000 if IS_LONG_FORM else 2_000
 REPLAYED = 300
 CAREFULLY = 60
 EDITED = 160
@@ -76,7 +76,8 @@ async def send(harness: RabbitHarness, first: int, after_last: int) -> None:
         await bus.publish([dead(number) for number in range(start, min(start + 1000, after_last))])
 
 
-async def test_ten_thousand_letters_are_recorded_once_each_despite_kills(
+@pytest.mark.long_form
+async def test_letters_are_recorded_once_each_despite_kills(
     harness: RabbitHarness, stack: Stack, database: Database
 ) -> None:
     letters = database["dead_letters"]
@@ -202,7 +203,7 @@ async def test_a_bulk_edit_continues_after_a_kill_at_any_step(
 
 async def work(
     replay_id: str, harness: RabbitHarness, mongodb_url: str, database: Database, crash_at: str | None = None
-) -> int | None:
+) -> int:
     """Run the replay in a separate process until it ends or dies; return the exit status."""
     settings = {
         "MONGODB_URL": mongodb_url,
@@ -211,9 +212,8 @@ async def work(
         **({"CRASH_AT": crash_at} if crash_at else {}),
     }
     environment = os.environ | {f"ORDERSAGA_{name}": value for name, value in settings.items()}
-    command = (sys.executable, "-m", "tests.support.replay_worker", replay_id)
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
-    return await process.wait()
+    status, _, _ = await warm_processes.run("tests.support.replay_worker", replay_id, environment=environment)
+    return status
 
 
 async def expire_lease(database: Database) -> None:

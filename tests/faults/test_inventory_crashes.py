@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from shared.contracts import (
     StockReturned,
     StockShipped,
 )
+from shared.database import Database
 from shared.errors import PoisonError
 from shared.failpoints import RESERVATION_RECORDED, STOCK_MOVED, SimulatedCrashError, nothing_fails
 from tests.support.inventory_worker import (
@@ -30,7 +30,7 @@ from tests.support.inventory_worker import (
     Worker,
     crash_at,
     discrepancies,
-    inventory_database,
+    empty,
     order,
     outcomes,
     put_back,
@@ -38,21 +38,27 @@ from tests.support.inventory_worker import (
     release,
     reserved,
     settle_everything,
+    shared_database,
     unsettled_records,
 )
 from tests.support.seeds import seeded
+from tests.support.servers import Servers
 
 POINTS = (STOCK_MOVED, RESERVATION_RECORDED)
 BOTH: Lines = {"a": 2, "b": 3}
 FULL: Lines = {"a": 10, "b": 10}
 
 
+@pytest.fixture(scope="module")
+async def databases(servers: Servers) -> AsyncIterator[list[Database]]:
+    async with shared_database(servers.mongodb_url, clients=2) as found:
+        yield found
+
+
 @pytest.fixture
-async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[Worker]]:
-    async with AsyncExitStack() as stack:
-        yield [
-            Worker(await stack.enter_async_context(inventory_database(mongodb_url, database_prefix))) for _ in range(2)
-        ]
+async def workers(databases: list[Database]) -> list[Worker]:
+    await empty(databases[0])
+    return [Worker(db) for db in databases]
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 The time of orders is ended by hand, as a test must not wait for it: they are PENDING past their deadlines at once.
 """
 
+import secrets
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -11,11 +13,28 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.processes import Process, Stack, run_stack
+from tests.support.servers import Servers, delete_topology, drop_databases
 
 WITHIN = 60.0
 STOCK = 1000
 ORDERS = 30
 NOW = [{"$set": {"deadline": "$$NOW", "dueAt": "$$NOW"}}]
+
+
+@pytest.fixture(scope="module")
+async def stack(servers: Servers) -> AsyncIterator[Stack]:
+    """Two processes of each service that a test kills one of, for all tests here: each has a product of its own."""
+    await delete_topology(servers.amqp_url)
+    prefix = f"t{secrets.token_hex(8)}"
+    async with run_stack(servers.mongodb_url, servers.amqp_url, prefix, republish_after_seconds=0.5) as running:
+        await running.start("order", "order", "inventory", "inventory", "payment")
+        yield running
+    await delete_topology(servers.amqp_url)
+    await drop_databases(servers.mongodb_url, prefix)
+
+
+async def place(stack: Stack, product: str, number: int) -> list[str]:
+    return await stack.place_many(number, lambda _: {"items": [{"productId": product, "quantity": 1, "price": 10}]})
 
 
 async def set_paused(stack: Stack, process: Process, what: str, **more: Any) -> httpx.Response:
@@ -66,51 +85,47 @@ async def recorded(stack: Stack, database: str) -> list[str]:
 
 @pytest.mark.parametrize(("service", "database"), [("inventory", "inventory"), ("order", "orders")])
 async def test_a_pause_under_load_outlives_its_processes_and_costs_no_order(
-    service: str, database: str, mongodb_url: str, clean_broker: str, database_prefix: str
+    stack: Stack, service: str, database: str
 ) -> None:
-    async with run_stack(mongodb_url, clean_broker, database_prefix, republish_after_seconds=0.5) as stack:
-        await stack.start("order", "inventory", "payment", service)
-        await stack.stock("p1", STOCK)
-        first, second = stack.processes(service)
-        placed = await stack.place_many(ORDERS, lambda _: {})
-        assert (await set_paused(stack, first, "pause")).json()["paused"] is True
-        placed += await stack.place_many(ORDERS, lambda _: {})
-        await all_paused(stack, service)
-        await knows_of_pause(stack, service)
-        late = await stack.place_many(5, lambda _: {})
+    await stack.stock(service, STOCK)
+    first, second = stack.processes(service)
+    placed = await place(stack, service, ORDERS)
+    assert (await set_paused(stack, first, "pause")).json()["paused"] is True
+    placed += await place(stack, service, ORDERS)
+    await all_paused(stack, service)
+    await knows_of_pause(stack, service)
+    late = await place(stack, service, 5)
 
-        # Of two processes that are paused, one is killed and another takes its place.
-        await stack.kill(second)
-        third = await stack.launch(service)
-        await all_paused(stack, service)
-        await times_run_out(stack, [*placed, *late])
-        assert {(await stack.order(order_id))["status"] for order_id in late} == {"PENDING"}
+    # Of two processes that are paused, one is killed and another takes its place.
+    await stack.kill(second)
+    third = await stack.launch(service)
+    await all_paused(stack, service)
+    await times_run_out(stack, [*placed, *late])
+    assert {(await stack.order(order_id))["status"] for order_id in late} == {"PENDING"}
 
-        answer = await set_paused(stack, third, "resume")
-        assert answer.json()["pause"]["reason"] == "a test"
-        orders = await stack.all_settled([*placed, *late])
-        assert {order["status"] for order in orders} == {"CONFIRMED"}
-        inventory = await stack.inventory("p1")
-        assert (inventory["quantity"], inventory["reserved"]) == (STOCK - len(orders), len(orders))
-        await all_paused(stack, service, paused=False)
-        assert (await set_paused(stack, third, "resume")).status_code == 409
-        await stack.assert_books_balance()
-        assert await recorded(stack, database) == [
-            "POST /consumer/pause: 200",
-            "POST /consumer/resume: 200",
-            "POST /consumer/resume: 409",
-        ]
+    answer = await set_paused(stack, third, "resume")
+    assert answer.json()["pause"]["reason"] == "a test"
+    orders = await stack.all_settled([*placed, *late])
+    assert {order["status"] for order in orders} == {"CONFIRMED"}
+    inventory = await stack.inventory(service)
+    assert (inventory["quantity"], inventory["reserved"]) == (STOCK - len(orders), len(orders))
+    await all_paused(stack, service, paused=False)
+    assert (await set_paused(stack, third, "resume")).status_code == 409
+    await stack.assert_books_balance()
+    assert await recorded(stack, database) == [
+        "POST /consumer/pause: 200",
+        "POST /consumer/resume: 200",
+        "POST /consumer/resume: 409",
+    ]
 
 
-async def test_a_pause_with_an_end_is_over_by_itself(mongodb_url: str, clean_broker: str, database_prefix: str) -> None:
-    async with run_stack(mongodb_url, clean_broker, database_prefix) as stack:
-        await stack.start()
-        await stack.stock("p1", STOCK)
-        (payment,) = stack.processes("payment")
-        paused = (await set_paused(stack, payment, "pause", seconds=3)).json()
-        assert paused["pause"]["until"] > paused["pause"]["since"]
-        placed = await stack.place_many(ORDERS, lambda _: {})
-        orders = await stack.all_settled(placed)
-        assert {order["status"] for order in orders} == {"CONFIRMED"}
-        await all_paused(stack, "payment", paused=False)
-        await stack.assert_books_balance()
+async def test_a_pause_with_an_end_is_over_by_itself(stack: Stack) -> None:
+    await stack.stock("p1", STOCK)
+    (payment,) = stack.processes("payment")
+    paused = (await set_paused(stack, payment, "pause", seconds=3)).json()
+    assert paused["pause"]["until"] > paused["pause"]["since"]
+    placed = await place(stack, "p1", ORDERS)
+    orders = await stack.all_settled(placed)
+    assert {order["status"] for order in orders} == {"CONFIRMED"}
+    await all_paused(stack, "payment", paused=False)
+    await stack.assert_books_balance()

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -9,6 +10,7 @@ from contextlib import suppress
 import pytest
 
 from payment_service import payments as records
+from payment_service.gateways import simulated
 from payment_service.gateways.port import GatewayTimeoutError
 from payment_service.lifecycle import Payment, PaymentStatus, charge_answer
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
@@ -17,6 +19,7 @@ from shared.errors import BusUnavailableError
 from shared.failpoints import PAYMENT_CHARGED, PAYMENT_PENDING, REFUND_SENT, SimulatedCrashError
 from tests.support.payment_workers import MovableClock, PaymentWorker, kinds, order_created, payment_worker
 from tests.support.seeds import seeded
+from tests.support.servers import Servers, drop_databases
 
 
 @pytest.fixture
@@ -24,12 +27,22 @@ def clock() -> MovableClock:
     return MovableClock()
 
 
+@pytest.fixture(scope="module")
+async def prefix(servers: Servers) -> AsyncIterator[str]:
+    """One database for all tests here, each of which empties it: to make one takes longer than most tests."""
+    shared = f"t{secrets.token_hex(8)}"
+    yield shared
+    await drop_databases(servers.mongodb_url, shared)
+
+
 @pytest.fixture
-async def workers(mongodb_url: str, database_prefix: str, clock: MovableClock) -> AsyncIterator[list[PaymentWorker]]:
+async def workers(servers: Servers, prefix: str, clock: MovableClock) -> AsyncIterator[list[PaymentWorker]]:
     async with (
-        payment_worker(mongodb_url, database_prefix, clock=clock) as one,
-        payment_worker(mongodb_url, database_prefix, clock=clock) as other,
+        payment_worker(servers.mongodb_url, prefix, clock=clock) as one,
+        payment_worker(servers.mongodb_url, prefix, clock=clock) as other,
     ):
+        for collection in (records.COLLECTION, simulated.COLLECTION):
+            await one.database[collection].delete_many({})
         yield [one, other]
 
 

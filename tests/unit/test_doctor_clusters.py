@@ -1,10 +1,12 @@
 """What doctor says of clusters that no test here can run: too small, half gone, badly spread."""
 
+import json
+
 import pytest
 
-from operations.doctor.broker_cluster import check_leaders, check_members, check_nodes, read_settings
+from operations.doctor.broker_cluster import check_leaders, check_members, check_nodes, check_settings, read_settings
 from operations.doctor.replica_set import ReplicaSet, check_elections, check_number, check_states, check_writes
-from operations.stack.queue_members import ClusterStatus, QueueMembers
+from operations.stack.queue_members import ClusterStatus, QueueMembers, spread_queues
 from operations.stack.replica_set import ELECTION_SETTINGS
 from shared.topology import DEAD_LETTERS, INBOXES
 
@@ -62,6 +64,40 @@ def test_the_settings_of_every_node_are_read_also_while_one_changes() -> None:
     ticks, handling = read_settings(lambda *_: answer, ("a-1@localhost", "b@localhost"))
     assert ticks == {"a-1@localhost": 8, "b@localhost": 60}
     assert handling == {"a-1@localhost": "pause_minority", "b@localhost": "pause_if_all_down"}
+
+
+def test_settings_that_make_the_loss_of_a_node_slow_or_dangerous_are_named() -> None:
+    answer = "[{'a@x',60,{ok,ignore}},{'b@x',4,{ok,pause_minority}}]"
+    tick, partitions = check_settings(lambda *_: answer, ("a@x", "b@x"))
+    assert (tick.outcome, partitions.outcome) == ("note", "wrong")
+    assert "after up to 75 s" in tick.detail
+    assert partitions.detail.startswith("ignore on a@x: ")
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"lonely": "quorum"}, ["rabbitmq-queues grow b@x", "rabbitmq-queues grow c@x"]),
+        ({"events": "stream"}, ["rabbitmq-streams add_replica b@x", "rabbitmq-streams add_replica c@x"]),
+        ({}, []),
+    ],
+)
+def test_a_start_adds_copies_on_the_nodes_without_one(members: dict[str, str], expected: list[str]) -> None:
+    said: list[str] = []
+
+    def control(*words: str, tool: str = "rabbitmqctl") -> str:
+        if "cluster_status" in words:
+            return json.dumps({"disk_nodes": NODES, "running_nodes": NODES, "partitions": {}})
+        if "list_queues" in words:
+            on_one_node = [
+                {"name": name, "type": kind, "leader": "a@x", "members": ["a@x"]} for name, kind in members.items()
+            ]
+            return json.dumps([{"name": "ok", "type": "quorum", "leader": "a@x", "members": NODES}, *on_one_node])
+        said.append(" ".join([tool, words[0], next(word for word in words if word in NODES)]))
+        return ""
+
+    spread_queues(control, "/")
+    assert said == expected
 
 
 def replica_set(with_data: int, arbiters: int = 0) -> ReplicaSet:

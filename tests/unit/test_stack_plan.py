@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
+from operations.stack import run
 from operations.stack.environment import unknown_settings
 from operations.stack.layout import Layout
 from operations.stack.mongod import Mongod, find_mongod
@@ -19,7 +20,7 @@ from operations.stack.rabbitmq import find_rabbitmq
 from operations.stack.run import StackOptions, is_cluster
 from operations.stack.services import ServiceProgram, choose_services
 from operations.stack.start import StackStartError
-from operations.stack.state import State
+from operations.stack.state import State, write_state
 from operations.stack.supervisor import restart_delay
 from provisioning_service.settings import ProvisioningSettings
 from shared.services import PROCESSES, SERVICES, SIMULATOR
@@ -188,6 +189,21 @@ def test_a_former_cluster_runs_as_one_unless_both_servers_are_somebody_elses(tmp
     assert is_cluster(layout, options, said, {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/"})
     assert said.events == ["the data is that of a cluster, so it runs as one; --fresh deletes the data"]
     assert is_cluster(layout, replace(options, cluster=True), said, GIVEN), "which the plan refuses"
+
+
+def test_servers_of_a_cluster_that_were_never_all_ready_start_anew_as_what_is_asked_for(
+    claims: PortClaims, tmp_path: Path
+) -> None:
+    layout, said = Layout(tmp_path), Said()
+    for name in ("mongodb", "mongodb-2", "rabbitmq-2"):
+        (tmp_path / name).mkdir()
+    write_state(layout, State(cluster=True, is_new_cluster=True))
+
+    supervisor = run._prepare(layout, StackOptions(tmp_path, ()), said, {"XDG_STATE_HOME": str(tmp_path)}, claims)
+
+    assert said.events == ["the servers of a cluster were never all ready here, so they start anew, without data"]
+    assert not any((tmp_path / name).exists() for name in ("mongodb-2", "rabbitmq-2"))
+    assert not supervisor.state.cluster
 
 
 class Said:
