@@ -1,15 +1,32 @@
 """Aggregation expressions: those of pipelines, and of `$expr` in queries."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from shared.clock import Clock
 from shared.memory_database import paths
 from shared.memory_database.errors import FAILED_TO_PARSE, TYPE_MISMATCH, ServerError
-from shared.memory_database.values import MISSING, Document, encoded, integer, order_of
+from shared.memory_database.values import MISSING, Document, encoded, integer, is_mapping, order_of
 
-Variables = Mapping[str, Any]
-"""The values of `$$NOW`, and of `$$this` within a `$filter`."""
+
+@dataclass(slots=True)
+class Variables:
+    """What expressions may refer to: the time of the operation, and the element of a `$filter`."""
+
+    clock: Clock
+    this: Any = MISSING
+    _now: datetime | None = None
+
+    @property
+    def now(self) -> datetime:
+        """The time at which the operation first asks for it."""
+        if self._now is None:
+            self._now = encoded(self.clock())
+        return self._now
+
+
 Expression = Callable[[Document, Variables], Any]
 
 NOT_A_NUMBER = 16554
@@ -19,18 +36,24 @@ NO_BRANCH = 40066
 
 def expression(given: Any) -> Expression:
     """Return a function for an expression. Raises NotImplementedError for what is not modelled."""
-    if isinstance(given, str) and given.startswith("$$"):
-        return _variable(given)
-    if isinstance(given, str) and given.startswith("$"):
-        path = given[1:].split(".")
-        return lambda document, _: paths.read(document, path)
-    if isinstance(given, Mapping):
+    if isinstance(given, str):
+        return _text(given)
+    if is_mapping(given):
         return _operation(given) if next(iter(given), "").startswith("$") else _object(given)
     if isinstance(given, list | tuple):
         parts = [expression(each) for each in given]
         return lambda document, variables: [_or_null(part(document, variables)) for part in parts]
     constant = encoded(given)
     return lambda _document, _variables: constant
+
+
+def _text(given: str) -> Expression:
+    if given.startswith("$$"):
+        return _variable(given)
+    if given.startswith("$"):
+        path = given[1:].split(".")
+        return lambda document, _: paths.read(document, path)
+    return _literal(given)
 
 
 def is_true(value: Any) -> bool:
@@ -48,7 +71,7 @@ def _variable(given: str) -> Expression:
         return lambda _document, _variables: MISSING
     if name not in ("NOW", "this"):
         raise NotImplementedError(f"the variable $${name}")
-    return lambda _, variables: paths.read(variables[name], path)
+    return lambda _, variables: paths.read(variables.now if name == "NOW" else variables.this, path)
 
 
 def _object(given: Mapping[str, Any]) -> Expression:
@@ -207,7 +230,7 @@ def _filter(arguments: Mapping[str, Any]) -> Expression:
             return None
         if type(values) is not list:
             raise ServerError(FAILED_TO_PARSE, "input to $filter must be an array")
-        return [each for each in values if is_true(condition(document, {**variables, "this": each}))]
+        return [each for each in values if is_true(condition(document, replace(variables, this=each)))]
 
     return evaluate
 

@@ -6,7 +6,7 @@ from typing import Any
 from shared.memory_database import paths
 from shared.memory_database.errors import BAD_VALUE, ServerError
 from shared.memory_database.expressions import Variables, expression, is_true
-from shared.memory_database.values import MISSING, NULL_RANK, Document, comparable, encoded, key_of, rank
+from shared.memory_database.values import MISSING, NULL_RANK, Document, comparable, encoded, is_mapping, key_of, rank
 
 Predicate = Callable[[Document], bool]
 Test = Callable[[Any], bool]
@@ -29,7 +29,7 @@ def matcher(query: Query, variables: Variables) -> Predicate:
 
 def is_operators(condition: Any) -> bool:
     """Return whether a condition consists of operators, and is not a value to be equal to."""
-    return isinstance(condition, Mapping) and next(iter(condition), "").startswith("$")
+    return is_mapping(condition) and next(iter(condition), "").startswith("$")
 
 
 def equalities(query: Query) -> Iterator[tuple[str, Any]]:

@@ -28,7 +28,7 @@ from shared.memory_database.errors import (
 )
 from shared.memory_database.expressions import Variables
 from shared.memory_database.storage import Overlay, StoredCollection, Transaction, TransactionState, View
-from shared.memory_database.values import Document, encoded
+from shared.memory_database.values import Document
 
 T = TypeVar("T")
 ReplicationLag = Callable[[], float]
@@ -103,7 +103,7 @@ class Server:
 
     def variables(self) -> Variables:
         """Return what expressions may refer to."""
-        return {"NOW": encoded(self.clock())}
+        return Variables(self.clock)
 
     def new_object_id(self) -> ObjectId:
         """Return an id for a document without one."""

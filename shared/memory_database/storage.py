@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from shared.memory_database import paths
 from shared.memory_database.errors import BAD_VALUE, DUPLICATE_KEY, ServerError
+from shared.memory_database.expressions import Variables
 from shared.memory_database.filters import Predicate, matcher
 from shared.memory_database.validation import Check
 from shared.memory_database.values import MISSING, Document, encoded, key_of
@@ -60,7 +61,7 @@ class Index:
         self._paths = [name.split(".") for name in self.given["key"]]
         self._entries: dict[Any, Any] = {}
         condition = self.given.get("partialFilterExpression")
-        self._covers: Predicate = matcher(condition, {}) if condition else self._covers_if_sparse
+        self._covers: Predicate = matcher(condition, Variables(_no_time)) if condition else self._covers_if_sparse
 
     def information(self) -> Document:
         """Return what `index_information` says about it."""
@@ -99,6 +100,10 @@ class Index:
         if any(type(value) is list for value in values):
             raise NotImplementedError("a unique index of arrays")
         return [None if value is MISSING else value for value in values]
+
+
+def _no_time() -> datetime:
+    raise NotImplementedError("the time in the condition of an index")
 
 
 def _entry(values: Sequence[Any]) -> Any:

@@ -166,7 +166,7 @@ def _max(editor: Editor, path: Path, argument: Any, _: Variables) -> None:
 def _current_date(editor: Editor, path: Path, argument: Any, variables: Variables) -> None:
     if argument is not True:
         raise NotImplementedError("$currentDate of another type than the default")
-    editor.set(path, variables["NOW"])
+    editor.set(path, variables.now)
 
 
 def _push(editor: Editor, path: Path, argument: Any, _: Variables) -> None:

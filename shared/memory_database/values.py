@@ -5,7 +5,7 @@ Stored documents are never changed in place, so they may share their parts.
 
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -82,6 +82,11 @@ def copied(value: Any) -> Any:
     if kind is list:
         return [copied(each) if type(each) is dict or type(each) is list else each for each in value]
     return value
+
+
+def is_mapping(value: Any) -> bool:
+    """Return whether a value of a caller stands for a document."""
+    return type(value) is dict or isinstance(value, Mapping)
 
 
 def integer(value: int) -> int:
@@ -175,6 +180,8 @@ def _field_name(name: Any) -> str:
 
 def _moment(value: datetime) -> datetime:
     """Return a time as the driver reads it: in UTC, cut to the millisecond. One without a zone is taken for UTC."""
+    if value.microsecond % 1000 == 0 and value.tzinfo is UTC:
+        return value
     if value.tzinfo is not None:
         value = value.astimezone(utc)
     return value.replace(microsecond=value.microsecond // 1000 * 1000, tzinfo=utc)

@@ -1,5 +1,6 @@
 """The database in memory beside a real MongoDB: random operations have the same results, errors and effects."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -9,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo import DeleteMany, DeleteOne, InsertOne, ReplaceOne, UpdateMany, UpdateOne
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 
 from shared.clock import utc_now
 from shared.database import Collection, Database, Document
 from shared.memory_database import MemoryDatabase
 from tests.support.builders import connected
+from tests.support.memory_databases import MEMORY, MONGODB
 from tests.support.seeds import seed_count
 from tests.support.servers import Servers
 
@@ -125,7 +128,7 @@ EXPRESSIONS: st.SearchStrategy[Any] = st.deferred(
         ),
     )
 )
-OPERAND = st.one_of(st.sampled_from(["$a", "$b", "$n", "$missing"]), SCALARS, EXPRESSIONS)
+OPERAND: st.SearchStrategy[Any] = st.one_of(st.sampled_from(["$a", "$b", "$n", "$missing"]), SCALARS, EXPRESSIONS)
 QUERIES = st.one_of(
     SIMPLE_QUERIES,
     st.builds(lambda key: {"_id": key}, IDS),
@@ -244,8 +247,9 @@ async def _outcome(collection: Collection, call: Any) -> Any:
     try:
         return await _made(collection, *call)
     except BulkWriteError as error:
-        failures = [(each["index"], each["code"], each["op"]) for each in error.details.pop("writeErrors")]
-        return BulkWriteError, failures, error.details
+        details = dict(error.details)
+        failures = [(each["index"], each["code"], each["op"]) for each in details.pop("writeErrors")]
+        return BulkWriteError, failures, details
     except OperationFailure as error:
         return type(error), error.code
     except (PyMongoError, ValueError) as error:
@@ -275,3 +279,126 @@ async def test_random_operations_have_the_same_results_and_effects(
     pair: tuple[Database, Database], calls: list[Any]
 ) -> None:
     await _assert_alike(pair, calls)
+
+
+# --- What random operations do not meet. ---
+
+
+@pytest.fixture(params=[MONGODB, MEMORY])
+async def things(
+    pair: tuple[Database, Database], request: pytest.FixtureRequest, unique_id: str
+) -> AsyncIterator[Collection]:
+    """A collection of one of the two, with two documents."""
+    database = pair[request.param == MEMORY]
+    collection = database[f"c{unique_id}"]
+    await collection.insert_many([{"_id": name, "n": 0, "parts": [{"k": 1}, {"k": 2}]} for name in "ab"])
+    yield collection
+    await collection.delete_many({})
+
+
+async def number(collection: Collection, name: str = "a") -> int:
+    found = await collection.find_one({"_id": name})
+    assert found is not None
+    return int(found["n"])
+
+
+async def test_the_place_of_an_array_that_a_query_finds_is_changed(things: Collection) -> None:
+    by_match = {"_id": "a", "parts": {"$elemMatch": {"k": 2, "m": {"$exists": False}}}}
+    assert (await things.update_one(by_match, {"$set": {"parts.$": {"k": 2, "m": 3}}})).modified_count == 1
+    assert (await things.update_one(by_match, {"$set": {"parts.$": {}}})).matched_count == 0
+    await things.update_one({"_id": "a", "parts.k": 1}, {"$set": {"parts.$.m": 4}})
+    assert await things.find_one({"_id": "a"}, {"parts": True}) == {
+        "_id": "a",
+        "parts": [{"k": 1, "m": 4}, {"k": 2, "m": 3}],
+    }
+
+
+async def test_the_time_of_an_update_and_of_a_query_is_that_of_the_database(things: Collection) -> None:
+    await things.update_one({"_id": "a"}, {"$currentDate": {"at": True}})
+    later: Any = {"$expr": {"$lt": ["$at", {"$subtract": ["$$NOW", 3_600_000]}]}}
+    earlier: Any = {"$expr": {"$lt": ["$at", {"$add": ["$$NOW", 3_600_000]}]}, "_id": "a"}
+    assert await things.count_documents(later | {"_id": "a"}) == 0
+    assert await things.count_documents(earlier) == 1
+
+
+async def test_a_second_document_with_the_same_key_is_refused_with_its_key(things: Collection) -> None:
+    with pytest.raises(DuplicateKeyError) as raised:
+        await things.insert_one({"_id": "a"})
+    assert raised.value.details is not None
+    kept = {name: raised.value.details[name] for name in ("index", "code", "keyPattern", "keyValue", "errmsg")}
+    assert kept == {
+        "index": 0,
+        "code": 11000,
+        "keyPattern": {"_id": 1},
+        "keyValue": {"_id": "a"},
+        "errmsg": f'E11000 duplicate key error collection: {things.full_name} index: _id_ dup key: {{ _id: "a" }}',
+    }
+
+
+async def test_a_transaction_sees_one_state_and_its_own_writes_until_it_commits(things: Collection) -> None:
+    async with things.database.client.start_session() as session, await session.start_transaction():
+        await things.update_one({"_id": "a"}, {"$inc": {"n": 1}}, session=session)
+        await things.update_one({"_id": "b"}, {"$inc": {"n": 5}})
+        await things.insert_one({"_id": "c", "n": 1}, session=session)
+        within = [each["n"] async for each in things.find(session=session).sort("_id")]
+        assert within == [1, 0, 1]
+        assert [each["n"] for each in await contents(things)] == [0, 5]
+    assert [each["n"] for each in await contents(things)] == [1, 5, 1]
+
+
+@pytest.mark.parametrize("statement", ["update_one", "find_one_and_update", "bulk_write", "insert_one"])
+async def test_a_write_over_a_newer_change_is_a_conflict_that_ends_the_transaction(
+    things: Collection, statement: str
+) -> None:
+    inserts = statement == "insert_one"
+    query, change = {"_id": "new" if inserts else "a"}, {"$inc": {"n": 1}}
+    arguments: dict[str, tuple[Any, ...]] = {
+        "bulk_write": ([UpdateOne(query, change)],),
+        "insert_one": ({"_id": "new", "n": 7},),
+    }
+    async with things.database.client.start_session() as session:
+        await session.start_transaction(read_concern=ReadConcern("snapshot"))
+        await things.find_one({"_id": "b"}, session=session)
+        await things.update_one(query, change, upsert=True)
+        with pytest.raises(OperationFailure) as raised:
+            await getattr(things, statement)(*arguments.get(statement, (query, change)), session=session)
+        assert raised.value.code == 112
+        assert raised.value.has_error_label("TransientTransactionError")
+        with pytest.raises(OperationFailure) as raised:
+            await things.find_one({"_id": "b"}, session=session)
+        assert (raised.value.code, raised.value.has_error_label("TransientTransactionError")) == (251, True)
+        await session.abort_transaction()
+    assert await number(things, query["_id"]) == 1
+
+
+async def test_a_duplicate_within_a_transaction_ends_it(things: Collection) -> None:
+    async with things.database.client.start_session() as session:
+        await session.start_transaction()
+        await things.update_one({"_id": "b"}, {"$inc": {"n": 1}}, session=session)
+        with pytest.raises(BulkWriteError):
+            await things.insert_many([{"_id": "a"}], session=session)
+        with pytest.raises(OperationFailure) as raised:
+            await session.commit_transaction()
+        assert (raised.value.code, raised.value.has_error_label("TransientTransactionError")) == (251, True)
+    assert await number(things, "b") == 0
+
+
+async def test_a_write_outside_waits_for_the_transaction(things: Collection) -> None:
+    async with things.database.client.start_session() as session:
+        await session.start_transaction()
+        await things.update_one({"_id": "a"}, {"$inc": {"n": 1}}, session=session)
+        outside = asyncio.create_task(things.update_one({"_id": "a"}, {"$inc": {"n": 10}}))
+        await things.update_one({"_id": "b"}, {"$inc": {"n": 1}})  # another document does not wait
+        assert not outside.done()
+        await session.commit_transaction()
+    assert (await outside).modified_count == 1
+    assert await number(things) == 11
+
+
+async def test_a_snapshot_session_always_reads_the_same(things: Collection) -> None:
+    async with things.database.client.start_session(snapshot=True) as session:
+        before = await things.find(session=session).to_list()
+        await things.update_one({"_id": "a"}, {"$inc": {"n": 1}})
+        await things.delete_one({"_id": "b"})
+        assert await things.find(session=session).sort("_id").to_list() == before
+    assert len(await contents(things)) == 1
