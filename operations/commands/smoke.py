@@ -38,8 +38,8 @@ def smoke(
 
     It makes stock, a hold with room in a slot, a retainer, and an order that is paid from it; then it refunds the
     order, closes the retainer, deletes the hold and takes the product off sale. Amounts are 0.01 XTS, a currency for
-    tests. With --server it also buys a server, which stays. Several can run at the same time: each has a product of its
-    own, which stays, off sale and without units.
+    tests. With --server it also buys a server, which stays. Several can run at the same time: each takes a product
+    that no other run has, and leaves it to the next, off sale and without units.
 
     Exit status 0 if everything was done and undone, 1 if a step failed (what was done is undone), 2 for wrong usage, 3
     if no stack is known or MongoDB does not answer.

@@ -13,6 +13,9 @@ from shared.tls import plain_reason
 
 POLL_SECONDS = 0.2
 
+REPLAYED = "Idempotent-Replayed"
+"""The header with which services answer a request again."""
+
 
 class StepFailedError(CommandError):
     """A service did not answer as it should, or not in time; the message names the request.
@@ -37,6 +40,29 @@ class Calls:
 
         Raises StepFailedError if there is no answer, if its status is 400 or above, or if its body is not JSON.
         """
+        return _content(f"{method} {path} of {service}", await self._answer(method, service, path, body, key))
+
+    async def find(self, service: str, path: str) -> Any:
+        """Return the body of what is at this path, None if there is nothing; otherwise like `send`."""
+        answer = await self._answer("GET", service, path, may_be_missing=True)
+        return None if answer.status_code == httpx.codes.NOT_FOUND else _content(f"GET {path} of {service}", answer)
+
+    async def is_first(self, service: str, path: str, body: object, *, key: str) -> bool:
+        """Send a request under a key, like `send`; return whether nobody has sent it before."""
+        answer = await self._answer("POST", service, path, body, key)
+        replayed: str | None = answer.headers.get(REPLAYED)
+        return replayed != "true"
+
+    async def _answer(
+        self,
+        method: str,
+        service: str,
+        path: str,
+        body: object = None,
+        key: str | None = None,
+        *,
+        may_be_missing: bool = False,
+    ) -> httpx.Response:
         headers = {} if key is None else {"Idempotency-Key": key}
         name = f"{method} {path} of {service}"
         try:
@@ -44,13 +70,11 @@ class Calls:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = plain_reason(str(error)) or type(error).__name__
             raise StepFailedError(f"{name}: {reason}", without_effect=isinstance(error, NOT_SENT)) from error
-        if answer.is_error:
+        missing = answer.status_code == httpx.codes.NOT_FOUND and may_be_missing
+        if answer.is_error and not missing:
             reason = f"{answer.status_code} {_problem(answer)}"
             raise StepFailedError(f"{name}: {reason}", without_effect=answer.is_client_error)
-        try:
-            return answer.json() if answer.content else None
-        except ValueError as error:
-            raise StepFailedError(f"{name}: {answer.status_code}, but not with JSON: {answer.text[:200]}") from error
+        return answer
 
     async def until(self, service: str, path: str, holds: Callable[[Any], bool], *, within: float) -> Any:
         """Read until the condition holds, and return what was read. Raises StepFailedError after `within` seconds."""
@@ -61,6 +85,13 @@ class Calls:
                 raise StepFailedError(f"GET {path} of {service}: after {within:g} s it is still {state}")
             await asyncio.sleep(POLL_SECONDS)
         return found
+
+
+def _content(name: str, answer: httpx.Response) -> Any:
+    try:
+        return answer.json() if answer.content else None
+    except ValueError as error:
+        raise StepFailedError(f"{name}: {answer.status_code}, but not with JSON: {answer.text[:200]}") from error
 
 
 def _problem(answer: httpx.Response) -> str:

@@ -1,8 +1,9 @@
 """The steps of the smoke test, each with what undoes it.
 
 It takes no real money: amounts are a hundredth of XTS, the currency that ISO 4217 reserves for tests, so the books of
-other currencies stay as they are. What cannot be deleted stays behind unused: the product, off sale and without stock;
-the retainer, inactive; the order, refunded. A server costs money and stays, so it is only bought on request.
+other currencies stay as they are. What cannot be deleted stays behind unused: the product, off sale and without stock,
+which a later run uses again; the retainer, inactive; the order, refunded. A server costs money and stays, so it is only
+bought on request.
 
 Everything is the run's own, with the name of its customer, so runs at the same time do not disturb each other: were
 they to share a product, the first to end would take the stock of the others.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from operations.smoke.calls import Calls, StepFailedError
+from operations.smoke.products import give_back, put_on_sale, take_product
 from shared.services import INVENTORY, ORDER, PAYMENT
 
 CURRENCY = "XTS"
@@ -55,11 +57,9 @@ class SmokeTest:
         self._server = server
         self._undo: list[tuple[str, Undo]] = []
         self._retainer = ""
-        run = uuid.uuid4().hex[:12]
-        self.user = f"smoke-test-{run}"
+        self.user = f"smoke-test-{uuid.uuid4().hex[:12]}"
         """The customer of this run."""
-        self.product = f"ordersaga-smoke-test-{run}"
-        """The product of this run."""
+        self._product = ""
 
     async def run(self) -> AsyncIterator[Step]:
         """Do the steps until one fails or is interrupted, then undo those that were begun, the last one first."""
@@ -82,23 +82,21 @@ class SmokeTest:
     # --- Stock. ---
 
     async def _stock(self) -> str:
+        self._product = await take_product(self._calls, self.user, 2)
         self._undo.append(("stock", self._take_off_sale))
-        await self._calls.send("PUT", INVENTORY.name, f"/inventory/{self.product}", {"quantity": 2})
-        await self._calls.send("PATCH", INVENTORY.name, f"/products/{self.product}", {"onSale": True})
-        return f"2 units of {self.product}"
+        await put_on_sale(self._calls, self._product)
+        return f"2 units of {self._product}"
 
     async def _take_off_sale(self) -> str:
-        off = {"onSale": False, "reason": "only for ordersaga smoke"}
-        await self._calls.send("PUT", INVENTORY.name, f"/inventory/{self.product}", {"quantity": 0})
-        await self._calls.send("PATCH", INVENTORY.name, f"/products/{self.product}", off)
-        return f"{self.product} has no units and is off sale"
+        await give_back(self._calls, self._product, self.user)
+        return f"{self._product} has no units and is off sale"
 
     # --- A hold, with room in a slot if there are slots. ---
 
     async def _hold(self) -> str:
         slots = (await self._calls.send("GET", INVENTORY.name, "/slots"))["items"]
         has_room = any(slot["capacity"] - slot["load"] >= PRICE for slot in slots if not slot["disabled"])
-        items = [{"productId": self.product, "quantity": 1, "price": PRICE}]
+        items = [{"productId": self._product, "quantity": 1, "price": PRICE}]
         body = {"userId": self.user, "items": items, "ttlSeconds": 60} | ({"slot": "auto"} if has_room else {})
         held = await self._calls.send("POST", INVENTORY.name, "/holds", body)
         self._undo.append(("hold", lambda: self._delete_hold(held["holdId"])))
@@ -144,7 +142,7 @@ class SmokeTest:
         payment = {"method": "retainer", "retainerId": self._retainer}
         # Before it is placed: it may exist although its answer was lost.
         self._undo.append(("order", self._take_back_all))
-        order_id = await self._place(self.product, PRICE, payment)
+        order_id = await self._place(self._product, PRICE, payment)
         order = await self._ended(order_id, self._within)
         if order["status"] != "CONFIRMED":
             raise StepFailedError(f"order {order_id} is {order['status']}: {order['failureReason']}")
@@ -179,7 +177,7 @@ class SmokeTest:
         order = await self._calls.until(ORDER.name, path, lambda found: found["settled"], within=self._within)
         if order["status"] != "CONFIRMED":
             return f"order {order_id} is {order['status']}"
-        lines = {"items": [{"productId": self.product, "quantity": 1}], "restock": True, "reason": "smoke test"}
+        lines = {"items": [{"productId": self._product, "quantity": 1}], "restock": True, "reason": "smoke test"}
         await self._calls.send("POST", ORDER.name, f"{path}/refunds", lines, key=self.user)
         await self._calls.until(ORDER.name, path, _is_refunded, within=self._within)
         return f"order {order_id} is refunded"

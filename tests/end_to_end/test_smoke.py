@@ -46,14 +46,20 @@ async def smoke(stack: Stack, *words: str, environment: dict[str, str] | None = 
 
 async def assert_undone(stack: Stack, user: str) -> None:
     """Nothing is on sale or held, no money is anywhere that it was not, and the books balance."""
-    run = user.removeprefix("smoke-test-")
-    product = (await stack.client.get(f"{stack.url('inventory')}/products/ordersaga-smoke-test-{run}")).json()
-    assert product["onSale"] is False
+    for product in await products(stack):
+        assert product["onSale"] is False
+        stock = (await stack.client.get(f"{stack.url('inventory')}/inventory/{product['productId']}")).json()
+        assert (stock["quantity"], stock["reserved"]) == (0, 0)
     listed = await stack.client.get(f"{stack.url('order')}/orders", params={"userId": user})
     for order in listed.json()["items"]:
         assert order["settled"]
         assert order["status"] == "CANCELLED" or order["refundedAmount"] == order["totalAmount"]
     await stack.assert_books_balance()
+
+
+async def products(stack: Stack) -> list[dict[str, Any]]:
+    listed = (await stack.client.get(f"{stack.url('inventory')}/products")).json()["items"]
+    return [each for each in listed if each["productId"].startswith("ordersaga-smoke-test")]
 
 
 async def test_one_of_everything_is_done_and_undone(stack: Stack) -> None:
@@ -70,6 +76,7 @@ async def test_one_of_everything_is_done_and_undone(stack: Stack) -> None:
             *((name, "undone") for name in ("order", "funds", "hold", "stock")),
         ]
         assert "room in the slot slot:" in document["steps"][1]["detail"]
+    assert len(await products(stack)) == 2, "one for each run at the same time"
     slots = (await stack.client.get(f"{stack.url('inventory')}/slots")).json()["items"]
     assert {slot["load"] for slot in slots} == {0}
     async with pymongo.AsyncMongoClient[dict[str, Any]](stack.mongodb_url) as client:
@@ -92,6 +99,7 @@ async def test_a_service_that_does_not_answer_is_named_and_the_rest_undone(stack
         "✓ stock undone",
     ]
     assert "POST /api/retainers of payment" in output
+    assert len(await products(stack)) == 2, "a run takes what others have left"
 
 
 async def test_an_order_that_is_not_confirmed_in_time_is_cancelled_or_refunded(stack: Stack, test: SmokeTest) -> None:
