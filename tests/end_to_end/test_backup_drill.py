@@ -23,7 +23,7 @@ from tests.support.simulators import Simulator, package, run_simulator
 
 SERVICES = ("order", "inventory", "payment", "provisioning", "console")
 QUICK = {"republish_after_seconds": 1, "resend_after_seconds": 3600, "saga_timeout_seconds": 600}
-ROUNDS = 60 if IS_LONG_FORM else 6
+ROUNDS = 60 if IS_LONG_FORM else 3
 """Rounds of orders of all kinds before the backup, and as many at least during it."""
 PACKAGE = "103.181.91"
 

@@ -23,11 +23,11 @@ from tests.support.builders import new_id
 from tests.support.funds_client import Answer, Books, Call, Document, Funds, minor_units, number, read_books
 from tests.support.funds_model import Bank, Invoice, Model, Payment, Refusals, Retainer, Transfer
 from tests.support.processes import KEEP_SECONDS, run_stack
-from tests.support.seeds import seed_count
+from tests.support.seeds import IS_LONG_FORM, seed_count
 from tests.support.servers import Servers, delete_topology
 
 PREFIX = "tfunds"
-EXAMPLES, STEPS = seed_count(cost=2), 20
+EXAMPLES, STEPS = seed_count(cost=2) if IS_LONG_FORM else 6, 20
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_SECONDS)
 SPREADS = pytest.mark.parametrize("spread", [1, 2], ids=["one process", "two processes"])
 

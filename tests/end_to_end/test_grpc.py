@@ -1,6 +1,6 @@
 """Orders over gRPC with all services as processes: slots that fill up, and an order service that is killed.
 
-`make test-grpc` places 1000 orders at once instead of 200.
+`make test-grpc` places 1000 orders at once instead of 100.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tests.support.grpc_servers import metadata, new_order, refusal, refused
 from tests.support.processes import Stack, run_stack
 from tests.support.raw_grpc import raw_client
 
-ORDERS = int(os.environ.get("ORDERS", "200"))
+ORDERS = int(os.environ.get("ORDERS", "100"))
 WITHIN_SECONDS = 120
 """The deadline of calls: generous, so that a loaded machine is no failure."""
 

@@ -33,19 +33,19 @@ def address(stack: Stack) -> Address:
 async def test_every_order_is_placed_settled_and_timed(stack: Stack) -> None:
     progress = LoadProgress()
     report = await run_load(
-        address(stack), LoadPlan(orders=300, concurrency=10, products=4, lines=2, details=True), progress
+        address(stack), LoadPlan(orders=100, concurrency=10, products=4, lines=2, details=True), progress
     )
     assert report.ok
-    assert (report.placed, report.accepted, report.recorded, report.unsettled) == (300, 300, 300, 0)
-    assert report.statuses == {"CONFIRMED": 300}
+    assert (report.placed, report.accepted, report.recorded, report.unsettled) == (100, 100, 100, 0)
+    assert report.statuses == {"CONFIRMED": 100}
     assert (report.errors, report.reasons) == ({}, {})
-    assert (progress.phase, progress.done) == ("auditing", 300)
-    assert report.audit.checked["orders"] >= 300
+    assert (progress.phase, progress.done) == ("auditing", 100)
+    assert report.audit.checked["orders"] >= 100
     for measured in ("post", "final", "settled"):
         figures = report.latencies_ms[measured]
         assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"] < 60_000
     assert 0 < report.seconds < 60
-    assert report.orders_per_second == pytest.approx(300 / report.seconds)
+    assert report.orders_per_second == pytest.approx(100 / report.seconds)
     assert report.cost["load"].rss_bytes > 0
 
 
@@ -58,9 +58,9 @@ async def test_declined_orders_are_cancelled_and_release_everything(stack: Stack
 
 async def test_an_audit_during_a_load_test_finds_orders_in_flight_and_no_violations(stack: Stack) -> None:
     """Successful and declined orders buy and release one hot product at the same time."""
-    good = asyncio.create_task(run_load(address(stack), LoadPlan(orders=400, products=1)))
+    good = asyncio.create_task(run_load(address(stack), LoadPlan(orders=200, products=1)))
     declined = asyncio.create_task(
-        run_load(address(stack), LoadPlan(orders=400, products=1, payment_token="tok_declined"))
+        run_load(address(stack), LoadPlan(orders=200, products=1, payment_token="tok_declined"))
     )
     in_flight = 0
     while not (good.done() and declined.done()):

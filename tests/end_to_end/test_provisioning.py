@@ -22,7 +22,7 @@ SERVICES = ("order", "inventory", "payment", "provisioning")
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
 HOLD_SECONDS = 3600
 FOR_EVER = 3600
-PACKAGES = 50 if IS_LONG_FORM else 15
+PACKAGES = 50 if IS_LONG_FORM else 8
 """A delay in seconds that holds calls until the test sets another one."""
 
 
