@@ -140,8 +140,13 @@ async def own_servers(servers_to_stop: NativeServers, unique_id: str) -> AsyncIt
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests marked `both_databases` over MongoDB and over the database in memory."""
-    if metafunc.definition.get_closest_marker("both_databases") and "mongodb_url" in metafunc.fixturenames:
+    """Run the tests marked `both_databases` over MongoDB and over the database in memory, unless they name one."""
+    named = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if (
+        metafunc.definition.get_closest_marker("both_databases")
+        and "mongodb_url" in metafunc.fixturenames
+        and "mongodb_url" not in named
+    ):
         metafunc.parametrize("mongodb_url", [MONGODB, MEMORY], indirect=True)
 
 

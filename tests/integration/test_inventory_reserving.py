@@ -23,6 +23,7 @@ from tests.support.inventory_worker import (
     unsettled_records,
     watched,
 )
+from tests.support.memory_databases import MONGODB
 from tests.support.monitoring import counted
 
 pytestmark = pytest.mark.both_databases
@@ -84,6 +85,7 @@ async def test_an_order_that_one_process_handles_twice_at_once_takes_its_stock_o
     assert await unsettled_records(worker.database) == []
 
 
+@pytest.mark.parametrize("mongodb_url", [MONGODB], indirect=True)  # contention takes long over either
 async def test_twenty_batches_from_several_workers_reserve_exactly_the_stock_of_a_hot_product(
     workers: list[Worker],
 ) -> None:

@@ -119,6 +119,7 @@ async def disable(worker: Worker, slot: str) -> None:
     assert await worker.slots.adjust(slot, capacity=None, follow_rules=False, disabled=True)
 
 
+@pytest.mark.parametrize("databases", [MONGODB], indirect=True)  # contention takes long over either
 async def test_a_thousand_orders_at_once_for_one_slot_fill_it_and_the_rest_go_on_or_away(
     workers: list[Worker], worker: Worker, clock: HandClock
 ) -> None:
