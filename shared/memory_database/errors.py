@@ -8,7 +8,6 @@ from pymongo.errors import DuplicateKeyError, ExecutionTimeout, OperationFailure
 from shared.memory_database.values import Document
 
 BAD_VALUE = 2
-FAILED_TO_PARSE = 9
 TYPE_MISMATCH = 14
 NAMESPACE_NOT_FOUND = 26
 PATH_NOT_VIABLE = 28

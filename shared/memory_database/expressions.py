@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.clock import Clock
 from shared.memory_database import paths
-from shared.memory_database.errors import FAILED_TO_PARSE, TYPE_MISMATCH, ServerError
+from shared.memory_database.errors import TYPE_MISMATCH, ServerError
 from shared.memory_database.values import MISSING, Document, encoded, integer, is_mapping, order_of
 
 
@@ -31,6 +31,7 @@ Expression = Callable[[Document, Variables], Any]
 
 NOT_A_NUMBER = 16554
 NOT_AN_ARRAY = 17124
+NOTHING_TO_FILTER = 28651
 NO_BRANCH = 40066
 
 
@@ -229,7 +230,7 @@ def _filter(arguments: Mapping[str, Any]) -> Expression:
         if values is None or values is MISSING:
             return None
         if type(values) is not list:
-            raise ServerError(FAILED_TO_PARSE, "input to $filter must be an array")
+            raise ServerError(NOTHING_TO_FILTER, "input to $filter must be an array")
         return [each for each in values if is_true(condition(document, replace(variables, this=each)))]
 
     return evaluate

@@ -21,7 +21,7 @@ from tests.support.memory_databases import MEMORY, MONGODB
 from tests.support.seeds import seed_count
 from tests.support.servers import Servers
 
-EXAMPLES = seed_count() * 5
+EXAMPLES = seed_count() * 2
 CREATED = datetime(2026, 6, 1, tzinfo=UTC)
 UNIQUE = {"key": {"u": 1}, "name": "unique", "unique": True, "partialFilterExpression": {"u": {"$exists": True}}}
 VALIDATOR = {
