@@ -44,6 +44,8 @@ def equalities(query: Query) -> Iterator[tuple[str, Any]]:
             yield name, encoded(condition)
         elif "$eq" in condition:
             yield name, encoded(condition["$eq"])
+        elif len(condition.get("$in", ())) == 1:
+            yield name, encoded(condition["$in"][0])
 
 
 def matched_place(query: Query, array: str, values: Sequence[Any], variables: Variables) -> int:

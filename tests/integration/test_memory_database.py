@@ -264,7 +264,7 @@ async def _assert_alike(pair: tuple[Database, Database], calls: list[Any]) -> No
         try:
             ours = await _outcome(memory, call)
         except NotImplementedError:
-            continue
+            return  # after a part of a bulk, perhaps
         assert await _outcome(real, call) == ours, call
         assert await contents(real) == await contents(memory), call
 
