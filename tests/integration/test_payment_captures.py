@@ -32,6 +32,11 @@ from tests.support.seeds import seed_count
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 def clock() -> MovableClock:
     return MovableClock()
 

@@ -18,6 +18,11 @@ from tests.support.payment_workers import MovableClock, PaymentWorker, order_cre
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 def clock() -> MovableClock:
     return MovableClock()
 
