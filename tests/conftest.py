@@ -22,6 +22,7 @@ from tests.support.servers import (
     Servers,
     delete_topology,
     drop_databases,
+    empty_databases,
     native_servers,
     run_servers,
 )
@@ -168,6 +169,14 @@ async def clean_broker(amqp_url: str) -> AsyncIterator[str]:
     await delete_topology(amqp_url)
 
 
+@pytest.fixture(scope="module")
+async def bare_broker(servers: Servers) -> AsyncIterator[str]:
+    """The same for a whole module, whose tests leave no messages, or use `clean_broker`."""
+    await delete_topology(servers.amqp_url)
+    yield servers.amqp_url
+    await delete_topology(servers.amqp_url)
+
+
 @pytest.fixture(autouse=True)
 def shardable_commands() -> Iterator[None]:
     """Fail the test in which the product sends a command that a sharded collection refuses."""
@@ -189,3 +198,21 @@ async def database_prefix(mongodb_url: str, unique_id: str) -> AsyncIterator[str
     yield prefix
     if mongodb_url != MEMORY:
         await drop_databases(mongodb_url, prefix)
+
+
+@pytest.fixture(scope="module")
+async def module_prefix(servers: Servers) -> AsyncIterator[str]:
+    """A prefix for the names of databases that the tests of a module share; they are dropped after the last."""
+    prefix = f"t{secrets.token_hex(8)}"
+    yield prefix
+    await drop_databases(servers.mongodb_url, prefix)
+
+
+@pytest.fixture
+async def emptied_prefix(module_prefix: str, mongodb_url: str) -> AsyncIterator[str]:
+    """A `database_prefix` for modules whose tests do not look at how collections are created, which costs more than
+    most tests: each finds those of the tests before, without documents.
+    """
+    yield module_prefix
+    if mongodb_url != MEMORY:
+        await empty_databases(mongodb_url, module_prefix)

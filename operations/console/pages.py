@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -66,21 +67,28 @@ _log = structlog.get_logger(__name__)
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+@cache
+def _templates() -> Environment:
+    """The templates, which are compiled once in a process, with the first page that needs each."""
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(wording.FILTERS)
+    templates.tests["unavailable"] = lambda value: isinstance(value, Unavailable)
+    return templates
+
+
 class Pages:
     """The templates of a console."""
 
     def __init__(self, dependencies: ConsoleDependencies, watch: OutageWatch) -> None:
         self._dependencies = dependencies
         self._watch = watch
-        self._templates = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=ChainableUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters.update(wording.FILTERS)
-        self._templates.tests["unavailable"] = lambda value: isinstance(value, Unavailable)
+        self._templates = _templates()
 
     def show(self, request: Request, template: str, status: int = HTTPStatus.OK, /, **values: Any) -> Response:
         """Render a page, or a part of one."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,7 +22,7 @@ from payment_service.ledger.transactions import Transactions
 from shared.access.permissions import Role
 from shared.clock import utc_now
 from shared.services import CONSOLE
-from tests.support import warm_processes
+from tests.support.commands import run_command
 from tests.support.consoles import console_dependencies
 from tests.support.world import LONG_AGO, Document, World, account, entry, populate_funds
 
@@ -306,10 +305,9 @@ async def test_brackets_in_names_are_not_markup(world: World) -> None:
 
 
 async def test_an_unreachable_server_is_exit_status_3(world: World) -> None:
-    given = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    given |= environment(world) | {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
+    given = environment(world) | {"ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/"}
     words = ("accounts", "show", "retainer:r1")
-    status, _, errors = await warm_processes.run("operations.cli", *words, environment=given)
+    status, _, errors = await run_command(*words, environment=given)
     assert status == 3
     assert "MongoDB" in errors
 

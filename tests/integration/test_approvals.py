@@ -70,6 +70,11 @@ class OrderService:
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

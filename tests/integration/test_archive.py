@@ -30,7 +30,7 @@ from operations.removal.orders import REMOVED_KINDS
 from shared import failpoints as at
 from shared.failpoints import SimulatedCrashError, nothing_fails
 from tests.integration.test_cleanup import all_published, grow_old, short_transactions
-from tests.support import warm_processes
+from tests.support import commands
 from tests.support.access import ADMIN_KEY
 from tests.support.processes import Stack, run_stack
 from tests.support.world import (
@@ -73,9 +73,14 @@ OPTIONS = JSONOptions(tz_aware=True)
 
 
 @pytest.fixture
-async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
+async def world(mongodb_url: str, bare_broker: str, database_prefix: str) -> AsyncIterator[World]:
     async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
-        created = World(client, database_prefix, mongodb_url, clean_broker)
+        created = World(client, database_prefix, mongodb_url, bare_broker)
         populate(created)
         populate_funds(created)
         populate_orders_paid_from_a_retainer(created)
@@ -657,8 +662,7 @@ async def test_the_documented_erasure_finds_every_user(world: World, tmp_path: P
 
 async def run_command(stack: Stack, *words: str, answer: str = "", **more: str) -> tuple[int, str, str]:
     """Run `ordersaga` with these arguments; return its exit status and output."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    environment |= {
+    environment = {
         "ORDERSAGA_MONGODB_URL": stack.mongodb_url,
         "ORDERSAGA_AMQP_URL": stack.amqp_url,
         "ORDERSAGA_DATABASE_PREFIX": stack.database_prefix,
@@ -666,8 +670,7 @@ async def run_command(stack: Stack, *words: str, answer: str = "", **more: str) 
         "ORDERSAGA_API_KEY": ADMIN_KEY,
         "COLUMNS": "120",
     }
-    environment |= more
-    return await warm_processes.run("operations.cli", *words, environment=environment, answer=answer)
+    return await commands.run_command(*words, environment=environment | more, answer=answer)
 
 
 async def assert_errors_are_documents(stack: Stack, words: tuple[str, ...], tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
     async with connected(mongodb_url, f"{database_prefix}_operations") as found:
         await prepare(found, SCHEMA)

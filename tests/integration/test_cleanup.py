@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ from operations.cleanup.deletion import CLEANED_KINDS, CleanupResult, clean_up
 from operations.errors import UnreachableError
 from shared.bus.rabbitmq import RabbitBus
 from shared.topology import DEAD_LETTERS
-from tests.support import stripe_api, warm_processes
+from tests.support import commands, stripe_api
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
@@ -46,9 +45,14 @@ DELETABLE = {"no-stock", "declined", "tombstones", "server-cancelled"}
 
 
 @pytest.fixture
-async def world(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[World]:
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
+async def world(mongodb_url: str, bare_broker: str, database_prefix: str) -> AsyncIterator[World]:
     async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url, tz_aware=True) as client:
-        created = World(client, database_prefix, mongodb_url, clean_broker)
+        created = World(client, database_prefix, mongodb_url, bare_broker)
         populate(created)
         await created.store()
         yield created
@@ -342,14 +346,13 @@ async def test_a_server_that_does_not_answer() -> None:
 
 async def run_command(stack: Stack, *words: str, answer: str = "") -> tuple[int, str, str]:
     """Run `ordersaga cleanup` with these arguments; return its exit status and output."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    environment |= {
+    environment = {
         "ORDERSAGA_MONGODB_URL": stack.mongodb_url,
         "ORDERSAGA_AMQP_URL": stack.amqp_url,
         "ORDERSAGA_DATABASE_PREFIX": stack.database_prefix,
         "COLUMNS": "120",
     }
-    return await warm_processes.run("operations.cli", "cleanup", *words, environment=environment, answer=answer)
+    return await commands.run_command("cleanup", *words, environment=environment, answer=answer)
 
 
 async def grow_old(

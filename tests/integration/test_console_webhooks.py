@@ -36,6 +36,11 @@ WORKING, DEAD, NEW = "wh_working", "wh_dead", "wh_new"
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
     async with connected(mongodb_url, NOTIFICATION.database_in(database_prefix)) as found:
         await schema.prepare(found, SCHEMA)

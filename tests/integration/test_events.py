@@ -24,6 +24,7 @@ from operations.events.stream import NoEventStreamError, find_last, follow, read
 from operations.stack.broker_topology import apply_topology
 from shared.services import ORDER
 from tests.support import warm_processes
+from tests.support.commands import run_command
 from tests.support.events import STEPS, assert_complete_and_in_order, publish, publish_orders
 from tests.support.eventually import eventually
 from tests.support.processes import run_stack
@@ -127,7 +128,7 @@ async def test_a_stream_that_is_missing_or_empty_and_a_broker_that_is_away_are_t
 
 async def run(amqp_url: str, *words: str) -> tuple[int, str, str]:
     given = {"ORDERSAGA_AMQP_URL": amqp_url, "ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/", "PATH": ""}
-    return await warm_processes.run("operations.cli", "events", *words, environment=given)
+    return await run_command("events", *words, environment=given)
 
 
 async def test_tail_filters_and_hides_tokens_and_an_export_that_fails_leaves_the_file_alone(

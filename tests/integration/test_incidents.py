@@ -66,6 +66,11 @@ class FakeService:
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +17,9 @@ from shared.access.permissions import Role
 from shared.errors import StartError
 from shared.services import ORDER
 from shared.watched_files import CHECK_SECONDS
-from tests.support import warm_processes
 from tests.support.access import bearer
 from tests.support.builders import order_body
+from tests.support.commands import run_command
 from tests.support.eventually import eventually
 from tests.support.processes import run_stack
 
@@ -33,10 +32,7 @@ def test_a_revoked_key_is_refused_within_five_seconds() -> None:
 
 
 async def keys(directory: Path, *words: str) -> tuple[int, str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    return await warm_processes.run(
-        "operations.cli", "keys", *words, "--data-dir", str(directory), environment=environment
-    )
+    return await run_command("keys", *words, "--data-dir", str(directory), environment={})
 
 
 async def test_a_key_is_printed_once_and_nothing_else(tmp_path: Path) -> None:

@@ -94,13 +94,13 @@ class Watched:
 
 
 @pytest.fixture
-async def watched(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Watched]:
-    bus = RabbitBus(clean_broker)
+async def watched(mongodb_url: str, bare_broker: str, emptied_prefix: str) -> AsyncIterator[Watched]:
+    bus = RabbitBus(bare_broker)
     await bus.start(None)
     async with connected(mongodb_url, "unused") as database:
-        observer = Observer(database.client, database_prefix, clean_broker, audit_every=timedelta(hours=1))
+        observer = Observer(database.client, emptied_prefix, bare_broker, audit_every=timedelta(hours=1))
         try:
-            yield Watched(database.client, database_prefix, observer, bus)
+            yield Watched(database.client, emptied_prefix, observer, bus)
         finally:
             await observer.close()
             await bus.close()
@@ -223,7 +223,7 @@ async def test_notifications_that_are_not_sent_are_observed(watched: Watched) ->
 
 
 @moves("ordersaga_queue_messages", "ordersaga_queue_consumers", "ordersaga_queue_oldest_message_seconds")
-async def test_queues_are_observed_with_messages_and_consumers(watched: Watched, clean_broker: str) -> None:
+async def test_queues_are_observed_with_messages_and_consumers(clean_broker: str, watched: Watched) -> None:
     empty = await watched.observe()
     assert value(empty, "ordersaga_queue_messages") == value(empty, "ordersaga_queue_consumers") == 0
     await Publisher(watched.bus).send([StockReserved(order_id=new_id(), fulfilment="goods")])

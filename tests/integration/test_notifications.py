@@ -57,6 +57,11 @@ SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

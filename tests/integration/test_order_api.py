@@ -24,6 +24,11 @@ from tests.support.processes import Stack, run_stack
 from tests.support.servers import delete_topology
 
 
+@pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
 @pytest.fixture(scope="module")
 async def stack(servers: Any) -> AsyncIterator[Stack]:
     settings: dict[str, Any] = {"saga_timeout_seconds": 60, "approval_amount": "1000.50"}

@@ -1,7 +1,6 @@
 """What a shop lets us know about an order, over HTTP: stored in one place, shown, hidden, found and erased."""
 
 import json
-import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 from order_service.particulars import PERSONAL
 from shared import topology
 from shared.access.permissions import Role
-from tests.support import warm_processes
 from tests.support.access import ADMIN_KEY, KEYS, OTHER_CLIENT_KEY, bearer
 from tests.support.builders import order_body
+from tests.support.commands import run_command
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import delete_topology
 from tests.unit.test_new_order import FULL
@@ -136,7 +135,7 @@ async def test_what_is_known_about_a_person_is_erased_and_the_books_stay(stack: 
 async def test_the_command_erases_a_person_and_says_what_it_did(stack: Stack) -> None:
     order_id = await stack.place(**FULL | {"userId": "by command"})
     await stack.settled(order_id)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")} | {
+    environment = {
         "ORDERSAGA_MONGODB_URL": stack.mongodb_url,
         "ORDERSAGA_AMQP_URL": stack.amqp_url,
         "ORDERSAGA_DATABASE_PREFIX": PREFIX,
@@ -145,7 +144,7 @@ async def test_the_command_erases_a_person_and_says_what_it_did(stack: Stack) ->
 
     async def erase(*words: str, key: str = ADMIN_KEY) -> tuple[int, str, str]:
         own = environment | {"ORDERSAGA_API_KEY": key}
-        return await warm_processes.run("operations.cli", "erase", "--user", "by command", *words, environment=own)
+        return await run_command("erase", "--user", "by command", *words, environment=own)
 
     status, _, errors = await erase("--yes", key=KEYS[Role.OPERATOR])
     assert (status, "needs the permission personal:erase" in errors) == (1, True)

@@ -177,6 +177,11 @@ async def another_process(mongodb_url: str, name: str, broker: MemoryBroker) -> 
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def service(mongodb_url: str, database_prefix: str) -> AsyncIterator[OrderService]:
     async with another_process(mongodb_url, f"{database_prefix}_orders", MemoryBroker()) as process:
         yield process

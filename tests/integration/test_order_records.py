@@ -35,6 +35,11 @@ from shared.schema import prepare
 from tests.support.builders import TIMEOUTS, an_order, connected
 
 
+@pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
 @pytest.fixture(params=["pymongo", "motor", "memory"])
 async def orders(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Orders]:
     async with connected(mongodb_url, f"{database_prefix}_orders", request.param) as database:

@@ -21,6 +21,11 @@ HOSTILE = "no \x1b[2Jthanks [red]at all[/]"
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
     async with open_shop(mongodb_url, database_prefix) as opened:
         yield opened

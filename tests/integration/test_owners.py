@@ -17,6 +17,7 @@ from shared.schema import prepare
 from tests.support.access import ADMIN, RING, bearer
 from tests.support.builders import connected, order_body
 from tests.support.eventually import eventually
+from tests.support.servers import Servers, empty_databases
 from tests.support.shop import A_SERVER, Shop, open_shop
 
 SHOP = bearer(RING.add(Role.CLIENT, "shop"))
@@ -29,16 +30,37 @@ BOOKS = bearer(RING.add(Role.ACCOUNTANT, "shop"))
 RIVAL_BOOKS = bearer(RING.add(Role.ACCOUNTANT, "rival"))
 
 
-@pytest.fixture
-async def shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
+@pytest.fixture(scope="module")
+async def open_all_day(servers: Servers, module_prefix: str) -> AsyncIterator[Shop]:
     async with (
-        open_shop(mongodb_url, database_prefix) as opened,
+        open_shop(servers.mongodb_url, module_prefix) as opened,
         opened.all_running(),
     ):
         for product in ("p1", "vps"):
             kind = {"kind": "goods"} if product == "p1" else {"kind": "vps", "package": "103.181.91"}
             await opened.ask("inventory", "PUT", f"/products/{product}", kind | {"price": 10})
         yield opened
+
+
+@pytest.fixture
+async def shop(open_all_day: Shop, mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
+    """The one shop of all tests, with its products, and without the orders and accounts of the tests before."""
+    yield open_all_day
+
+    async def is_idle() -> bool:
+        open_all_day.broker.advance(1)
+        return not open_all_day.depth()
+
+    await eventually(is_idle, 30, "all messages to be handled")
+    for name in ("orders", "payments"):
+        await empty_databases(mongodb_url, f"{database_prefix}_{name}")
+    async with connected(mongodb_url, f"{database_prefix}_provisioning") as provisioning:
+        await provisioning["jobs"].delete_many({})
+
+
+@pytest.fixture
+def database_prefix(module_prefix: str) -> str:
+    return module_prefix
 
 
 @pytest.fixture

@@ -19,6 +19,11 @@ from tests.support.tasks import end_tasks
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 def clock() -> MovableClock:
     return MovableClock()
 

@@ -20,6 +20,11 @@ pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 def clock() -> MovableClock:
     return MovableClock()
 

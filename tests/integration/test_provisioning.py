@@ -49,6 +49,11 @@ NO_ADDRESS = "Package has no available IPs"
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     async with run_simulator() as running:
         await running.packages([package(KEY, 9), package("10.0.0", 3)])

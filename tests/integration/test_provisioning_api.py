@@ -35,6 +35,11 @@ async def nothing_is_down() -> dict[str, str]:
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
     async with run_simulator() as running:
         await running.packages([package(NAME, 9)])

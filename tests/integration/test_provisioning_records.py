@@ -34,6 +34,11 @@ INSTANT = timedelta(milliseconds=1)
 KEY = "103.181.91"
 
 
+@pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
 @pytest.fixture(params=["pymongo", "motor", "memory"])
 async def db(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
     async with connected(mongodb_url, f"{database_prefix}_provisioning", request.param) as database:

@@ -29,6 +29,11 @@ ITEMS = [{"productId": "p1", "quantity": 4, "price": 20}, {"productId": "p2", "q
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def shop(mongodb_url: str, database_prefix: str) -> AsyncIterator[Shop]:
     async with open_shop(mongodb_url, database_prefix) as shop:
         shop.settings |= {"resend_after_seconds": 0.2, "approval_amount": "1000"}

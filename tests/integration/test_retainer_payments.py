@@ -24,6 +24,11 @@ pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def workers(
     mongodb_url: str, database_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[PaymentWorker]]:

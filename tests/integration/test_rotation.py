@@ -36,8 +36,8 @@ from shared.live_settings import live_secret
 from shared.reencryption import Reencryption
 from shared.sealing import UnreadableSecretError
 from shared.settings import load
-from tests.support import warm_processes
 from tests.support.builders import connected, new_id
+from tests.support.commands import run_command
 from tests.support.eventually import eventually
 from tests.support.provisioning_workers import KEY as OLD
 from tests.support.provisioning_workers import ProvisioningWorker, provisioning_worker, request
@@ -153,8 +153,7 @@ async def test_the_command_rotates_with_the_keys_in_a_file(
 ) -> None:
     orders = await provision(worker, 2)
     keys = tmp_path / "keys"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    environment |= {
+    environment = {
         "ORDERSAGA_MONGODB_URL": mongodb_url,
         "ORDERSAGA_AMQP_URL": amqp_url,
         "ORDERSAGA_DATABASE_PREFIX": database_prefix,
@@ -164,7 +163,7 @@ async def test_the_command_rotates_with_the_keys_in_a_file(
 
     async def rotate(text: str) -> tuple[int, str, str]:
         keys.write_text(text)
-        return await warm_processes.run("operations.cli", "credentials", "rotate", "--json", environment=environment)
+        return await run_command("credentials", "rotate", "--json", environment=environment)
 
     status, output, errors = await rotate(f"{NEW},{OLD}\n")
     assert status == 0, errors
@@ -180,7 +179,7 @@ async def test_the_command_rotates_with_the_keys_in_a_file(
     status, _, errors = await rotate("no key")
     assert (status, "allowed are Fernet keys" in errors, "no key" in errors) == (3, True, False)
     keys.unlink()
-    status, _, errors = await warm_processes.run("operations.cli", "credentials", "rotate", environment=environment)
+    status, _, errors = await run_command("credentials", "rotate", environment=environment)
     assert (status, "cannot be read" in errors) == (3, True)
 
 
@@ -302,7 +301,6 @@ async def test_the_command_rotates_the_secrets_of_webhooks(
     await register(endpoints, OLD, "wh_1", None, DAY)
     file = tmp_path / "keys"
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")},
         "ORDERSAGA_MONGODB_URL": mongodb_url,
         "ORDERSAGA_AMQP_URL": amqp_url,
         "ORDERSAGA_DATABASE_PREFIX": database_prefix,
@@ -313,7 +311,7 @@ async def test_the_command_rotates_the_secrets_of_webhooks(
     async def rotate(keys: str, *words: str) -> tuple[int, str, str]:
         file.write_text(f"{keys}\n")
         command = ("credentials", "rotate", "webhooks", *words)
-        return await warm_processes.run("operations.cli", *command, environment=environment)
+        return await run_command(*command, environment=environment)
 
     status, output, errors = await rotate(f"{NEW},{OLD}", "--json")
     assert status == 0, errors

@@ -44,6 +44,11 @@ ANNA = Person("anna", "anna", frozenset({Role.OPERATOR}))
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

@@ -57,6 +57,11 @@ Opened = Callable[..., OpenGateway]
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def database(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
         yield database

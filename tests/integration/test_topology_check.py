@@ -17,9 +17,9 @@ from shared.contracts import RefundPayment
 from shared.errors import StartError
 from shared.urls import hide_credentials
 from tests.support.buses import take_batch
+from tests.support.commands import run_command
 from tests.support.eventually import eventually
 from tests.support.processes import run_stack
-from tests.support.warm_processes import run as run_program
 
 INBOX = topology.PAYMENT_INBOX
 OFTEN = 0.2
@@ -145,7 +145,7 @@ async def test_a_service_is_ready_once_the_topology_is_applied_by_the_command(
         await eventually(names_the_command, within=120)
         assert (await answer())["status"] == 503
         given = {"ORDERSAGA_AMQP_URL": clean_broker, "PATH": ""}
-        status, printed, errors = await run_program("operations.cli", "topology", "apply", environment=given)
+        status, printed, errors = await run_command("topology", "apply", environment=given)
         assert (status, errors) == (0, f"broker: {hide_credentials(clean_broker)}\n")
         assert "created queue inventory.retry.2m" in printed.splitlines()
         await stack.ready(process)

@@ -20,6 +20,11 @@ from tests.support.servers import delete_topology
 LONG = 30
 
 
+@pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
 @pytest.fixture(scope="module")
 async def stack(servers: Any) -> AsyncIterator[Stack]:
     async with run_stack(servers.mongodb_url, servers.amqp_url, "t-waiting", saga_timeout_seconds=600) as running:

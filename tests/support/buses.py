@@ -161,7 +161,7 @@ class RabbitHarness(Harness):
 
     async def _empty(self) -> None:
         for name in QUEUES:
-            queue = await self._channel.get_queue(name)
+            queue = await self._channel.get_queue(name, ensure=False)
             await queue.purge()
 
     async def _take_now(self, queue: str) -> list[Seen]:

@@ -198,9 +198,20 @@ async def _write_journal_often(mongodb_url: str) -> None:
 async def drop_databases(mongodb_url: str, prefix: str) -> None:
     """Drop the databases `<prefix>` and `<prefix>_...`."""
     async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
-        for name in await client.list_database_names():
-            if re.match(f"{prefix}(_|$)", name):
-                await client.drop_database(name)
+        for name in await _database_names(client, prefix):
+            await client.drop_database(name)
+
+
+async def empty_databases(mongodb_url: str, prefix: str) -> None:
+    """Delete all documents of the databases `<prefix>` and `<prefix>_...`, and keep their collections and indexes."""
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
+        for name in await _database_names(client, prefix):
+            for collection in await client[name].list_collection_names():
+                await client[name][collection].delete_many({})
+
+
+async def _database_names(client: pymongo.AsyncMongoClient[dict[str, Any]], prefix: str) -> list[str]:
+    return [name for name in await client.list_database_names() if re.match(f"{prefix}(_|$)", name)]
 
 
 async def delete_topology(amqp_url: str) -> None:
