@@ -38,7 +38,7 @@ from simulation.trace import Trace
 
 FAULTS_UNTIL = 32.0
 """When faults stop, in virtual seconds."""
-SETTLED_WITHIN = 1800.0
+SETTLED_WITHIN = 300.0
 """How long everything may take to settle after that; the retry ladder alone takes more than two minutes."""
 REPLAYS = 3
 """How often dead letters are replayed at the end; what becomes one again after that is a finding."""
