@@ -19,6 +19,7 @@ COPY inventory_service /app/inventory_service
 COPY payment_service /app/payment_service
 COPY provisioning_service /app/provisioning_service
 COPY notification_service /app/notification_service
+COPY simulation /app/simulation
 COPY operations /app/operations
 COPY docs/runbooks /app/operations/console/runbooks
 COPY deploy/container /app/container

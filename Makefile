@@ -120,6 +120,14 @@ bench: setup  ## Load a fresh stack with 5000 orders and report throughput and l
 test-seeds: setup-tests  ## Run the tests that have a long form in it, randomized ones with up to 200 seeds
 	ORDERSAGA_TEST_SEEDS=200 $(BIN)/pytest tests --ignore tests/compose -m 'long_form or hypothesis' -n auto --dist worksteal
 
+.PHONY: simulate
+simulate: setup  ## Run 10,000 seeds of disasters on a virtual clock and check every invariant; SEEDS=100 is shorter
+	$(BIN)/ordersaga simulate --seeds $${SEEDS:-10000}
+
+.PHONY: mutants
+mutants: setup-tests  ## Put each fault of tests/mutants into a copy of the code, and let the simulation find it
+	$(BIN)/python -m tests.mutants --seeds $${SEEDS:-1000}
+
 .PHONY: test-holds
 test-holds: setup-tests  ## Let 10,000 holds expire while orders arrive, and check the stock
 	@HOLDS=10000 $(BIN)/pytest tests/integration/test_holds.py -k under_load -o log_cli=true -o log_cli_level=INFO

@@ -5,7 +5,7 @@ clients know what they were told, the provider knows what it has sold, and nothi
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -84,8 +84,14 @@ _COLLECTIONS = {
 }
 
 
-def judge(books: Books, shop: Shop, site: ProviderSite, now: datetime) -> list[str]:
-    """Return every violated invariant in words; `now` is a time at which nothing may be under way any more."""
+def judge(
+    books: Books, shop: Shop, site: ProviderSite, now: datetime, published: Collection[tuple[str, str]] | None
+) -> list[str]:
+    """Return every violated invariant in words; `now` is a time at which nothing may be under way any more.
+
+    `published` are the messages that have reached the broker, None if it has lost some, which `ordersaga recover` sends
+    again.
+    """
     found = [_in_words(violation) for violation in _audited(books, now)]
     return [
         *found,
@@ -94,6 +100,7 @@ def judge(books: Books, shop: Shop, site: ProviderSite, now: datetime) -> list[s
         *_charged(books),
         *_retained(books, shop),
         *_sold(books, site),
+        *(_announced(books, published) if published is not None else ()),
     ]
 
 
@@ -263,6 +270,13 @@ def _retained(books: Books, shop: Shop) -> Iterator[str]:
     balance = books.accounts[f"retainer:{shop.retainer_id}"]["balance"]
     if balance != 100 * PREPAID - spent or balance < 0:
         yield f"retainer: {balance} of {100 * PREPAID} are left, and orders have spent {spent}"
+
+
+def _announced(books: Books, published: Collection[tuple[str, str]]) -> Iterator[str]:
+    """Yield the orders whose final status nobody was told."""
+    for order_id, order in books.orders.items():
+        if (f"order.{order['status'].lower()}", order_id) not in published:
+            yield f"news: order {order_id} is {order['status']}, and this was never published"
 
 
 def _sold(books: Books, site: ProviderSite) -> Iterator[str]:

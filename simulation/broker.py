@@ -24,8 +24,8 @@ class SimulatedBroker(MemoryBroker):
         super().__init__()
         self.injector = injector
         self.trace = trace
-        self.types: set[str] = set()
-        """The types of messages that have reached a queue."""
+        self.published: set[tuple[str, str]] = set()
+        """The types of messages that have reached a queue, each with its order."""
 
     def forget(self, bus: MemoryBus) -> None:
         """Let go of a connection whose process has ended; what it has not acknowledged is redelivered."""
@@ -48,7 +48,7 @@ class SimulatedBroker(MemoryBroker):
 
     def _arrive(self, queue: str, envelope: Envelope) -> None:
         service = queue.partition(".")[0]
-        self.types.add(envelope.type)
+        self.published.add((envelope.type, envelope.correlation_id))
         if queue not in topology.INBOXES:
             super()._arrive(queue, envelope)
             return

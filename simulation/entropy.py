@@ -36,7 +36,8 @@ class _Clocks:
         """Return the time as the process that runs knows it."""
         life = LIFE.get()
         offset = 0.0 if life is None else life.clock_offset
-        return (BEGINNING + timedelta(seconds=self._loop.time() + offset)).astimezone(zone)
+        moment = BEGINNING + timedelta(seconds=self._loop.time() + offset)
+        return moment if zone is UTC else moment.astimezone(zone)
 
     def time(self) -> float:
         """Return the same in seconds since 1970."""

@@ -38,7 +38,7 @@ from simulation.trace import Trace
 
 FAULTS_UNTIL = 32.0
 """When faults stop, in virtual seconds."""
-SETTLED_WITHIN = 1800.0
+SETTLED_WITHIN = 300.0
 """How long everything may take to settle after that; the retry ladder alone takes more than two minutes."""
 REPLAYS = 3
 """How often dead letters are replayed at the end; what becomes one again after that is a finding."""
@@ -243,7 +243,8 @@ class World:
             process.jump(0.0)
             if process.life is not None and process.life.stalled:
                 self._loop.go_on(process.life)
-        self._broker.lose_data()
+        if self._has_lost_messages:
+            self._broker.lose_data()
 
     async def _settle(self) -> list[str]:
         deadline = self._loop.time() + SETTLED_WITHIN
@@ -257,7 +258,12 @@ class World:
         defects = [*self._failed_stories(), *(d for p in self._processes.values() for d in p.defects)]
         if left:
             return [*defects, *(f"not settled: {each}" for each in left)]
-        return [*defects, *books.judge(found, self._shop, self._site, self._now() + _PATIENCE)]
+        published = None if self._has_lost_messages else self._broker.published
+        return [*defects, *books.judge(found, self._shop, self._site, self._now() + _PATIENCE, published)]
+
+    @property
+    def _has_lost_messages(self) -> bool:
+        return any(fault.kind == plan.LOSE_MESSAGES for fault in self._injector.happened)
 
     def _unfinished(self) -> Iterator[str]:
         if self._replays_left and self._replay_dead_letters():

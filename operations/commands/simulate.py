@@ -11,7 +11,7 @@ from simulation.plan import Plan
 from simulation.runner import Summary, run_seeds
 from simulation.world import Outcome
 
-Numbers = Annotated[str | None, typer.Option(metavar="1,2,…", show_default="all", help="For --seed: with these alone.")]
+Numbers = Annotated[str | None, typer.Option(metavar="1,2", show_default="all", help="For --seed: with these alone.")]
 
 
 def simulate(

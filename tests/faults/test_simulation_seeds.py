@@ -1,0 +1,83 @@
+"""The deterministic simulation over a number of seeds; `ordersaga simulate --seeds 10000` runs more of them."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from typing import Any
+
+import pytest
+
+import order_service.placement
+from order_service.orders import Orders
+from simulation import plan, report, shrinking, world
+from simulation.plan import Plan
+from simulation.world import Outcome
+from tests.support.seeds import SEEDS
+
+GROUPS = 6
+SEEDS_PER_GROUP = max(1, 2 * SEEDS // GROUPS)
+
+
+def short_plan(seed: int, orders: int = 4) -> Plan:
+    """A plan of a few orders, with all faults of its seed."""
+    drawn = plan.draw(seed)
+    numbers, faults = drawn.numbers
+    return drawn.keep(numbers[:orders], faults)
+
+
+@pytest.mark.long_form
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_the_books_balance_whatever_the_seed(group: int) -> None:
+    for seed in range(group * SEEDS_PER_GROUP, (group + 1) * SEEDS_PER_GROUP):
+        outcome = world.run(plan.draw(seed))
+        assert not outcome.violations, "\n".join(report.story_lines(shrinking.shrink(outcome, world.run)))
+
+
+def test_the_same_seed_gives_the_same_steps_in_another_process() -> None:
+    outcome = world.run(short_plan(11))
+    assert len(outcome.happened) > 5
+    assert outcome.crashes > 0
+    orders, faults = outcome.plan.numbers
+    command = [
+        *(sys.executable, "-m", "operations.cli", "simulate", "--seed", "11", "--json"),
+        *("--only-orders", ",".join(map(str, orders)), "--only-faults", ",".join(map(str, faults))),
+    ]
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": hash_seed}, stdout=subprocess.PIPE, check=True, timeout=600
+        )
+        assert json.loads(done.stdout)["sha256"] == outcome.sha256
+
+
+def test_another_seed_gives_other_steps() -> None:
+    assert world.run(short_plan(1, orders=1)).sha256 != world.run(short_plan(2, orders=1)).sha256
+
+
+def test_a_fault_in_the_code_is_found_shrunk_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_service.placement, "order_id_of", lambda _owner, _key: uuid.uuid4().hex)
+    found = next(
+        outcome for seed in range(20) for outcome in [world.run(short_plan(seed))] if _says(outcome, "answered with")
+    )
+    shrunk = shrinking.shrink(found, world.run, most_runs=25)
+    assert len(shrunk.plan.stories) == 1
+    assert len(shrunk.plan.faults) < len(found.plan.faults)
+    assert world.run(shrunk.plan).sha256 == shrunk.sha256  # what is told can be seen again
+    story = "\n".join(report.story_lines(shrunk))
+    assert f"order {shrunk.plan.stories[0].number} at" in story
+    assert "VIOLATED  unexpected answer: order-" in story
+    assert report.replay_command(shrunk) in story
+
+
+def _says(outcome: Outcome, words: str) -> Any:
+    return any(words in violation for violation in outcome.violations)
+
+
+def test_an_order_that_is_accepted_and_not_stored_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def store_nothing(_orders: Orders, _records: Any) -> set[str]:
+        return set()
+
+    monkeypatch.setattr(Orders, "insert", store_nothing)
+    outcome = world.run(plan.draw(5).keep((1,), ()))
+    assert any("is lost and not settled" in violation for violation in outcome.violations), outcome.violations
