@@ -46,6 +46,12 @@ class Life:
         return asyncio.get_running_loop().create_task(work, context=self.context.copy())
 
 
+async def never() -> NoReturn:
+    """Wait for what never comes: the life of the caller has ended."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("what has ended goes on")
+
+
 class _Task(asyncio.Task[Any]):
     """A task whose hash is its number: the order of a set of tasks must not depend on addresses in memory."""
 
