@@ -10,7 +10,7 @@ from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.errors import BusUnavailableError
 from simulation import plan
 from simulation.faults import Injector
-from simulation.loop import Life
+from simulation.loop import Life, never
 from simulation.trace import Trace
 
 _LATENCY = 0.003
@@ -66,8 +66,9 @@ class SimulatedBroker(MemoryBroker):
 class SimulatedBus(MemoryBus):
     """The connection of one life of a process."""
 
-    def __init__(self, broker: SimulatedBroker, life: Life) -> None:
+    def __init__(self, broker: SimulatedBroker, life: Life, crash: Callable[[], None]) -> None:
         super().__init__(broker)
+        self._crash = crash
         self._faults = broker.injector
         self._trace = broker.trace
         self._simulated = broker
@@ -77,12 +78,19 @@ class SimulatedBus(MemoryBus):
         """Publish after a moment; with a fault, only some of them arrive, and the connection is lost."""
         self._trace.note("publish " + ", ".join(f"{one.type}({one.correlation_id[:6]})" for one in envelopes))
         await asyncio.sleep(_LATENCY)
+        await self._crash_now_and_then(plan.BEFORE_PUBLICATION)
         if self._faults.chance(plan.HALF_PUBLISHED, self._life.process):
             arrived = envelopes[: (len(envelopes) + 1) // 2]
             await super().publish(arrived)
             self.drop()
             raise BusUnavailableError("the connection was lost before all was confirmed")
         await super().publish(envelopes)
+        await self._crash_now_and_then(plan.AFTER_PUBLICATION)
+
+    async def _crash_now_and_then(self, place: str) -> None:
+        if not self._life.ended and self._faults.chance(plan.CRASH, self._life.process, place):
+            self._crash()
+            await never()
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """Return what there is, after a moment."""

@@ -3,13 +3,12 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
 
 from simulation import plan
 from simulation.faults import Injector
-from simulation.loop import LIFE, Life
+from simulation.loop import LIFE, Life, never
 from simulation.trace import Trace
 
 _READS = frozenset({"find", "find_one", "aggregate", "count_documents", "distinct", "command"})
@@ -33,7 +32,7 @@ class DatabaseSteps:
         if life is None:
             return
         if life.ended:
-            await _never()
+            await never()
         name, _, moment = operation.partition(":")
         if moment == "answer":
             await self._answer(life, name, collection)
@@ -47,7 +46,7 @@ class DatabaseSteps:
         places = (plan.BEFORE_STEP,) if operation in _READS else (plan.BEFORE_STEP, plan.BEFORE_WRITE)
         if self._injector.chance(plan.CRASH, life.process, *places):
             self._crash(life)
-            await _never()
+            await never()
         now = asyncio.get_running_loop().time()
         if fault := self._injector.chance(plan.REFUSE, life.process):
             self._away[life.process] = now + fault.seconds
@@ -60,16 +59,10 @@ class DatabaseSteps:
         places = (plan.AFTER_STEP,) if operation in _READS else (plan.AFTER_STEP, plan.AFTER_WRITE)
         if self._injector.chance(plan.CRASH, life.process, *places):
             self._crash(life)
-            await _never()
+            await never()
         if self._injector.chance(plan.LOSE_ANSWER, life.process):
             raise AutoReconnect(f"the connection was lost before {operation} of {collection} was answered")
 
     def _latency(self, process: str) -> float:
         chance = self._chances[process]
         return chance.uniform(0.0005, 0.006) if chance.random() < 0.98 else chance.uniform(0.05, 0.5)
-
-
-async def _never() -> NoReturn:
-    """Wait for what never comes: the process of the caller has ended."""
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError("what has ended goes on")

@@ -46,6 +46,12 @@ class Life:
         return asyncio.get_running_loop().create_task(work, context=self.context.copy())
 
 
+async def never() -> NoReturn:
+    """Wait for what never comes: the life of the caller has ended."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("what has ended goes on")
+
+
 class _Task(asyncio.Task[Any]):
     """A task whose hash is its number: the order of a set of tasks must not depend on addresses in memory."""
 
@@ -63,13 +69,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     # Attributes of asyncio's own loop, which are the same in all versions of Python that are supported.
     _ready: deque[Any]
-    _scheduled: list[Any]
     _stopping: bool
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
         self._numbers = count()
+        self._timers: list[tuple[float, int, Any]] = []
         self._made: list[_Task] = []
         self._lost: list[Any] = []
         self.set_task_factory(self._make_task)
@@ -84,6 +90,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         life.stalled = False
         self._ready.extend(life.held)
         life.held.clear()
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Plan a callback; of those for the same moment, the one that was planned first runs first."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._numbers), timer))
+        return timer
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
         """Do as `call_soon`: there is one thread."""
@@ -104,7 +118,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._made.clear()
         self._lost.clear()
         self._ready.clear()
-        self._scheduled.clear()
+        self._timers.clear()
 
     def _make_task(self, _loop: Any, work: Any, context: Context | None = None, **options: Any) -> Any:
         """Make a task that belongs to the life that makes it, also if it has a context of its own."""
@@ -129,17 +143,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 life.held.append(handle)
 
     def _let_time_pass(self) -> None:
-        scheduled = self._scheduled
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
         if not self._ready and not self._stopping:
-            if not scheduled:
+            if not timers:
                 raise StuckError("nothing is left to happen")
-            self._now = max(self._now, scheduled[0]._when)
-        while scheduled and scheduled[0]._when <= self._now:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            self._ready.append(handle)
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            self._ready.append(heapq.heappop(timers)[2])
 
     def _process_events(self, event_list: Any) -> None:
         """Have no events of any I/O."""

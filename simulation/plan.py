@@ -21,14 +21,20 @@ CRASH, CUT, REFUSE, LOSE_ANSWER, STALL, JUMP = "crash", "cut", "refuse", "lose-a
 LOSE_MESSAGES, DELAY, DUPLICATE, OVERTAKE = "lose-messages", "delay", "duplicate", "overtake"
 HALF_PUBLISHED, PAUSE, REPLAY, PROVIDER, ELECT = "half-published", "pause", "replay", "provider", "election"
 
-AT_FAILPOINT, BEFORE_STEP, AFTER_STEP, BEFORE_WRITE, AFTER_WRITE = (
+AT_FAILPOINT, BEFORE_STEP, AFTER_STEP, BEFORE_WRITE, AFTER_WRITE, BEFORE_PUBLICATION, AFTER_PUBLICATION = (
     "at a failpoint",
     "before a database step",
     "after a database step",
     "before a write",
     "after a write",
+    "before a publication",
+    "after a publication",
 )
-CRASH_PLACES = (AT_FAILPOINT, AT_FAILPOINT, AT_FAILPOINT, BEFORE_STEP, AFTER_STEP, BEFORE_WRITE, AFTER_WRITE)
+CRASH_PLACES = (
+    *(AT_FAILPOINT, AT_FAILPOINT, AT_FAILPOINT),
+    *(BEFORE_STEP, AFTER_STEP, BEFORE_WRITE, AFTER_WRITE),
+    *(BEFORE_PUBLICATION, BEFORE_PUBLICATION, AFTER_PUBLICATION),
+)
 PROVIDER_FAULTS = ("refuses", "fails before the sale", "fails after the sale", "slow", "wrong address", "unreachable")
 
 

@@ -47,7 +47,7 @@ from simulation import plan
 from simulation.broker import SimulatedBroker, SimulatedBus
 from simulation.faults import Injector
 from simulation.keys import KEYS
-from simulation.loop import Life
+from simulation.loop import Life, never
 from simulation.provider import ProviderSite, SimulatedProvider
 from simulation.trace import Trace
 
@@ -240,12 +240,12 @@ class SimulatedProcess:
         try:
             await self._serve(life)
         except SimulatedCrashError:
-            await asyncio.get_running_loop().create_future()
+            await never()
         except Exception as error:  # noqa: BLE001 - a process that ends by itself is a finding
             self.defects.append(f"{self.name} ended by itself: {error!r}")
 
     async def _serve(self, life: Life) -> None:
-        bus = self._bus = SimulatedBus(self._broker, life)
+        bus = self._bus = SimulatedBus(self._broker, life, self.crash)
         publisher = Publisher(bus)
         failpoint = partial(self._failpoint, life)
         parts = self._assemble(Connections(self._stored, publisher, failpoint))
