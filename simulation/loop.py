@@ -29,6 +29,8 @@ class Life:
         self.process = process
         self.ended = False
         self.stalled = False
+        self.serves = False
+        """Whether it takes requests: not before its parts are assembled."""
         self.clock_offset = 0.0
         """How far the process's clock is ahead, in seconds."""
         self.held: deque[asyncio.Handle] = deque()

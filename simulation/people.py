@@ -71,7 +71,7 @@ class Person:
 
     async def _try(self, service: str, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer | None:
         life = self._chance.choice(self._processes[service]).life
-        if life is None:
+        if life is None or not life.serves:
             return None  # the connection is refused
         self._trace.note(f"{method} {path} at {life.process}", process=self._name)
         try:

@@ -276,6 +276,7 @@ class SimulatedProcess:
             parts = self.root.assemble(self._settings, connections)
         if self.life is not None:
             self.life.context.run(_SERVING.set, kept)
+            self.life.serves = True
         return parts
 
     def _settings_of(self, name: str) -> float:
