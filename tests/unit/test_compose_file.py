@@ -30,6 +30,15 @@ def services() -> dict[str, Any]:
     return compose_services("docker-compose.yml")
 
 
+def test_what_the_image_copies_is_sent_to_the_builder_and_nothing_else() -> None:
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert rules[0] == "*"
+    sent = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    assert {source for sources in copies for source in sources.split()} == sent
+    assert all((ROOT / source).exists() for source in sent)
+
+
 def test_every_setting_of_provisioning_is_passed_on(services: dict[str, Any]) -> None:
     own = ProvisioningSettings.model_fields.keys() - ServiceSettings.model_fields.keys()
     passed_on = services["provisioning"]["environment"]
