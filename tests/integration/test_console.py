@@ -14,7 +14,6 @@ import httpx
 import orjson
 import pytest
 from fastapi import FastAPI, Response
-from fastapi.routing import APIRoute
 
 from operations.actions import list_actions, record_action
 from operations.console import ConsoleDependencies, outages
@@ -48,6 +47,7 @@ from tests.support.consoles import (
     serve,
 )
 from tests.support.eventually import eventually
+from tests.support.routes import routes_of
 from tests.support.world import World, populate
 
 HOSTILE = '<script>alert("1")</script>'
@@ -368,11 +368,7 @@ async def test_posts_from_other_sites_change_nothing(
     }
     app: FastAPI = an_app(dependencies)
     named = defaultdict(lambda: "x1", values)
-    posts = [
-        route.path.format_map(named)
-        for route in app.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
-    ]
+    posts = [route.path.format_map(named) for route in routes_of(app) if "POST" in (route.methods or ())]
     of_the_api = [post for post in posts if post.startswith(API_BESIDE_PAGES)]
     assert len(of_the_api) >= 11
     for post in of_the_api:

@@ -13,7 +13,6 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from fastapi.routing import APIRoute
 from starlette.routing import Match
 
 from operations.actions import list_actions
@@ -38,6 +37,7 @@ from tests.support.consoles import (
     record_letters,
     serve,
 )
+from tests.support.routes import routes_of
 
 PAGE = {"Accept": "text/html"}
 ANNA = Person("anna", "anna", frozenset({Role.OPERATOR}))
@@ -417,10 +417,8 @@ async def test_a_page_offers_a_role_only_what_it_may_do(
 def template_of(app: FastAPI, method: str, path: str) -> str:
     """The route that answers a request; not that of the page for what does not exist."""
     scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": []}
-    for route in app.routes:
-        if not isinstance(route, APIRoute) or route.path == "/{address:path}":
-            continue
-        if route.matches(scope)[0] is Match.FULL:
+    for route in routes_of(app):
+        if route.path != "/{address:path}" and route.matches(scope)[0] is Match.FULL:
             return route.path
     raise AssertionError(f"no route answers {method} {path}")
 

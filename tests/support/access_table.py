@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 
 from operations.console.people import OPEN_PATHS as CONSOLE_OPEN_PATHS
 from order_service.rpc.methods import OrderMethods
@@ -20,6 +19,7 @@ from shared.http import OPEN_PATHS
 from shared.services import CONSOLE, ORDER, SIMULATOR
 from tests.support.api_samples import applications
 from tests.support.drawn_parts import redraw
+from tests.support.routes import routes_of
 
 _FOR_EVERYBODY = ("/docs", "/problems")
 SHOWN = {Reach.ALL: "all", Reach.OWNER: "own", Reach.PERSON: "own*"}
@@ -48,8 +48,8 @@ class ServedRoute:
 def guarded_routes(app: FastAPI) -> Iterator[ServedRoute]:
     """Every route that does not answer to everybody."""
     open_paths = OPEN_PATHS | (CONSOLE_OPEN_PATHS if app.title == CONSOLE.name else frozenset())
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.path not in open_paths and not route.path.startswith(_FOR_EVERYBODY):
+    for route in routes_of(app):
+        if route.path not in open_paths and not route.path.startswith(_FOR_EVERYBODY):
             for method in sorted(route.methods or ()):
                 for_staff = getattr(route, "for_staff", False)
                 yield ServedRoute(app.title, method, route.path, permission_of(route.endpoint), for_staff)

@@ -6,9 +6,9 @@ A new route that answers GET must be named here: in PAGES, so that tests look at
 from collections.abc import Iterator, Mapping
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 
 from shared.access.middleware import API_BESIDE_PAGES
+from tests.support.routes import routes_of
 from tests.support.stand_in_services import DELIVERY, OPEN_SLOT, SLOT, WEBHOOK
 
 PAGES: Mapping[str, Mapping[str, str]] = {
@@ -124,5 +124,5 @@ def addresses(ids: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def routes_for_get(app: FastAPI) -> set[str]:
     """Return the paths of the console's own routes that answer GET; those of the API are for programs."""
-    found = {route.path for route in app.routes if isinstance(route, APIRoute) and "GET" in (route.methods or ())}
+    found = {route.path for route in routes_of(app) if "GET" in (route.methods or ())}
     return {path for path in found if not path.startswith(API_BESIDE_PAGES)}

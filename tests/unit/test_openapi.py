@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from shared.asyncapi import asyncapi
@@ -16,6 +15,7 @@ from shared.problems import PROBLEM_TYPES
 from shared.topology import INBOXES
 from tests.support.api_compatibility import current
 from tests.support.api_samples import applications
+from tests.support.routes import routes_of
 
 DOCUMENTS = {name: document for name, document in current().items() if "openapi" in document}
 PROBLEM = "application/problem+json"
@@ -104,9 +104,9 @@ def test_the_examples_of_bodies_are_accepted() -> None:
     tried = 0
     for app in applications():
         document = app.openapi()
-        for route in app.routes:
-            path = getattr(route, "path_format", "")
-            if not isinstance(route, APIRoute) or route.body_field is None or path not in document["paths"]:
+        for route in routes_of(app):
+            path = route.path_format
+            if route.body_field is None or path not in document["paths"]:
                 continue
             for method in route.methods or ():
                 content = document["paths"][path][method.lower()]["requestBody"]["content"]
