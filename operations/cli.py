@@ -140,8 +140,13 @@ def _add(application: typer.Typer, name: str, entry: Entry) -> None:
 
 def main() -> None:
     """Run the command line of this process."""
+    run(sys.argv[1:])
+
+
+def run(words: Sequence[str]) -> None:
+    """Run a command line, and raise SystemExit with its exit status. The reason for a failure is on stderr."""
     try:
-        build_application(sys.argv[1:])()
+        build_application(words)(words)
     except CommandError as error:
         print_error(str(error))
         sys.exit(status_of(error))

@@ -25,6 +25,7 @@ from operations.stack.database_users import load_users
 from operations.stack.layout import Layout, remember_as_last_used
 from operations.stack.processes import identify
 from operations.stack.state import ProcessState, State, read_state, write_state
+from tests.support.commands import run_command
 
 
 def run(*words: str) -> tuple[int, str]:
@@ -198,8 +199,8 @@ def test_wrong_usage_has_exit_status_2(words: list[str]) -> None:
 def test_an_unreachable_server_has_exit_status_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def build(_: object) -> Callable[[], None]:
-        def application() -> None:
+    def build(_: object) -> Callable[[object], None]:
+        def application(_: object) -> None:
             raise UnreachableError("no stack runs")
 
         return application
@@ -209,6 +210,20 @@ def test_an_unreachable_server_has_exit_status_3(
         cli.main()
     assert ended.value.code == 3
     assert capsys.readouterr().err == "no stack runs\n"
+
+
+async def test_a_command_in_the_process_of_a_test_knows_nothing_of_the_shell_and_ends_as_ordersaga_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ORDERSAGA_URL", "https://a.stack.that.somebody.works.on")
+    words = ("down", "--data-dir", str(tmp_path / "none"))
+    assert (await run_command(*words, environment={}))[0] == 0
+    assert (await run_command(*words, environment={"ORDERSAGA_URL": "https://stack"}))[0] == 2
+    assert os.environ["ORDERSAGA_URL"] == "https://a.stack.that.somebody.works.on"
+
+    status, printed, errors = await run_command("down", "--data-dir", "~no-such-user/data", environment={})
+    assert (status, printed) == (2, "")
+    assert errors.startswith("~no-such-user/data cannot be a data directory")
 
 
 def test_a_group_of_commands_can_be_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:

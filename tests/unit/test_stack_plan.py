@@ -25,6 +25,7 @@ from operations.stack.supervisor import restart_delay
 from provisioning_service.settings import ProvisioningSettings
 from shared.services import PROCESSES, SERVICES, SIMULATOR
 from shared.settings import load
+from tests.support.commands import run_command
 
 GIVEN = {"ORDERSAGA_MONGODB_URL": "mongodb://elsewhere/", "ORDERSAGA_AMQP_URL": "amqp://elsewhere/"}
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
@@ -493,5 +494,19 @@ def test_a_stack_with_a_certificate_in_a_missing_file_does_not_start(
         plan(claims, tmp_path, {"ORDERSAGA_TLS_CLIENT_KEY_FILE": str(key), variable: "/nowhere.pem"})
 
 
-def test_a_provider_in_a_file_replaces_the_simulator(tmp_path: Path) -> None:
-    assert SIMULATOR.name not in choose_services(None, {"ORDERSAGA_SMARTVPS_URL_FILE": str(tmp_path / "url")})
+@pytest.mark.parametrize(
+    ("given", "started"),
+    [
+        ({}, PROCESSES),
+        ({"ORDERSAGA_SMARTVPS_URL": "https://reseller"}, SERVICES),
+        ({"ORDERSAGA_SMARTVPS_URL_FILE": "/run/secrets/url"}, SERVICES),
+    ],
+)
+async def test_up_starts_no_simulator_where_a_provider_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], started: Mapping[str, object]
+) -> None:
+    asked: list[StackOptions] = []
+    monkeypatch.setattr("operations.commands.stack.run_stack", lambda options, _: asked.append(options))
+    status, _, errors = await run_command("up", "--data-dir", str(tmp_path), environment=given)
+    assert (status, errors) == (0, "")
+    assert [options.services for options in asked] == [tuple(started)]
