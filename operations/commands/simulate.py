@@ -11,10 +11,14 @@ from simulation.plan import Plan
 from simulation.runner import Summary, run_seeds
 from simulation.world import Outcome
 
+_OF_ONE = ("only_orders", "only_faults", "until", "trace")
+_OF_MANY = ("seeds", "first", "processes", "stop_after")
+
 Numbers = Annotated[str | None, typer.Option(metavar="1,2", show_default="all", help="For --seed: with these alone.")]
 
 
 def simulate(
+    context: typer.Context,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --first on.")] = 100,
     first: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seed: Annotated[int | None, typer.Option(min=0, help="Run this seed alone.", show_default="many seeds")] = None,
@@ -36,6 +40,7 @@ def simulate(
     It needs no server and acts on no stack. The same seed gives the same run, step by step. Exit status 0 if the books
     balance for every seed, 1 if not; the first seed that fails is told as a story, as short as possible.
     """
+    _refuse_what_has_no_effect(context, is_one=seed is not None, as_json_document=as_json_document)
     if seed is not None:
         outcome = world.run(_chosen(seed, only_orders, only_faults), until)
         if outcome.violations and shrink and only_orders is None and only_faults is None:
@@ -51,6 +56,21 @@ def simulate(
         for line in _lines(summary, stories):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if summary.failed else 0)
+
+
+def _refuse_what_has_no_effect(context: typer.Context, *, is_one: bool, as_json_document: bool) -> None:
+    """Raise BadParameter for an option that would be passed over without a word."""
+    why = "is for many seeds, not with --seed" if is_one else "is for one seed: add --seed"
+    for parameter in _OF_MANY if is_one else _OF_ONE:
+        if _is_given(context, parameter):
+            raise typer.BadParameter(why, param_hint=f"--{parameter.replace('_', '-')}")
+    if as_json_document and _is_given(context, "trace"):
+        raise typer.BadParameter("is printed as text, not with --json", param_hint="--trace")
+
+
+def _is_given(context: typer.Context, parameter: str) -> bool:
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _chosen(seed: int, only_orders: str | None, only_faults: str | None) -> Plan:

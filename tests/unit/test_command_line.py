@@ -25,6 +25,7 @@ from operations.stack.database_users import load_users
 from operations.stack.layout import Layout, remember_as_last_used
 from operations.stack.processes import identify
 from operations.stack.state import ProcessState, State, read_state, write_state
+from simulation import world
 from tests.support.commands import run_command
 
 
@@ -194,6 +195,29 @@ def test_every_command_exists_and_explains_itself(name: str) -> None:
 )
 def test_wrong_usage_has_exit_status_2(words: list[str]) -> None:
     assert run(*words)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (("--only-orders", "1"), "--only-orders"),
+        (("--only-faults", "none"), "--only-faults"),
+        (("--until", "8"), "--until"),
+        (("--trace",), "--trace"),
+        (("--seed", "1", "--trace", "--json"), "--trace"),
+        (("--seed", "1", "--seeds", "100"), "--seeds"),
+        (("--seed", "1", "--first", "0"), "--first"),
+        (("--seed", "1", "--processes", "2"), "--processes"),
+        (("--seed", "1", "--stop-after", "1"), "--stop-after"),
+    ],
+)
+def test_a_simulation_refuses_options_that_would_have_no_effect(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], refused: str
+) -> None:
+    monkeypatch.setattr(world, "run", lambda *_: pytest.fail("a seed was run"))
+    monkeypatch.setattr("operations.commands.simulate.run_seeds", lambda *_, **__: pytest.fail("seeds were run"))
+    status, text = run("simulate", *words)
+    assert (status, f"Invalid value for {refused}" in text) == (2, True), text
 
 
 def test_an_unreachable_server_has_exit_status_3(
