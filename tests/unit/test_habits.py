@@ -45,7 +45,7 @@ def test_a_command_is_a_make_target_that_exists(command: str) -> None:
 
 
 def test_ci_lints_and_runs_all_tests() -> None:
-    assert {"make check", "make test"} <= {step.get("run") for step in steps()}
+    assert {"make check", "make test", "make test-extended"} <= {step.get("run") for step in steps()}
 
 
 def test_a_step_that_is_no_command_is_the_checkout() -> None:
