@@ -180,7 +180,7 @@ class Stack:
     async def assert_books_balance(self) -> None:
         """Audit in this process: the start of a command costs more than the audit."""
         report = await audit(self.mongodb_url, self.amqp_url, self.database_prefix)
-        assert report.violations == []
+        assert report.violations == [], report.violations
 
     # --- What clients do. ---
 
