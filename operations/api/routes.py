@@ -74,9 +74,9 @@ def staff_router(tag: str, prefix: str = PREFIX) -> APIRouter:
     return new_router(tag, route_class=_StaffRoute, prefix=prefix)
 
 
-def done(*steps: str) -> Response:
-    """Answer that the request is accepted; `steps` lead to what it concerns."""
-    return json_response({"outcome": "done", "approval": None}, HTTPStatus.ACCEPTED, at(*steps))
+def done(*steps: str, **more: object) -> Response:
+    """Answer that the request is accepted, with `more` about it; `steps` lead to what it concerns."""
+    return json_response({"outcome": "done", "approval": None} | more, HTTPStatus.ACCEPTED, at(*steps))
 
 
 def at(*steps: str) -> dict[str, str]:
