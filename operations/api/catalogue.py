@@ -14,7 +14,7 @@ from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor
 from operations.console.operator_actions import ActionDone, OperatorAction
 from operations.console.slots import SLOT_CHANGE, change_slot, find_slot
-from operations.console.stock import RESTOCK, SALE, add_units, switch_sale
+from operations.console.stock_actions import RESTOCK, SALE, add_units, switch_sale
 from operations.console.upstream import Unavailable, path
 from shared import problems
 from shared.access.middleware import requires

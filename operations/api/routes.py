@@ -16,10 +16,11 @@ from operations.console.staff import serving_staff
 from operations.dead_letters.replays import NotPossibleError
 from operations.errors import UnreachableError
 from shared import problems
+from shared.cursors import write_cursor
 from shared.database import Document
 from shared.http import Body, ProblemError, StrictRoute, View, conflict, json_response, key_reused, located, new_router
 from shared.openapi import with_headers
-from shared.paging import read_cursor, write_cursor
+from shared.paging import read_cursor
 
 PREFIX = "/api/v1"
 

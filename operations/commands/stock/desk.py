@@ -12,13 +12,13 @@ from operations.commands.orders.session import connect
 from operations.commands.remote.api import OperationsApi, RefusedError, open_api
 from operations.console import ConsoleDependencies
 from operations.console.operator_actions import ActionFailed, OperatorAction
-from operations.console.stock import RESTOCK, SALE, add_units, switch_sale
+from operations.console.stock_actions import RESTOCK, SALE, add_units, switch_sale
 from operations.console.upstream import ServiceResponse, Unavailable, acting_for, path
 from operations.errors import CommandError, UnreachableError
 from operations.settings import RemoteStack, Stack
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
-from shared.paging import MAX_LIMIT
+from shared.cursors import MAX_LIMIT
 
 FIELDS = ("productId", "name", "onSale", "quantity", "reserved", "shipped")
 
