@@ -165,8 +165,8 @@ def _add_change(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
         changes = changes_of(found.slot, found.closed, wanted, found.rules)
         if not changes:
             own = "; untick the capacity of the rules to give it one of its own" if follow else ""
-            error = ActionFailed("Not done", f"the slot is like this already{own}", 422)
-            return show(request, found, error=error, **filled)
+            same = ActionFailed("Not done", f"the slot is like this already{own}", 422)
+            return show(request, found, error=same, **filled)
         summary = "; ".join(f"{each.path} {each.before} to {each.after}" for each in changes)
         if confirmed != summary:
             return show(request, found, changes=changes, summary=summary, changed=bool(confirmed), **filled)
