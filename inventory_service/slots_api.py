@@ -37,6 +37,7 @@ from shared.access.permissions import Permission
 from shared.clock import Clock, utc_now
 from shared.contracts.base import Count, OrderId
 from shared.contracts.orders import SLOT_ID_PATTERN
+from shared.cursors import time_key, write_cursor
 from shared.http import (
     Body,
     ProblemError,
@@ -50,17 +51,7 @@ from shared.http import (
 )
 from shared.money import JsonMoney
 from shared.openapi import documented
-from shared.paging import (
-    DEFAULT_LIMIT,
-    CursorParameter,
-    Limit,
-    after_time,
-    page_response,
-    read_cursor,
-    time_key,
-    write_cursor,
-    wrong_cursor,
-)
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, wrong_cursor
 from shared.problems import NOT_FOUND, SLOT_STATE, SLOTS_FULL
 from shared.validation import Moment
 

@@ -34,9 +34,10 @@ from shared.access.permissions import Permission
 from shared.access.principal import Principal, Visible
 from shared.clock import Clock, in_utc
 from shared.contracts.base import Name, Text
+from shared.cursors import Key, time_key
 from shared.http import Body, ProblemError, conflict, invalid, json_response, located, new_router, not_found, shown_as
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Key, Limit, after_id, after_time, page_response, time_key
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response
 from shared.validation import refuse_number
 
 MAX_PATTERNS = 20

@@ -41,6 +41,7 @@ from shared.asyncapi import ASYNCAPI_PATH, asyncapi
 from shared.clock import Clock, utc_now
 from shared.contracts.base import Name, Text
 from shared.contracts.failures import FailureCode
+from shared.cursors import time_key
 from shared.database import Document
 from shared.http import (
     REPLAYED,
@@ -54,7 +55,7 @@ from shared.http import (
     shown_as,
 )
 from shared.openapi import documented, with_headers
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, time_key
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor
 from shared.problems import (
     NOT_REFUNDABLE,
     ORDER_STATE,

@@ -24,9 +24,10 @@ from shared.access.principal import Principal, Visible
 from shared.audit_log import MAX_REASON, REASON_HEADER, audit_log_of, reason_of
 from shared.clock import Clock, to_rfc3339
 from shared.contracts.base import Name, Text
+from shared.cursors import write_cursor
 from shared.http import Body, ProblemError, View, conflict, invalid, json_response, new_router, not_found, shown_as
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response, read_cursor, write_cursor
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response, read_cursor
 from shared.problems import CONFLICT, PROVIDER_UNAVAILABLE
 from shared.validation import wrong_field
 

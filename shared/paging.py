@@ -12,18 +12,15 @@ from typing import Annotated, Any, TypeVar
 import orjson
 from fastapi import Query, Response
 
+from shared.cursors import MAX_LIMIT, Key, write_cursor
 from shared.http import ProblemError, invalid, json_response
 
 DEFAULT_LIMIT = 50
-MAX_LIMIT = 100
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description=f"Entries on a page, at most {MAX_LIMIT}")]
 CursorParameter = Annotated[str | None, Query(max_length=1000, description="`nextCursor` of the page before")]
 
 Item = TypeVar("Item")
-Key = Sequence[str | int]
-"""The sort key of an item in a list."""
-
 _MAX_NUMBER = 2**53
 """No time and no count in a cursor is larger; larger ones would not fit into BSON."""
 
@@ -50,16 +47,6 @@ def after_time(cursor: str | None) -> tuple[datetime, str] | None:
         return datetime.fromtimestamp(milliseconds / 1000, UTC), last_id
     except (ValueError, OverflowError, OSError):
         raise wrong_cursor() from None
-
-
-def time_key(at: datetime, last_id: str) -> Key:
-    """Return the sort key that `after_time` reads back."""
-    return [round(at.timestamp() * 1000), last_id]
-
-
-def write_cursor(key: Key) -> str:
-    """Write the sort key of a page's last item as an opaque text."""
-    return base64.urlsafe_b64encode(orjson.dumps(list(key))).decode().rstrip("=")
 
 
 def read_cursor(cursor: str, kinds: Sequence[type]) -> list[Any]:

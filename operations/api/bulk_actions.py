@@ -20,6 +20,7 @@ from order_service.order import Status
 from shared.access.middleware import caller_of, requires
 from shared.access.permissions import Permission
 from shared.contracts.base import OrderId
+from shared.cursors import write_cursor
 from shared.database import Document
 from shared.http import (
     Body,
@@ -33,7 +34,7 @@ from shared.http import (
     shown_as,
 )
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor, write_cursor
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, read_cursor
 from shared.validation import Moment
 
 MOST_IDS = 1000

@@ -12,9 +12,9 @@ from inventory_service.stock import MAX_UNITS
 from operations.api.routes import ACCEPTED, Accepted, Reasoned, checked, done, id_of, staff_router
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import actor
-from operations.console.operator_actions import OperatorAction
+from operations.console.operator_actions import ActionDone, OperatorAction
 from operations.console.slots import SLOT_CHANGE, change_slot, find_slot
-from operations.console.stock import RESTOCK, SALE, add_units, switch_sale
+from operations.console.stock_actions import RESTOCK, SALE, add_units, switch_sale
 from operations.console.upstream import Unavailable, path
 from shared import problems
 from shared.access.middleware import requires
@@ -80,6 +80,12 @@ class UnitsIn(Reasoned):
     quantity: Annotated[int, Field(ge=1, le=MAX_UNITS)]
 
 
+class Restocked(Accepted):
+    """What became of a restock; `repeated` if the units had been added before, under the same key, and none now."""
+
+    repeated: bool = Field(False, description="true if nothing was added now: it had been, under the same key")
+
+
 class OnSale(Reasoned):
     """Whether a product is on sale; the reason is kept while it is not."""
 
@@ -124,7 +130,7 @@ def _add_products(router: APIRouter, dependencies: ConsoleDependencies) -> None:
     @router.post(
         "/products/{product_id}/restock",
         status_code=202,
-        response_model=Accepted,
+        response_model=Restocked,
         responses=ACCEPTED | documented(404, 409),
     )
     @requires(Permission.CATALOGUE_WRITE)
@@ -133,8 +139,9 @@ def _add_products(router: APIRouter, dependencies: ConsoleDependencies) -> None:
     ) -> Response:
         """Add units to what is free to sell."""
         action = OperatorAction(actor(request), body.reason, RESTOCK, product_id)
-        checked(await add_units(dependencies, action, body.quantity, id_of(request, idempotency_key)))
-        return done("products", product_id)
+        outcome = await add_units(dependencies, action, body.quantity, id_of(request, idempotency_key))
+        checked(outcome)
+        return done("products", product_id, repeated=isinstance(outcome, ActionDone) and outcome.repeated)
 
     @router.post(
         "/products/{product_id}/sale", status_code=202, response_model=Accepted, responses=ACCEPTED | documented(404)

@@ -131,14 +131,14 @@ class Decision(Body):
 
 
 class Discarded(Accepted):
-    """How many letters were discarded, and how many the same act had discarded before it was interrupted."""
+    """How many letters were discarded, and how many an earlier attempt at the same act had discarded."""
 
     discarded: int
     before: int
 
 
 class Restored(View):
-    """How many letters were restored, and how many the same act had restored before it was interrupted."""
+    """How many letters were restored, and how many an earlier attempt at the same act had restored."""
 
     restored: int
     before: int

@@ -38,10 +38,11 @@ from shared.access.permissions import Permission
 from shared.clock import to_rfc3339
 from shared.contracts.base import Name, OrderId
 from shared.contracts.orders import MAX_ITEMS, MAX_QUANTITY
+from shared.cursors import MAX_LIMIT
 from shared.http import Body, View, conflict, json_response, not_found, shown_as
 from shared.money import JsonMoney, to_json_number
 from shared.openapi import documented
-from shared.paging import DEFAULT_LIMIT, MAX_LIMIT, CursorParameter, Limit
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit
 from shared.validation import Moment
 
 Statuses = Annotated[list[Status] | None, Query(description="Once for each status that is wanted")]

@@ -16,10 +16,11 @@ from operations.console.staff import serving_staff
 from operations.dead_letters.replays import NotPossibleError
 from operations.errors import UnreachableError
 from shared import problems
+from shared.cursors import write_cursor
 from shared.database import Document
 from shared.http import Body, ProblemError, StrictRoute, View, conflict, json_response, key_reused, located, new_router
 from shared.openapi import with_headers
-from shared.paging import read_cursor, write_cursor
+from shared.paging import read_cursor
 
 PREFIX = "/api/v1"
 
@@ -74,9 +75,9 @@ def staff_router(tag: str, prefix: str = PREFIX) -> APIRouter:
     return new_router(tag, route_class=_StaffRoute, prefix=prefix)
 
 
-def done(*steps: str) -> Response:
-    """Answer that the request is accepted; `steps` lead to what it concerns."""
-    return json_response({"outcome": "done", "approval": None}, HTTPStatus.ACCEPTED, at(*steps))
+def done(*steps: str, **more: object) -> Response:
+    """Answer that the request is accepted, with `more` about it; `steps` lead to what it concerns."""
+    return json_response({"outcome": "done", "approval": None} | more, HTTPStatus.ACCEPTED, at(*steps))
 
 
 def at(*steps: str) -> dict[str, str]:

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from operations.api.routes import staff_router
 from operations.console.dependencies import ConsoleDependencies
-from operations.console.search import LONGEST, why_not
+from operations.console.upstream import why_not
 from operations.search.lookups import Lookups
-from operations.search.searching import search
+from operations.search.searching import LONGEST, search
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.http import View, invalid, json_response

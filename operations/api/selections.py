@@ -8,8 +8,8 @@ from pydantic import Field
 
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.status import OUTCOMES, STATUSES
+from shared.cursors import MAX_LIMIT
 from shared.http import Body, invalid
-from shared.paging import MAX_LIMIT
 from shared.validation import Moment
 
 MOST_IDS = 1000

@@ -10,9 +10,10 @@ from operations.commands.operator import current_operator
 from operations.commands.remote.api import open_api
 from operations.commands.target import chosen_target
 from operations.commands.terminal import foreign, open_console, print_json
-from operations.console.search import LONGEST, why_not
+from operations.console.upstream import why_not
 from operations.reading.connection import open_mongodb
 from operations.search.lookups import Lookups
+from operations.search.searching import LONGEST
 from operations.search.searching import search as find
 from operations.settings import RemoteStack, Stack
 from operations.sign_in.person import Person

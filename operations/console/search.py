@@ -1,6 +1,5 @@
 """The search box of every page: any id leads to its page, or to a list of what was found and where."""
 
-from collections.abc import Awaitable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -8,14 +7,11 @@ from fastapi import APIRouter, Query, Request, Response
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import redirect
 from operations.console.pages import Pages
-from operations.console.upstream import Unavailable, attempt
-from operations.search.hits import Hit
+from operations.console.upstream import why_not
 from operations.search.lookups import Lookups
-from operations.search.searching import search
+from operations.search.searching import LONGEST, search
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
-
-LONGEST = 200
 
 
 def create_search(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
@@ -38,9 +34,3 @@ def create_search(dependencies: ConsoleDependencies, pages: Pages) -> APIRouter:
         return pages.show(request, "search.html", query=text, found=found)
 
     return router
-
-
-async def why_not(asked: Awaitable[list[Hit]]) -> list[Hit] | str:
-    """Await what a place has; return why it cannot be read instead of raising that."""
-    found = await attempt(asked, "MongoDB")
-    return found.why if isinstance(found, Unavailable) else found

@@ -165,8 +165,9 @@ def changes_of(slot: CalendarSlot, is_closed: bool, wanted: Wanted, rules: Rules
     if wanted.capacity is None and not slot.follows_rules:
         by_rules = f"as the rules say ({money(rules.capacity / 100)})" if rules else "as the rules say"
         changes.append(Change("capacity", money(slot.capacity), by_rules))
-    elif wanted.capacity not in (None, slot.capacity):
-        changes.append(Change("capacity", money(slot.capacity), money(wanted.capacity)))
+    elif wanted.capacity is not None and (slot.follows_rules or wanted.capacity != slot.capacity):
+        of_rules = " (of the rules)" if slot.follows_rules else ""
+        changes.append(Change("capacity", f"{money(slot.capacity)}{of_rules}", money(wanted.capacity)))
     if wanted.closed != is_closed:
         words = {True: CLOSED, False: "open"}
         changes.append(Change("bookings", words[is_closed], words[wanted.closed]))

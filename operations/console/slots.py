@@ -164,12 +164,9 @@ def _add_change(router: APIRouter, dependencies: ConsoleDependencies, pages: Pag
             return show(request, found, error=ActionFailed("Not done", str(error), 422), **filled)
         changes = changes_of(found.slot, found.closed, wanted, found.rules)
         if not changes:
-            return show(
-                request,
-                found,
-                error=ActionFailed("Not done", "the slot is like this already", 422),
-                **filled,
-            )
+            own = "; untick the capacity of the rules to give it one of its own" if follow else ""
+            same = ActionFailed("Not done", f"the slot is like this already{own}", 422)
+            return show(request, found, error=same, **filled)
         summary = "; ".join(f"{each.path} {each.before} to {each.after}" for each in changes)
         if confirmed != summary:
             return show(request, found, changes=changes, summary=summary, changed=bool(confirmed), **filled)

@@ -11,22 +11,15 @@ from inventory_service.stock import MAX_UNITS
 from operations.console.dependencies import ConsoleDependencies
 from operations.console.forms import FormKey, Why, actor, redirect
 from operations.console.lists import address
-from operations.console.operator_actions import (
-    ActionDone,
-    ActionFailed,
-    OperatorAction,
-    ServiceCall,
-    execute,
-    execute_once,
-)
+from operations.console.operator_actions import ActionFailed, OperatorAction
 from operations.console.pages import Pages
+from operations.console.stock_actions import RESTOCK, SALE, add_units, switch_sale
 from operations.console.upstream import ServiceResponse, Unavailable, path
 from shared.access.middleware import requires
 from shared.access.permissions import Permission
 from shared.http import ProblemError, conflict, not_found
 
 PRODUCTS = 50
-RESTOCK, SALE = "product.restock", "product.sale"
 FORM = "/products/{product_id}/restock"
 ProductIdPath = Annotated[str, Path(min_length=1, max_length=128)]
 
@@ -141,24 +134,6 @@ def _add_restock(router: APIRouter, dependencies: ConsoleDependencies, pages: Pa
             return show(request, stock, key, error=outcome, quantity=units, why=why, units=units)
         repeated = "1" if outcome.repeated else ""
         return redirect(address("/inventory", {"product": product_id, "repeated": repeated}))
-
-
-async def add_units(
-    dependencies: ConsoleDependencies, action: OperatorAction, units: int, key: str
-) -> ActionDone | ActionFailed:
-    """Add units to the free stock of the product that the action names, once for each key, and log it."""
-    where, body = path("inventory", action.subject, "restock"), {"quantity": units}
-    done = f"{units:,} unit{'' if units == 1 else 's'} added"
-    return await execute_once(dependencies, action, ServiceCall("POST", "inventory", where, body, key), done=done)
-
-
-async def switch_sale(
-    dependencies: ConsoleDependencies, action: OperatorAction, *, on_sale: bool
-) -> ActionFailed | None:
-    """Put the product that the action names on sale, or take it off for the reason of the action, and log it."""
-    body = {"onSale": on_sale} | ({} if on_sale else {"reason": action.why})
-    where, done = path("products", action.subject), "on sale" if on_sale else "off sale"
-    return await execute(dependencies, action, ServiceCall("PATCH", "inventory", where, body), done=done)
 
 
 async def _stock_of(dependencies: ConsoleDependencies, product_id: str) -> Mapping[str, Any]:

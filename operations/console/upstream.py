@@ -17,6 +17,7 @@ from pymongo.errors import PyMongoError
 from operations.errors import UnreachableError
 from operations.incidents.changes import Release
 from operations.reading.requests import NOT_SENT
+from operations.search.hits import Hit
 from shared.access.authenticator import acts_for_header
 from shared.access.principal import Principal
 from shared.errors import TransientError
@@ -96,6 +97,12 @@ async def attempt(asked: Awaitable[T], what: str, seconds: float = READ_SECONDS)
     except (PyMongoError, UnreachableError, TransientError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         _log.warning("not available", what=what, error=with_detail(error))
         return Unavailable(f"{what}: {in_words(error)}", sent=not isinstance(error, NOT_SENT))
+
+
+async def why_not(asked: Awaitable[list[Hit]]) -> list[Hit] | str:
+    """Await what a place has; return why it cannot be read instead of raising that."""
+    found = await attempt(asked, "MongoDB")
+    return found.why if isinstance(found, Unavailable) else found
 
 
 class Health(NamedTuple):

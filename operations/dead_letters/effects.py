@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from order_service.order import Order
+from shared.contracts import Message
 
 
 class Effect(StrEnum):
@@ -20,7 +21,8 @@ class Effect(StrEnum):
 class Preview:
     """What a replay of one letter would do; `details` puts it into words.
 
-    `order` is the order afterwards, and `sends` are the types of the messages that follow; both only where known.
+    `sends` are the types of the messages that follow, and `order` is the order afterwards, by which tests compare
+    the preview with what then happens; both only where known.
     """
 
     effect: Effect
@@ -51,6 +53,11 @@ class Unreadable:
 def arrow(name: str, before: str | None, after: str | None) -> str:
     """Describe the change of a state, such as "stock PENDING → RESERVED"."""
     return f"{name}{before or 'nothing'} → {after or 'nothing'}"
+
+
+def no_preview(message: Message) -> Preview:
+    """Return the preview of a message that its service decides on when it handles it."""
+    return Preview(Effect.UNKNOWN, f"{message.routing_key} can be read; its service decides when it handles it")
 
 
 def damaged(record: str, error: Exception) -> str:

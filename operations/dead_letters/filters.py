@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from operations.dead_letters.letter import LONGEST_WORD, words
@@ -66,7 +67,7 @@ class Filters:
         parts = []
         for name, value in self.as_document().items():
             if name == "ids" and len(self.ids) > 3:
-                parts.append(f"{len(self.ids)} ids")
+                parts.append(f"{len(self.ids)} ids ({_digest(self.ids)})")
             elif value:
                 parts.append(f"{name.replace('_', ' ')} {', '.join(value) if isinstance(value, list) else value}")
         return "; ".join(parts) or "all"
@@ -149,6 +150,11 @@ def claimable(replay: Document) -> Document:
     A letter that another replay has sent since is left alone: the operator who started this replay has not seen that.
     """
     return {"$or": [{"status": DEAD}, {"status": PENDING, "lastReplay": {"$in": replay.get("pending", [])}}]}
+
+
+def _digest(ids: tuple[str, ...]) -> str:
+    """Return a few characters that tell these ids from any others."""
+    return sha256("\n".join(sorted(ids)).encode()).hexdigest()[:12]
 
 
 def _between(since: datetime | None, until: datetime | None) -> dict[str, datetime]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from operations.dead_letters.effects import Effect, Preview, Unreadable, arrow, damaged
+from operations.dead_letters.effects import Effect, Preview, Unreadable, arrow, damaged, no_preview
 from operations.dead_letters.letter import current_body, replay_envelope
 from operations.dead_letters.masking import mask_text
 from operations.dead_letters.notification_preview import preview_notification
@@ -102,13 +102,14 @@ def previews(messages: Iterable[ToPreview], records: Records, now: datetime) -> 
             continue
         message, about = each.message, (each.queue, each.message.correlation_id)
         if about in undecided or each.queue not in decisions:
-            yield _no_preview(message)
+            yield no_preview(message)
             continue
         try:
             found = decisions[each.queue](message)
         except (AttributeError, LookupError, TypeError, ValueError) as error:  # a record has what it should not
             found = Preview(Effect.UNKNOWN, damaged(f"order {message.correlation_id}", error))
-        if found.effect is Effect.UNKNOWN:
+        # An event is no record that the messages after it find.
+        if found.effect is Effect.UNKNOWN and each.queue != NOTIFICATION_INBOX:
             undecided.add(about)
         yield found
 
@@ -130,13 +131,9 @@ def _decisions(records: Records, now: datetime) -> Mapping[str, Decide]:
     }
 
 
-def _no_preview(message: Message) -> Preview:
-    return Preview(Effect.UNKNOWN, f"{message.routing_key} can be read; its service decides when it handles it")
-
-
 def _answered(message: Message, orders: dict[str, Order | Unreadable], now: datetime) -> Preview:
     if not isinstance(message, OrderMessage) or type(message) not in _ANSWERS:
-        return _no_preview(message)
+        return no_preview(message)
     order = orders.get(message.order_id)
     if order is None:
         why = f"{message.routing_key} for order {message.order_id}, which does not exist"

@@ -5,7 +5,7 @@ Whether a provider is configured is not recorded, and what a worker does with th
 
 from datetime import datetime
 
-from operations.dead_letters.effects import Effect, Preview, Unreadable, arrow
+from operations.dead_letters.effects import Effect, Preview, Unreadable, arrow, no_preview
 from provisioning_service.job import Job, State
 from provisioning_service.lifecycle import answers, commanded, without_final_message
 from shared.contracts import CancelProvisioning, OrderMessage, ProvisionServer
@@ -20,7 +20,7 @@ def preview_provisioning(message: OrderMessage, jobs: Jobs, now: datetime) -> Pr
     if isinstance(recorded, Unreadable):
         return Preview(Effect.UNKNOWN, recorded.why)
     if not isinstance(message, ProvisionServer | CancelProvisioning):
-        raise TypeError(f"{type(message).__name__} is no command to provisioning")
+        return no_preview(message)
     if recorded is not None and recorded.state is State.RUNNING and isinstance(message, CancelProvisioning):
         why = "the worker that runs the job honours it, unless it has bought a server by then"
         return Preview(Effect.UNKNOWN, f"{message.routing_key} can be read; {why}")

@@ -361,14 +361,14 @@ class LetterRecords:
         result = await self._letters.update_many(restorable(filters), updates.restored(restored))
         return int(result.modified_count)
 
-    async def count_decided(self, participle: str, by: str, why: str, since: datetime) -> int:
-        """Count the letters that somebody has discarded or restored for this reason since then, and that still are."""
+    async def count_decided(self, filters: Filters, participle: str, by: str, why: str, since: datetime) -> int:
+        """Count the selected letters that somebody has discarded or restored for a reason since, and that still are."""
         entry: Document = {"by": by, "why": why, "at": {"$gte": since}}
         if participle == DISCARDED:
-            asked: Document = {"status": DISCARDED, **{f"discarded.{name}": value for name, value in entry.items()}}
-        else:
-            asked = {"status": {"$ne": DISCARDED}, "restored": {"$elemMatch": entry}}
-        return await self._letters.count_documents(asked)
+            decided: Document = {f"discarded.{name}": value for name, value in entry.items()}
+            return await self._letters.count_documents(query(filters, (DISCARDED,)) | decided)
+        others = tuple(status for status in STATUSES if status != DISCARDED)
+        return await self._letters.count_documents(query(filters, others) | {"restored": {"$elemMatch": entry}})
 
 
 def _base(letter_id: str) -> str:

@@ -1,6 +1,7 @@
 """Dead letters as operators see and act on them: the one entry point for the command line and the console."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -34,15 +35,15 @@ LONGEST_NOTE = 2000
 
 
 class Decided(NamedTuple):
-    """How many letters an act has changed, and how many the same act had changed before it was interrupted."""
+    """How many letters an act has changed, and how many of the selected ones an earlier attempt at it had changed."""
 
     number: int
     before: int = 0
 
     @property
     def after(self) -> str:
-        """What there is to say of an act that was interrupted; nothing of any other."""
-        return f", after {self.before:,} before it was interrupted" if self.before else ""
+        """What there is to say of an act that goes on with an earlier attempt's; nothing of any other."""
+        return f", after {self.before:,} by an earlier attempt" if self.before else ""
 
 
 class DeadLetterService:
@@ -327,18 +328,23 @@ class DeadLetterService:
         by: str,
         why: str,
     ) -> Decided:
-        """Change the status of letters, and log it before and after: an interrupted act is logged too."""
+        """Change the status of letters, and log it before and after: an interrupted act is logged too.
+
+        Who repeats an act selects what failed until then, which is another time than before. So that is no part of the
+        subject, by which attempts are recognised, but of the outcome.
+        """
         reason = _checked(why, "reason")
-        logged = by, reason, f"dead-letters.{action}", _subject(filters, "")
+        logged = by, reason, f"dead-letters.{action}", _subject(replace(filters, until=None), "")
         since = await interrupted_since(self._database, *logged)
         await self._log(*logged, STARTED)
         self._failpoint(LETTERS_CHOSEN)
         # Before it goes on: what is counted here is not counted twice.
-        before = 0 if since is None else await self._letters.count_decided(participle, by, reason, since)
+        before = 0 if since is None else await self._letters.count_decided(filters, participle, by, reason, since)
         number = await decide(filters, {"at": utc_now(), "by": by, "why": reason})
         self._failpoint(LETTERS_DECIDED)
         decided = Decided(number, before)
-        await self._log(*logged, f"{number} {participle}{decided.after}")
+        bound = "" if filters.until is None else f" of those that failed before {filters.until:%Y-%m-%d %H:%M:%S} UTC"
+        await self._log(*logged, f"{number} {participle}{bound}{decided.after}")
         return decided
 
     async def _log(self, by: str, why: str, action: str, subject: str, outcome: str) -> None:

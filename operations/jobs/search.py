@@ -7,8 +7,9 @@ from pymongo import DESCENDING
 
 from provisioning_service.addresses import package_key
 from provisioning_service.job import ENDED_STATES, State
+from shared.cursors import time_key, write_cursor
 from shared.database import Collection, Document
-from shared.paging import after_time, time_key, write_cursor
+from shared.paging import after_time
 
 PAGE = 50
 

@@ -18,9 +18,10 @@ from order_service.particulars import PARTICULARS, PERSONAL, words_of
 from shared.access.permissions import Permission
 from shared.access.principal import Principal
 from shared.clock import utc_now
+from shared.cursors import time_key, write_cursor
 from shared.database import Collection, Document
 from shared.http import ProblemError, invalid
-from shared.paging import after_time, time_key, write_cursor
+from shared.paging import after_time
 
 PAGE = 50
 

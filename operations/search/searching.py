@@ -7,6 +7,9 @@ from operations.search.hits import Found, Hit, Place, without_repeats
 from operations.search.lookups import Lookup
 from shared.access.principal import Principal
 
+LONGEST = 200
+"""Characters of a text that is searched for."""
+
 Attempt = Callable[[Awaitable[list[Hit]]], Awaitable[list[Hit] | str]]
 """Awaits what a place has; returns why it cannot be read instead of raising that."""
 

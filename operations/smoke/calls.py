@@ -13,8 +13,8 @@ from shared.tls import plain_reason
 
 POLL_SECONDS = 0.2
 
-REPLAYED = "Idempotent-Replayed"
-"""The header with which services answer a request again."""
+KEY_REUSED = httpx.codes.UNPROCESSABLE_ENTITY
+"""The status with which services refuse a key that is that of another request."""
 
 
 class StepFailedError(CommandError):
@@ -44,14 +44,13 @@ class Calls:
 
     async def find(self, service: str, path: str) -> Any:
         """Return the body of what is at this path, None if there is nothing; otherwise like `send`."""
-        answer = await self._answer("GET", service, path, may_be_missing=True)
+        answer = await self._answer("GET", service, path, expected=httpx.codes.NOT_FOUND)
         return None if answer.status_code == httpx.codes.NOT_FOUND else _content(f"GET {path} of {service}", answer)
 
-    async def is_first(self, service: str, path: str, body: object, *, key: str) -> bool:
-        """Send a request under a key, like `send`; return whether nobody has sent it before."""
-        answer = await self._answer("POST", service, path, body, key)
-        replayed: str | None = answer.headers.get(REPLAYED)
-        return replayed != "true"
+    async def is_accepted(self, service: str, path: str, body: object, *, key: str) -> bool:
+        """Send a request under a key, like `send`; return False if the key is that of another request."""
+        answer = await self._answer("POST", service, path, body, key, expected=KEY_REUSED)
+        return answer.status_code != KEY_REUSED
 
     async def _answer(
         self,
@@ -61,7 +60,7 @@ class Calls:
         body: object = None,
         key: str | None = None,
         *,
-        may_be_missing: bool = False,
+        expected: int | None = None,
     ) -> httpx.Response:
         headers = {} if key is None else {"Idempotency-Key": key}
         name = f"{method} {path} of {service}"
@@ -70,8 +69,7 @@ class Calls:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = plain_reason(str(error)) or type(error).__name__
             raise StepFailedError(f"{name}: {reason}", without_effect=isinstance(error, NOT_SENT)) from error
-        missing = answer.status_code == httpx.codes.NOT_FOUND and may_be_missing
-        if answer.is_error and not missing:
+        if answer.is_error and answer.status_code != expected:
             reason = f"{answer.status_code} {_problem(answer)}"
             raise StepFailedError(f"{name}: {reason}", without_effect=answer.is_client_error)
         return answer

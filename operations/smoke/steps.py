@@ -5,8 +5,8 @@ other currencies stay as they are. What cannot be deleted stays behind unused: t
 which a later run uses again; the retainer, inactive; the order, refunded. A server costs money and stays, so it is only
 bought on request.
 
-Everything is the run's own, with the name of its customer, so runs at the same time do not disturb each other: were
-they to share a product, the first to end would take the stock of the others.
+Runs at the same time do not disturb each other: the customer is the run's own, and so is the product until it is given
+back. Were they to share one, the first to end would take the stock of the others.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from operations.smoke.calls import Calls, StepFailedError
-from operations.smoke.products import give_back, put_on_sale, take_product
+from operations.smoke.products import ProductOfRun
 from shared.services import INVENTORY, ORDER, PAYMENT
 
 CURRENCY = "XTS"
@@ -59,6 +59,7 @@ class SmokeTest:
         self._retainer = ""
         self.user = f"smoke-test-{uuid.uuid4().hex[:12]}"
         """The customer of this run."""
+        self._products = ProductOfRun(calls, self.user)
         self._product = ""
 
     async def run(self) -> AsyncIterator[Step]:
@@ -82,14 +83,13 @@ class SmokeTest:
     # --- Stock. ---
 
     async def _stock(self) -> str:
-        self._product = await take_product(self._calls, self.user, 2)
-        self._undo.append(("stock", self._take_off_sale))
-        await put_on_sale(self._calls, self._product)
+        try:
+            self._product = await self._products.take(2)
+        finally:
+            # Also when it is interrupted: the product may be taken although the answer was lost.
+            if self._products.may_be_taken:
+                self._undo.append(("stock", self._products.give_back))
         return f"2 units of {self._product}"
-
-    async def _take_off_sale(self) -> str:
-        await give_back(self._calls, self._product, self.user)
-        return f"{self._product} has no units and is off sale"
 
     # --- A hold, with room in a slot if there are slots. ---
 

@@ -30,6 +30,7 @@ from payment_service.ledger.transactions import Session
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal, Visible
+from shared.cursors import time_key
 from shared.database import Document
 from shared.http import (
     REPLAYED,
@@ -42,7 +43,7 @@ from shared.http import (
     not_found,
 )
 from shared.openapi import PROBLEM_JSON, documented
-from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response, time_key
+from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response
 from shared.problems import BOOKS_REFUSE, CONFLICT, INSUFFICIENT_BALANCE, NOT_FOUND
 from shared.request_id import current_request_id
 

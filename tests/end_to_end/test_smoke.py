@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from operations import settings
 from operations.commands.smoke import _run
 from operations.smoke.calls import Calls
+from operations.smoke.products import ProductOfRun
 from operations.smoke.steps import SmokeTest, Step
 from shared.services import CONSOLE
 from tests.support import warm_processes
@@ -164,16 +167,18 @@ async def test_an_undo_that_is_interrupted_is_named_and_the_rest_undone(stack: S
 
 
 class _Spoiling(httpx.AsyncHTTPTransport):
-    """Replaces the first answer to the opening of a retainer, which the service has opened, or loses it."""
+    """Replaces the first answer to a request that the service has carried out, or loses it."""
 
-    def __init__(self, body: str | None) -> None:
+    def __init__(self, method: str, path: str, body: str | None) -> None:
         super().__init__()
+        self._method = method
+        self._path = path
         self._body = body
         self._spoilt = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         answer = await super().handle_async_request(request)
-        if self._spoilt or (request.method, request.url.path) != ("POST", "/api/retainers"):
+        if self._spoilt or request.method != self._method or not re.fullmatch(self._path, request.url.path):
             return answer
         self._spoilt = True
         await answer.aread()
@@ -196,7 +201,8 @@ async def test_a_retainer_whose_answer_is_lost_or_unusable_is_closed(
     stack: Stack, body: str | None, detail: str
 ) -> None:
     urls = {name: stack.url(name) for name in SAGA_SERVICES}
-    async with httpx.AsyncClient(headers=ADMIN, timeout=SECONDS, transport=_Spoiling(body)) as client:
+    spoiling = _Spoiling("POST", "/api/retainers", body)
+    async with httpx.AsyncClient(headers=ADMIN, timeout=SECONDS, transport=spoiling) as client:
         test = SmokeTest(Calls(client, urls), within=SECONDS)
         steps = [step async for step in test.run()][2:]
     assert [(step.name, step.outcome) for step in steps] == [
@@ -209,6 +215,57 @@ async def test_a_retainer_whose_answer_is_lost_or_unusable_is_closed(
     retainer = await stack.client.get(f"{stack.url('payment')}/api/retainers/{test._retainer}")
     assert retainer.json()["data"]["status"] == "inactive"
     await assert_undone(stack, test.user)
+
+
+PRODUCT = "ordersaga-smoke-test-[0-9]"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_new"),
+    [
+        ("PUT", f"/products/{PRODUCT}", True),
+        ("POST", f"/inventory/{PRODUCT}/restock", True),
+        ("POST", f"/inventory/{PRODUCT}/restock", False),
+        ("PUT", f"/inventory/{PRODUCT}", False),
+        ("PATCH", f"/products/{PRODUCT}", False),
+    ],
+)
+async def test_a_product_is_given_back_although_an_answer_about_it_is_lost(
+    stack: Stack, method: str, path: str, *, is_new: bool
+) -> None:
+    urls = {name: stack.url(name) for name in SAGA_SERVICES}
+    async with (
+        httpx.AsyncClient(headers=ADMIN, timeout=SECONDS) as unspoilt,
+        httpx.AsyncClient(headers=ADMIN, timeout=SECONDS, transport=_Spoiling(method, path, None)) as client,
+    ):
+        known = len(await products(stack))
+        others = [ProductOfRun(Calls(unspoilt, urls), uuid.uuid4().hex) for _ in range(known if is_new else 0)]
+        taken = [await other.take(2) for other in others]
+        assert len(set(taken)) == len(taken)
+        test = SmokeTest(Calls(client, urls), within=SECONDS)
+        steps = [(step.name, step.outcome) async for step in test.run()]
+        assert steps == [("stock", "failed"), ("stock", "undone")]
+        left = [each["productId"] for each in await products(stack) if each["onSale"]]
+        assert left == taken, "those of the others are as they were"
+        for other in others:
+            await other.give_back()
+    assert len(await products(stack)) == known + is_new
+    await assert_undone(stack, test.user)
+
+
+async def test_a_product_that_another_run_takes_first_is_left_alone(stack: Stack) -> None:
+    urls = {name: stack.url(name) for name in SAGA_SERVICES}
+    async with httpx.AsyncClient(headers=ADMIN, timeout=SECONDS) as client:
+        one, other = (ProductOfRun(Calls(client, urls), uuid.uuid4().hex) for _ in range(2))
+        names = await asyncio.gather(one.take(2), other.take(2))
+        assert names[0] != names[1]
+        own, one._claim = one._claim, other._claim
+        assert await one.give_back() == "the product belongs to another run"
+        product = await stack.client.get(f"{stack.url('inventory')}/products/{names[1]}")
+        assert product.json()["onSale"]
+        await other.give_back()
+        one._claim = own
+        await one.give_back()
 
 
 async def test_a_run_that_cannot_be_shown_is_undone_and_noted(stack: Stack) -> None:

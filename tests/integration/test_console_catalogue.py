@@ -1,5 +1,6 @@
 """Stock and delivery slots on the console and in the operations API, over a real inventory service."""
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -136,7 +137,11 @@ async def test_a_slot_is_seen_in_its_week_and_changed(
     wanted = WHY | {"capacity": "100", "closed": "true"}
     preview = await pages.post(address, data=wanted)
     assert "Nothing is changed yet" in preview.text
-    assert (await pages.post(address, data=WHY | {"capacity": "500"})).status_code == 422
+    assert re.search(r'name="follow"[^>]* checked', form.text)
+    same = await pages.post(address, data=WHY | {"capacity": "500", "follow": "true"})
+    assert (same.status_code, "untick the capacity of the rules" in same.text) == (422, True)
+    fixed = await pages.post(address, data=WHY | {"capacity": "500"})
+    assert "Nothing is changed yet" in fixed.text, "it keeps the capacity when the rules change"
     assert (await pages.post(address, data=WHY | {"capacity": "-5"})).status_code == 422
     assert (await worker.stock_items.find_slot(ten)).disabled is False  # type: ignore[union-attr]
 
@@ -150,7 +155,7 @@ async def test_a_slot_is_seen_in_its_week_and_changed(
     again = await pages.post(address, data=hidden(preview.text) | WHY | {"capacity": "100"})
     assert "no longer the one that you previewed" in again.text
     ((by, _, outcome),) = await logged(dependencies, ten)
-    assert (by, outcome) == (BY_ADMIN, "capacity 500 to 100; bookings open to closed")
+    assert (by, outcome) == (BY_ADMIN, "capacity 500 (of the rules) to 100; bookings open to closed")
 
 
 async def test_programs_restock_and_change_slots_over_the_operations_api(

@@ -215,12 +215,15 @@ async def test_killed_at_every_step_and_run_again_it_decides_each_letter_once(
     for part, why in ((Filters(ids=some), "in part"), (everything, "the others"), (everything, "again")):
         await killed_at(LETTERS_DECIDED, dead_letters, act, part, why)
     assert (await getattr(service, act)(everything, by="ann", why="once more")) == (0, 0)
-    # Run again as it was, it says what the interrupted attempts did.
+    # Run again as it was, it says what the interrupted attempts did. Whoever acts selects what failed until then.
+    await killed_at(LETTERS_CHOSEN, dead_letters, act, replace(everything, until=utc_now()), "the others")
+    everything = replace(everything, until=utc_now())
     assert (await getattr(service, act)(everything, by="ann", why="the others")) == (0, 4)
     assert (await getattr(service, act)(everything, by="ann", why="the others")) == (0, 0), "it was not interrupted"
     participle = {"discard": "discarded", "restore": "restored"}[act]
     outcomes = {entry["outcome"] for entry in (await list_actions(dead_letters.database)).items}
-    assert f"0 {participle}, after 4 before it was interrupted" in outcomes
+    bound = f"{everything.until:%Y-%m-%d %H:%M:%S} UTC"
+    assert f"0 {participle} of those that failed before {bound}, after 4 by an earlier attempt" in outcomes
 
     for letter in await dead_letters.all():
         assert letter["changes"] == before[letter["_id"]] + 1
@@ -229,6 +232,26 @@ async def test_killed_at_every_step_and_run_again_it_decides_each_letter_once(
         assert (entry["by"], entry["why"]) == ("ann", "in part" if letter["_id"] in some else "the others")
     (group,) = await service.groups()
     assert (group.open, group.status) == (6 if act == "restore" else 0, "new")
+
+
+async def test_an_attempt_counts_the_letters_of_its_own_selection(dead_letters: DeadLetterHarness) -> None:
+    """Also where another selection, by as many ids, was decided by the same person for the same reason."""
+    service = dead_letters.service
+    await dead_letters.records.record([a_letter(f"o{n}") for n in range(10)], utc_now())
+    ids = [letter["_id"] for letter in await dead_letters.all()]
+    (group,) = await service.groups()
+    one, other = Filters(ids=tuple(ids[:5])), Filters(ids=tuple(ids[5:]))
+    assert one.subject != other.subject
+    assert one.subject == Filters(ids=one.ids[::-1]).subject
+    await killed_at(LETTERS_DECIDED, dead_letters, "discard", one)
+    assert await service.discard(other, by="ann", why="-") == (5, 0)
+    await service.restore(Filters(), by="bob", why="once more")
+    # A group is its own subject, whatever else selects letters of it.
+    part = Filters(group=group.fingerprint, order_id="o1")
+    await killed_at(LETTERS_DECIDED, dead_letters, "discard", part)
+    assert await service.discard(replace(part, order_id="o2"), by="ann", why="-") == (1, 0)
+    await killed_at(LETTERS_DECIDED, dead_letters, "restore", part)
+    assert await service.restore(replace(part, order_id="o2"), by="ann", why="-") == (1, 0)
 
 
 async def killed_at(point: str, dead_letters: DeadLetterHarness, act: str, filters: Filters, why: str = "-") -> None:

@@ -330,7 +330,7 @@ async def test_many_letters_are_edited_by_one_patch_and_discarded_ones_restored(
         every = {"letters": {"ids": ids}, **WHY}
         discarded = (await program.post("/dead-letters/discard", json=every)).json()["discarded"]
         assert discarded > 0
-        assert (await program.post("/dead-letters/restore", json=every)).json() == {"restored": discarded}
+        assert (await program.post("/dead-letters/restore", json=every)).json() == {"restored": discarded, "before": 0}
 
 
 async def test_audits_and_incidents_are_listed(dependencies: ConsoleDependencies) -> None:

@@ -15,7 +15,7 @@ from order_service.rpc.messages import order_message
 from order_service.saga import SAGA_VERSION
 from order_service.views import show
 from shared.access.permissions import Role
-from shared.paging import write_cursor
+from shared.cursors import write_cursor
 from shared.release import VERSION
 from tests.support.access import KEYS, bearer
 from tests.support.builders import connected, order_body

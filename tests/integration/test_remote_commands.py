@@ -357,6 +357,9 @@ async def test_stock_is_added_once_and_products_are_taken_off_sale(shop: Shop) -
     ):
         here, elsewhere = await both(shop, ["lamp"], ["sofa"], *words, given=given)
         assert (here.status, here) == (status, elsewhere), words
+        if words[:2] == restock[:2] and status == 0:
+            repeated = "20 units had been added to {0} before, under this key; nothing was added now"
+            assert ("--yes" in words) == (repeated.format("thing-0") in here.output), here
     for where, product in ((shop.here, "lamp"), (shop.elsewhere, "sofa")):
         found = json.loads((await where("stock", "show", product, "--json")).output)
         assert (found["quantity"], found["onSale"]) == (25, True)

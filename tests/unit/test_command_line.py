@@ -422,3 +422,10 @@ def test_a_stack_that_does_not_run_is_not_located(tmp_path: Path, environment: d
     write_state(Layout(root), State(mongodb_url="mongodb://here/", amqp_url="amqp://here/"))
     with pytest.raises(UnreachableError, match=f"no stack runs in {root}"):
         locate_stack(root, environment)
+
+
+def test_commands_of_a_stack_do_without_the_web_framework() -> None:
+    """It takes a good part of their start."""
+    code = "import sys, operations.commands.stack, operations.commands.remote.status; print('fastapi' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.cursors import time_key, write_cursor
 from shared.http import ProblemError
-from shared.paging import after_id, after_time, page_response, read_cursor, time_key, write_cursor
+from shared.paging import after_id, after_time, page_response, read_cursor
 
 KEYS = st.lists(st.integers(-(2**53), 2**53) | st.text(max_size=50), min_size=1, max_size=3)
 JSON = st.recursive(

@@ -34,7 +34,8 @@ from operations.settings import RemoteStack, locate_broker, locate_stack, remote
 from operations.timeline.timeline import TimelineStep, step_from_json
 from shared.access.permissions import Permission
 from shared.clock import utc_now
-from shared.paging import after_time, time_key, write_cursor
+from shared.cursors import time_key, write_cursor
+from shared.paging import after_time
 from tests.support.remote_commands import redrawn
 from tests.unit.test_command_line import every_command
 

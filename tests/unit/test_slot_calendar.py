@@ -112,7 +112,12 @@ def test_a_slot_that_follows_the_rules_need_not_be_told_so() -> None:
     slot = slot_of(an_item(10, followsRules=True), NOW, None)
     assert changes_of(slot, False, Wanted(None, closed=False), RULES) == []
     assert changes_of(slot, False, Wanted(None, closed=True), RULES) == [Change("bookings", "open", "closed")]
-    assert changes_of(slot, False, Wanted(250, closed=False), RULES) == [Change("capacity", "500", "250")]
+    assert changes_of(slot, False, Wanted(250, closed=False), RULES) == [
+        Change("capacity", "500 (of the rules)", "250")
+    ]
+    assert changes_of(slot, False, Wanted(500, closed=False), RULES) == [
+        Change("capacity", "500 (of the rules)", "500"),
+    ], "it keeps this capacity when the rules change"
 
 
 def test_changes_are_shown_in_words() -> None:

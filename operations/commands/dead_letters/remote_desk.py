@@ -38,8 +38,8 @@ from operations.impact.of_letters import Concerned
 from operations.impact.ranking import RankedGroup, RankedPage, Sorting
 from operations.settings import RemoteStack
 from shared.clock import to_rfc3339_if_any
+from shared.cursors import MAX_LIMIT, write_cursor
 from shared.database import Document
-from shared.paging import MAX_LIMIT, write_cursor
 
 _IMPOSSIBLE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 """The statuses of answers that say what is not possible."""

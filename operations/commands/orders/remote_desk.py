@@ -15,7 +15,7 @@ from operations.order_actions.bulk import DONE, ENDED, FAILED, RUNNING, STARTING
 from operations.order_actions.search import OrderSearch, OrderTotals
 from operations.settings import RemoteStack
 from shared.clock import to_rfc3339, to_rfc3339_if_any, utc_now
-from shared.paging import MAX_LIMIT
+from shared.cursors import MAX_LIMIT
 
 LEFT_OUT = "there is no such order, or the action is not possible for it"
 

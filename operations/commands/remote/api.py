@@ -16,8 +16,8 @@ from operations.errors import CommandError, UnreachableError
 from operations.reading.requests import NOT_SENT
 from operations.settings import RemoteStack
 from operations.stack.layout import API_KEY_VARIABLE, REMOTE_URL_VARIABLE
+from shared.cursors import MAX_LIMIT, time_key, write_cursor
 from shared.outage_words import in_words
-from shared.paging import MAX_LIMIT, time_key, write_cursor
 from shared.release import VERSION
 from shared.tls import client_context
 

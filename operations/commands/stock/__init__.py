@@ -97,10 +97,13 @@ def restock(
         typer.confirm(f"Add {counted(units, 'units')} to {product} (now {now})?", abort=True, err=True)
     reason = _reason(why)
     try:
-        _work(target, lambda desk: desk.restock(product, units, reason, key))
+        added = _work(target, lambda desk: desk.restock(product, units, reason, key))
     except UnreachableError as error:
         raise UnreachableError(f"{error}; the same command with --key {key} adds them once") from error
-    _say(f"{counted(units, 'units')} added to {product}")
+    if added:
+        _say(f"{counted(units, 'units')} added to {product}")
+    else:
+        _say(f"{counted(units, 'units')} had been added to {product} before, under this key; nothing was added now")
 
 
 @stock.command("off-sale")

@@ -12,13 +12,13 @@ from operations.commands.orders.session import connect
 from operations.commands.remote.api import OperationsApi, RefusedError, open_api
 from operations.console import ConsoleDependencies
 from operations.console.operator_actions import ActionFailed, OperatorAction
-from operations.console.stock import RESTOCK, SALE, add_units, switch_sale
+from operations.console.stock_actions import RESTOCK, SALE, add_units, switch_sale
 from operations.console.upstream import ServiceResponse, Unavailable, acting_for, path
 from operations.errors import CommandError, UnreachableError
 from operations.settings import RemoteStack, Stack
 from operations.sign_in.person import Person
 from shared.access.permissions import Role
-from shared.paging import MAX_LIMIT
+from shared.cursors import MAX_LIMIT
 
 FIELDS = ("productId", "name", "onSale", "quantity", "reserved", "shipped")
 
@@ -32,8 +32,8 @@ class StockDesk(Protocol):
     async def find(self, product_id: str) -> dict[str, Any] | None:
         """Return a product, None if there is none with this id."""
 
-    async def restock(self, product_id: str, units: int, why: str, key: str) -> None:
-        """Add units to what is free to sell, once for each key."""
+    async def restock(self, product_id: str, units: int, why: str, key: str) -> bool:
+        """Add units to what is free to sell, once for each key; return False if they had been added before."""
 
     async def switch_sale(self, product_id: str, why: str, *, on_sale: bool) -> None:
         """Put a product on sale, or take it off."""
@@ -62,16 +62,20 @@ class LocalDesk:
         found = await self._get(path("inventory", product_id))
         return _shown(found.body) if found.ok else None
 
-    async def restock(self, product_id: str, units: int, why: str, key: str) -> None:
+    async def restock(self, product_id: str, units: int, why: str, key: str) -> bool:
         """See `StockDesk`."""
         with acting_for(self._person().principal()):
             outcome = await add_units(self._dependencies, self._action(why, RESTOCK, product_id), units, key)
-        _check(outcome if isinstance(outcome, ActionFailed) else None)
+        if isinstance(outcome, ActionFailed):
+            raise _error_of(outcome)
+        return not outcome.repeated
 
     async def switch_sale(self, product_id: str, why: str, *, on_sale: bool) -> None:
         """See `StockDesk`."""
         with acting_for(self._person().principal()):
-            _check(await switch_sale(self._dependencies, self._action(why, SALE, product_id), on_sale=on_sale))
+            failed = await switch_sale(self._dependencies, self._action(why, SALE, product_id), on_sale=on_sale)
+        if failed is not None:
+            raise _error_of(failed)
 
     async def _get(self, address: str, **asked: str | int) -> ServiceResponse:
         found = await self._dependencies.services.get("inventory", address, **asked)
@@ -112,9 +116,11 @@ class RemoteDesk:
                 raise
             return None
 
-    async def restock(self, product_id: str, units: int, why: str, key: str) -> None:
+    async def restock(self, product_id: str, units: int, why: str, key: str) -> bool:
         """See `StockDesk`."""
-        await self._api.post("products", product_id, "restock", body={"quantity": units, "reason": why}, key=key)
+        body = {"quantity": units, "reason": why}
+        answer = await self._api.post("products", product_id, "restock", body=body, key=key)
+        return not answer.get("repeated")  # a console of an earlier release does not say
 
     async def switch_sale(self, product_id: str, why: str, *, on_sale: bool) -> None:
         """See `StockDesk`."""
@@ -137,8 +143,6 @@ def _shown(item: dict[str, Any]) -> dict[str, Any]:
     return {name: item.get(name) for name in FIELDS}
 
 
-def _check(failed: ActionFailed | None) -> None:
-    if failed is None:
-        return
+def _error_of(failed: ActionFailed) -> CommandError:
     text = f"{failed.verdict}: {failed.why}"
-    raise UnreachableError(text) if failed.is_transient else CommandError(text)
+    return UnreachableError(text) if failed.is_transient else CommandError(text)
