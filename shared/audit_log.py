@@ -24,7 +24,7 @@ from uuid import uuid4
 import structlog
 from prometheus_client import Counter
 from pymongo import ASCENDING, DESCENDING, IndexModel
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,14 +41,15 @@ from shared.errors import TransientError
 from shared.group_commit import GroupCommit
 from shared.guard import SAFE_METHODS
 from shared.request_id import current_request_id
-from shared.schema import CollectionSchema
+from shared.schema import UNAUTHORIZED, CollectionSchema
 
 COLLECTION = "actions"
+# Entries of earlier releases have no number.
+CHAIN = IndexModel([(SEQ, ASCENDING)], name="chain", unique=True, partialFilterExpression={SEQ: {"$exists": True}})
 INDEXES: Sequence[IndexModel] = (
     IndexModel([("at", DESCENDING), ("_id", DESCENDING)], name="newest"),
     IndexModel([("subject", DESCENDING), ("at", DESCENDING)], name="of-subject"),
-    # Entries of earlier releases have no number.
-    IndexModel([(SEQ, ASCENDING)], name="chain", unique=True, partialFilterExpression={SEQ: {"$exists": True}}),
+    CHAIN,
 )
 SCHEMA = CollectionSchema(INDEXES)
 
@@ -95,6 +96,8 @@ async def append_all(database: Database, entries: Sequence[Mapping[str, Any]]) -
     written: list[Entry] = []
     for attempt in range(_ATTEMPTS):
         previous: Entry | Document | None = await lasting.find_one({SEQ: {"$exists": True}}, sort=[(SEQ, DESCENDING)])
+        if previous is None:
+            await _require_index(database)
         chained: list[Entry] = []
         for entry in entries[len(written) :]:
             previous = linked(entry, previous)
@@ -110,6 +113,16 @@ async def append_all(database: Database, entries: Sequence[Mapping[str, Any]]) -
         else:
             return [*written, *chained]
     raise AuditUnavailableError(f"other processes wrote the next entry {_ATTEMPTS} times")
+
+
+async def _require_index(database: Database) -> None:
+    """Let the chain begin under its index, also when a command writes before any process has prepared the database."""
+    try:
+        await database.command({"createIndexes": COLLECTION, "indexes": [CHAIN.document]})
+    except OperationFailure as error:
+        # A process with a user of its own may not, and need not: the index is there before the user.
+        if error.code != UNAUTHORIZED:
+            raise
 
 
 def new_entry(*, by: str, why: str | None, action: str, subject: str, outcome: str, **more: object) -> Document:

@@ -142,3 +142,12 @@ async def test_groups_of_several_processes_neither_fork_nor_lose(database: Datab
     for entry in found:
         chain.add(entry)
     assert (chain.count, chain.breaks) == (84, [])
+
+
+async def test_a_chain_that_several_commands_begin_at_once_does_not_fork(
+    mongodb_url: str, database_prefix: str
+) -> None:
+    """Nothing has prepared the database, as where no console has ever run."""
+    async with connected(mongodb_url, f"{database_prefix}_unprepared") as database:
+        await asyncio.gather(*(append_all(database, some(1)) for _ in range(10)))
+        assert [entry["seq"] for entry in await entries(database)] == list(range(1, 11))
