@@ -18,8 +18,12 @@ LIFE: ContextVar["Life | None"] = ContextVar("LIFE", default=None)
 """The life of a process whose code runs; None for the world around the processes."""
 
 
+MOST_ROUNDS = 100_000
+"""How often the loop may run what is ready before time has to pass."""
+
+
 class StuckError(Exception):
-    """Nothing is left that could ever happen, and the work is not done."""
+    """Nothing is left that could ever happen, or what happens lets no time pass, and the work is not done."""
 
 
 class Life:
@@ -76,6 +80,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._rounds = 0
         self._numbers = count()
         self._timers: list[tuple[float, int, Any]] = []
         self._made: list[_Task] = []
@@ -151,7 +156,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if not self._ready and not self._stopping:
             if not timers:
                 raise StuckError("nothing is left to happen")
-            self._now = max(self._now, timers[0][0])
+            self._now, self._rounds = max(self._now, timers[0][0]), 0
+        self._rounds += 1
+        if self._rounds > MOST_ROUNDS:
+            raise StuckError("what happens lets no time pass")
         while timers and timers[0][0] <= self._now:
             self._ready.append(heapq.heappop(timers)[2])
 

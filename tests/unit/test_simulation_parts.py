@@ -58,6 +58,15 @@ def test_work_that_waits_for_nothing_is_stuck() -> None:
         run(work())
 
 
+def test_work_that_lets_no_time_pass_is_stuck() -> None:
+    async def work() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    with pytest.raises(StuckError):
+        run(work())
+
+
 def test_there_are_no_threads() -> None:
     async def work() -> None:
         await asyncio.to_thread(time.sleep, 0)
