@@ -8,7 +8,7 @@ import asyncio
 import heapq
 import warnings
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
@@ -64,6 +64,8 @@ class _Task(asyncio.Task[Any]):
     def __init__(self, number: int, work: Any, **options: Any) -> None:
         self.number = number
         super().__init__(work, **options)
+        own = options.get("context")
+        self.life: Life | None = own[LIFE] if own is not None and LIFE in own else LIFE.get()
         self._log_destroy_pending = False
 
     def __hash__(self) -> int:
@@ -84,9 +86,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._numbers = count()
         self._timers: list[tuple[float, int, Any]] = []
         self._made: list[_Task] = []
+        self._failed: list[str] = []
         self._lost: list[Any] = []
         self.set_task_factory(self._make_task)
-        self.set_exception_handler(lambda _loop, _context: None)
+        self.set_exception_handler(self._note_failure)
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
@@ -113,6 +116,21 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:  # type: ignore[override]
         """Refuse: a thread would run whenever it likes."""
         raise RuntimeError(f"the simulation has no threads: {func} of {executor} {args}")
+
+    def failures(self, apart_from: Collection[asyncio.Task[Any]] = ()) -> Iterator[str]:
+        """Yield the errors that nobody has seen: those of callbacks, and those of tasks that nobody waits for."""
+        yield from self._failed
+        for task in self._made:
+            if task in apart_from or not task.done() or task.cancelled() or not task._log_traceback:
+                continue
+            if task.life is None or not task.life.ended:
+                name = getattr(task.get_coro(), "__qualname__", "")
+                yield f"a task failed: {task.exception()!r} in {name}"
+
+    def _note_failure(self, _loop: Any, context: Mapping[str, Any]) -> None:
+        """Note the error of a callback; those of tasks are found by `failures`."""
+        if (error := context.get("exception")) is not None and "future" not in context:
+            self._failed.append(f"a callback failed: {error!r}")
 
     def bury(self) -> None:
         """Close what never ended; only when the trace is complete, because `finally` blocks run."""
