@@ -119,7 +119,7 @@ class HoldLimits:
         """Release holds that do not exist, and return them as not open, without those that exist by now."""
         now = self._clock()
         existing = await self._reservations.insert(
-            [Reservation(each, Status.RELEASED, now, now) for each in reservation_ids]
+            [Reservation(each, Status.RELEASED, now, now) for each in sorted(reservation_ids)]
         )
         return dict.fromkeys(reservation_ids - existing, False)
 

@@ -68,7 +68,9 @@ class PendingMoves:
         """Remember the decisions of orders with pending moves on these items; return the items that get units back."""
         returning = set()
         for item in items:
-            for order_id in item.pending_moves.keys() & decisions.keys():
+            for order_id in item.pending_moves:
+                if order_id not in decisions:
+                    continue
                 status = decisions[order_id].status_for(item)
                 self.remember(item.id, order_id, status)
                 if not status.keeps_units and item.held_for(order_id):
@@ -139,7 +141,7 @@ class PendingMoves:
                 now,
                 assignment=assignment_of(reservation_id) if is_assignment(reservation_id) else None,
             )
-            for reservation_id in abandoned
+            for reservation_id in sorted(abandoned)
         ]
         decided_meanwhile = await self._reservations.insert(tombstones)
         # Only now: a sweep that fails above is repeated at once, but two sweeps must be an interval apart.

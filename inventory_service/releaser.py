@@ -67,7 +67,7 @@ class Releaser:
         decided = await self._reservations.decisions(ended)
         done = {key: decision for key, decision in decided.items() if decision.status is not Status.RESERVED}
         returning = self._pending_moves.remember_decisions(before.values(), done)
-        done |= await self._return_units({key: ended[key] for key in ended.keys() - done.keys()}, before)
+        done |= await self._return_units({key: each for key, each in ended.items() if key not in done}, before)
         if returning:
             await self._pending_moves.clear(returning)
         return set(done)
@@ -112,7 +112,7 @@ class Releaser:
     async def _insert_tombstones(self, order_ids: set[str]) -> dict[str, Decision]:
         now = self._clock()
         existing = await self._reservations.insert(
-            [Reservation(order_id, Status.RELEASED, now, now) for order_id in order_ids]
+            [Reservation(order_id, Status.RELEASED, now, now) for order_id in sorted(order_ids)]
         )
         return dict.fromkeys(order_ids - existing, Decision(Status.RELEASED))
 

@@ -45,11 +45,11 @@ class Shipper:
         product_ids = {line.product_id for reservation in left.values() for line in reservation.items}
         before = await self._stock_items.read(product_ids)
         recorded = await self._reservations.read_existing(left)
-        done = {order_id for order_id, found in recorded.items() if found.status is Status.SHIPPED}
+        done = [order_id for order_id, found in recorded.items() if found.status is Status.SHIPPED]
         for order_id in done:
             self._remember(recorded[order_id])
-        holding = {order_id: check_reserved(order_id, recorded[order_id]) for order_id in recorded.keys() - done}
-        return done | await self._count(holding, before)
+        holding = {key: check_reserved(key, found) for key, found in recorded.items() if key not in done}
+        return {*done} | await self._count(holding, before)
 
     async def _count(self, holding: Mapping[str, Reservation], before: Mapping[str, StockItem]) -> set[str]:
         """Count the units as shipped and mark the reservations; return the orders that are done."""

@@ -1,6 +1,6 @@
 """Lets the faults of a plan happen: each once, at the chance that it waits for."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -51,7 +51,3 @@ class Injector:
     def stop(self) -> None:
         """Let no fault happen any more."""
         self._armed.clear()
-
-    def counts(self) -> Counter[str]:
-        """Return the number of faults that have happened, by kind."""
-        return Counter(fault.kind for fault in self.happened)

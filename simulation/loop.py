@@ -8,7 +8,7 @@ import asyncio
 import heapq
 import warnings
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
@@ -18,8 +18,12 @@ LIFE: ContextVar["Life | None"] = ContextVar("LIFE", default=None)
 """The life of a process whose code runs; None for the world around the processes."""
 
 
+MOST_ROUNDS = 100_000
+"""How often the loop may run what is ready before time has to pass."""
+
+
 class StuckError(Exception):
-    """Nothing is left that could ever happen, and the work is not done."""
+    """Nothing is left that could ever happen, or what happens lets no time pass, and the work is not done."""
 
 
 class Life:
@@ -60,6 +64,8 @@ class _Task(asyncio.Task[Any]):
     def __init__(self, number: int, work: Any, **options: Any) -> None:
         self.number = number
         super().__init__(work, **options)
+        own = options.get("context")
+        self.life: Life | None = own[LIFE] if own is not None and LIFE in own else LIFE.get()
         self._log_destroy_pending = False
 
     def __hash__(self) -> int:
@@ -76,12 +82,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._rounds = 0
         self._numbers = count()
         self._timers: list[tuple[float, int, Any]] = []
         self._made: list[_Task] = []
+        self._failed: list[str] = []
         self._lost: list[Any] = []
         self.set_task_factory(self._make_task)
-        self.set_exception_handler(lambda _loop, _context: None)
+        self.set_exception_handler(self._note_failure)
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
@@ -108,6 +116,21 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:  # type: ignore[override]
         """Refuse: a thread would run whenever it likes."""
         raise RuntimeError(f"the simulation has no threads: {func} of {executor} {args}")
+
+    def failures(self, apart_from: Collection[asyncio.Task[Any]] = ()) -> Iterator[str]:
+        """Yield the errors that nobody has seen: those of callbacks, and those of tasks that nobody waits for."""
+        yield from self._failed
+        for task in self._made:
+            if task in apart_from or not task.done() or task.cancelled() or not task._log_traceback:
+                continue
+            if task.life is None or not task.life.ended:
+                name = getattr(task.get_coro(), "__qualname__", "")
+                yield f"a task failed: {task.exception()!r} in {name}"
+
+    def _note_failure(self, _loop: Any, context: Mapping[str, Any]) -> None:
+        """Note the error of a callback; those of tasks are found by `failures`."""
+        if (error := context.get("exception")) is not None and "future" not in context:
+            self._failed.append(f"a callback failed: {error!r}")
 
     def bury(self) -> None:
         """Close what never ended; only when the trace is complete, because `finally` blocks run."""
@@ -151,7 +174,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if not self._ready and not self._stopping:
             if not timers:
                 raise StuckError("nothing is left to happen")
-            self._now = max(self._now, timers[0][0])
+            self._now, self._rounds = max(self._now, timers[0][0]), 0
+        self._rounds += 1
+        if self._rounds > MOST_ROUNDS:
+            raise StuckError("what happens lets no time pass")
         while timers and timers[0][0] <= self._now:
             self._ready.append(heapq.heappop(timers)[2])
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 ORDERS = 10
 FAULTS = 24
+BATCH_LIMITS = (1, 3, 200)
 LAST_ORDER_AT = 10.0
 LAST_FAULT_AT = 24.0
 """Both in virtual seconds: most of the saga's time limits end in between."""
@@ -102,7 +103,8 @@ class Fault:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        parts = [f"fault {self.number}: {self.kind} of {self.target}", f"from {self.at:.1f} s on"]
+        what = self.kind if self.kind == self.target else f"{self.kind} of {self.target}"
+        parts = [f"fault {self.number}: {what}", f"from {self.at:.1f} s on"]
         if self.place:
             parts.append(self.place)
         if self.skip:
@@ -159,6 +161,8 @@ class Plan:
     card_capture: str
     stories: tuple[Story, ...]
     faults: tuple[Fault, ...] = field(default=())
+    batch_limit: int = 200
+    """The most messages that a process takes at once."""
 
     def keep(self, orders: Collection[int], faults: Collection[int]) -> "Plan":
         """Return the plan with these orders and faults only."""
@@ -178,7 +182,8 @@ def draw(seed: int) -> Plan:
     """Draw the plan of a seed."""
     capture = ("immediate", "on_confirm")[seed % 2]
     stories = tuple(_story(seed, number, capture) for number in range(1, ORDERS + 1))
-    return Plan(seed, capture, stories, tuple(_fault(seed, number) for number in range(1, FAULTS + 1)))
+    faults = tuple(_fault(seed, number) for number in range(1, FAULTS + 1))
+    return Plan(seed, capture, stories, faults, random.Random(f"{seed}/batch").choice(BATCH_LIMITS))
 
 
 def _story(seed: int, number: int, capture: str) -> Story:

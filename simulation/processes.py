@@ -25,7 +25,7 @@ from inventory_service.settings import InventorySettings
 from order_service.settings import OrderSettings
 from payment_service import reconciler
 from payment_service.funds import api as funds_api
-from payment_service.ledger import orphaned_sessions
+from payment_service.ledger import orphaned_sessions, transactions
 from payment_service.settings import PaymentSettings
 from provisioning_service import outbox as provisioning_outbox
 from provisioning_service import scheduler
@@ -48,6 +48,7 @@ from simulation.broker import SimulatedBroker, SimulatedBus
 from simulation.faults import Injector
 from simulation.keys import KEYS
 from simulation.loop import Life, never
+from simulation.plan import Plan
 from simulation.provider import ProviderSite, SimulatedProvider
 from simulation.trace import Trace
 
@@ -190,7 +191,7 @@ class SimulatedProcess:
         injector: Injector,
         trace: Trace,
         observed: Observed,
-        card_capture: str,
+        of: Plan,
     ) -> None:
         self.name = name
         self.root = ROOTS[name.partition("-")[0]]
@@ -203,7 +204,8 @@ class SimulatedProcess:
         self._injector = injector
         self._trace = trace
         self._observed = observed
-        self._settings = _settings(self.root.service.name, card_capture)
+        self._settings = _settings(self.root.service.name, of.card_capture)
+        self._batch_limit = of.batch_limit
         self._bus: SimulatedBus | None = None
         self._ahead = 0.0
 
@@ -231,11 +233,6 @@ class SimulatedProcess:
         if self.life is not None:
             self.life.clock_offset = seconds
 
-    def cut(self) -> None:
-        """Lose the connection to the broker."""
-        if self._bus is not None and self.life is not None:
-            self._bus.drop()
-
     async def _live(self, life: Life) -> None:
         try:
             await self._serve(life)
@@ -254,6 +251,7 @@ class SimulatedProcess:
             bus,
             service.inbox,
             self._observing(parts.handlers),
+            batch_limit=self._batch_limit,
             failpoint=failpoint,
             translate_error=database.translate_error,
         )
@@ -313,9 +311,10 @@ class SimulatedProcess:
 
 
 @contextmanager
-def slower_polls() -> Iterator[None]:
-    """Let processes look for work less often than in production, until the context ends."""
+def patched() -> Iterator[None]:
+    """Let processes look for work less often than in production, and keep nothing of this world for the next."""
     with ExitStack() as replaced:
+        _replace(replaced, transactions, "_ending", set())
         for module, name, seconds in _POLLS:
             _replace(replaced, module, name, seconds)
         yield
@@ -323,6 +322,7 @@ def slower_polls() -> Iterator[None]:
 
 async def _forever(work: Callable[[], Any]) -> None:
     await work()
+    raise RuntimeError(f"{getattr(work, '__qualname__', work)} has ended")
 
 
 @cache

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from simulation.runner import FAILPOINTS, ROWS, Summary
+from simulation.runner import FAILPOINTS, ROWS, SeedResult, Summary
 from simulation.world import Outcome
 
 SHOWN_STEPS = 150
@@ -33,9 +33,21 @@ def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in sorted(counts.items(), key=lambda each: -each[1]))
 
 
+def told(failed: SeedResult, again: Outcome) -> Iterator[str]:
+    """Yield the story of a seed that has failed, or that its second run was another."""
+    if again.violations:
+        yield from story_lines(again)
+    else:
+        yield (
+            f"seed {failed.seed} does not fail again, which is a defect of the simulation: the same seed must give the "
+            f"same run; sha256 of the trace: {failed.sha256}, then {again.sha256}"
+        )
+
+
 def story_lines(outcome: Outcome) -> Iterator[str]:
     """Yield the story of a failing plan: its orders and faults, what happened, and what is wrong at the end."""
-    yield f"seed {outcome.plan.seed}, cards are charged {outcome.plan.card_capture.replace('_', ' ')}"
+    of = outcome.plan
+    yield f"seed {of.seed}, cards are charged {of.card_capture.replace('_', ' ')}, batches of at most {of.batch_limit}"
     yield from (f"  {story}" for story in outcome.plan.stories)
     yield from (f"  {fault}" for fault in outcome.plan.faults)
     left_out = max(0, len(outcome.trace) - SHOWN_STEPS)

@@ -7,9 +7,6 @@ from simulation.world import Outcome
 
 MOST_RUNS = 200
 
-Fails = Callable[[Plan], Outcome | None]
-"""Runs a plan; returns its outcome if it fails in the way that is looked for."""
-
 
 def kind_of(violation: str) -> str:
     """Return what a violation is about, without the records that it names: `invariant 2, charges` or `stock`."""

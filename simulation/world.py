@@ -2,16 +2,19 @@
 
 import asyncio
 import gc
+import hashlib
 import random
+import traceback
+from bdb import BdbQuit
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-import structlog
+from pymongo.errors import PyMongoError
 
 import inventory_service.schema
 import order_service.schema
@@ -20,6 +23,7 @@ import provisioning_service.schema
 from order_service.saga import Saga
 from shared.bus import Envelope
 from shared.bus.failures import QUEUE
+from shared.database import is_transient
 from shared.memory_database import MemoryDatabase
 from shared.pausing.records import PauseRecords
 from shared.schema import prepare
@@ -29,10 +33,11 @@ from simulation.broker import SimulatedBroker
 from simulation.database import DatabaseSteps
 from simulation.entropy import BEGINNING, seeded
 from simulation.faults import Injector
+from simulation.logs import logging_to
 from simulation.loop import Life, SimulatedLoop, StuckError
 from simulation.people import Person, Shop, UnexpectedAnswerError, live_through, open_shop
 from simulation.plan import PROCESSES, Fault, Plan
-from simulation.processes import Observed, SimulatedProcess, applications, slower_polls
+from simulation.processes import Observed, SimulatedProcess, applications, patched
 from simulation.provider import ProviderSite
 from simulation.trace import Trace
 
@@ -43,6 +48,7 @@ SETTLED_WITHIN = 300.0
 REPLAYS = 3
 """How often dead letters are replayed at the end; what becomes one again after that is a finding."""
 _LOOK_EVERY = 2.0
+_PAUSE = 0.5
 _PATIENCE = timedelta(minutes=15)
 """Far beyond all that the audit waits for: what is not done at the end counts as overdue."""
 
@@ -82,18 +88,28 @@ def run(of: Plan, until: int | None = None) -> Outcome:
     gc.collect()
     gc.disable()  # what is collected may run code, and when is up to chance
     try:
-        with seeded(of.seed, loop), slower_polls(), _logging_to(trace), _rows_observed() as rows:
+        with seeded(of.seed, loop), patched(), logging_to(trace) as logs, _rows_observed() as rows:
             world = World(of, loop, trace)
-            try:
-                violations = loop.run_until_complete(world.run())
-            except StuckError as error:
-                violations = [f"stuck: {error}"]
-            outcome = world.outcome(violations, rows)
+            violations = _judged(world, loop)
+            outcome = world.outcome([*world.defects(), *logs.defects, *violations], rows)
             loop.bury()
     finally:
         loop.close()
         gc.enable()
     return outcome
+
+
+def _judged(world: "World", loop: SimulatedLoop) -> list[str]:
+    """Run a world to its end; return what is violated then, or why there is no end."""
+    try:
+        return loop.run_until_complete(world.run())
+    except StuckError as error:
+        return [f"stuck: {error}"]
+    except BdbQuit:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever fails here must name its seed
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return [f"the simulation failed: {error!r} in {where.filename}, line {where.lineno}"]
 
 
 class World:
@@ -131,7 +147,7 @@ class World:
             self._injector,
             self._trace,
             self._observed,
-            self._plan.card_capture,
+            self._plan,
         )
 
     async def run(self) -> list[str]:
@@ -215,9 +231,10 @@ class World:
 
     async def _pause_for_a_while(self, service: str, seconds: float) -> None:
         records = PauseRecords(self._databases[service].as_database())
-        await records.begin(SERVICES[service].name, self._now(), by="operator", reason="a test", until=None)
+        name = SERVICES[service].name
+        await _until_done(lambda: records.begin(name, self._now(), by="operator", reason="a test", until=None))
         await asyncio.sleep(seconds)
-        await records.end(SERVICES[service].name, self._now())
+        await _until_done(lambda: records.end(name, self._now()))
 
     def _replay(self, _fault: Fault) -> None:
         self._replay_dead_letters()
@@ -255,11 +272,18 @@ class World:
             if not left or self._loop.time() > deadline:
                 break
         self._statuses = Counter(str(order["status"]) for order in found.orders.values())
-        defects = [*self._failed_stories(), *(d for p in self._processes.values() for d in p.defects)]
+        self._trace.note(f"the books at the end: {hashlib.sha256(repr(found).encode()).hexdigest()}")
         if left:
-            return [*defects, *(f"not settled: {each}" for each in left)]
+            return [f"not settled: {each}" for each in left]
         published = None if self._has_lost_messages else self._broker.published
-        return [*defects, *books.judge(found, self._shop, self._site, self._now() + _PATIENCE, published)]
+        return books.judge(found, self._shop, self._site, self._now() + _PATIENCE, published)
+
+    def defects(self) -> Iterator[str]:
+        """Yield what must not happen whatever the books say at the end."""
+        yield from self._failed_stories()
+        for process in self._processes.values():
+            yield from process.defects
+        yield from self._loop.failures(apart_from=self._stories)
 
     @property
     def _has_lost_messages(self) -> bool:
@@ -283,27 +307,23 @@ class World:
         return BEGINNING + timedelta(seconds=self._loop.time())
 
 
+async def _until_done(call: Callable[[], Awaitable[Any]]) -> None:
+    """Do what an operator does, again while the database is away."""
+    while True:
+        try:
+            await call()
+        except PyMongoError as error:
+            if not is_transient(error):
+                raise
+            await asyncio.sleep(_PAUSE)
+        else:
+            return
+
+
 def _again(letter: Envelope) -> Envelope:
     """Return what a replay publishes: the same message to the inbox that it came from, without its past."""
     inbox = letter.headers.get(QUEUE) or letter.headers.get("x-first-death-queue")
     return replace(letter, exchange="", routing_key=str(inbox), message_id=uuid4().hex, headers={})
-
-
-@contextmanager
-def _logging_to(trace: Trace) -> Iterator[None]:
-    """Put warnings and errors of the services into the trace."""
-
-    def note(_logger: Any, method: str, event: Any) -> Any:
-        about = " ".join(f"{name}={event[name]}" for name in ("work", "queue", "error") if name in event)
-        trace.note(f"{method}: {event.get('event')} {about}".rstrip()[:300])
-        raise structlog.DropEvent
-
-    before = structlog.get_config()
-    structlog.configure(processors=[note], wrapper_class=structlog.make_filtering_bound_logger(30))
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
 
 
 @contextmanager

@@ -107,6 +107,6 @@ def _show_one(outcome: Outcome, *, trace: bool, as_json_document: bool) -> None:
 def _lines(summary: Summary, stories: list[Outcome]) -> Iterator[str]:
     for failed in summary.failed:
         yield f"seed {failed.seed} fails: {failed.violations[0]}"
-    for story in stories:
-        yield from report.story_lines(story)
+    for failed, story in zip(summary.failed, stories, strict=False):
+        yield from report.told(failed, story)
     yield from report.summary_lines(summary)

@@ -91,13 +91,14 @@ class Bulk:
     async def _perform(
         self, connection: Connection, collection: "MemoryCollection", reader: Reader, *, ordered: bool
     ) -> Document:
-        result = _nothing_done()
+        result, server, term = _nothing_done(), connection.server, connection.server.term
         places = list(enumerate(self.writes))
         if not ordered:  # the driver sends the writes of each kind together
             places.sort(key=lambda each: each[1].kind)
         for number, (index, write) in enumerate(places):
             if number:
                 await connection.before(f"{self._operation}:next", collection.name)
+                server.require_same_primary(term, reader)
             try:
                 done = await connection.perform(reader, partial(_carried_out, write, collection))
             except ServerError as error:
@@ -105,12 +106,13 @@ class Bulk:
                     raise
                 result["writeErrors"].append({**error.entry(index), "op": write.asked})
                 if isinstance(reader, Transaction):
-                    connection.server.abort(reader)
+                    server.abort(reader)
                     break
                 if ordered:
                     break
             else:
                 _count(result, write.kind, index, done)
+        server.require_same_primary(term, reader)  # the last write may have waited
         result["writeErrors"].sort(key=itemgetter("index"))
         return result
 

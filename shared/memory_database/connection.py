@@ -92,6 +92,8 @@ class Connection:
         """Do work that writes, within a transaction if the reader is one."""
         if isinstance(reader, Snapshot):
             raise NotImplementedError("a write in a snapshot session")
+        if reader is not None:
+            self.server.require_open(reader)  # its session may have been killed between the writes of a bulk
         return await self.server.until_free(lambda: work(reader))
 
     async def _call(

@@ -77,7 +77,8 @@ class Server:
         self._log_start = 0
         self._confirmed = 0
         self._shown = 0
-        self._term = 0
+        self.term = 0
+        """The number of elections so far."""
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._readers: dict[Snapshot | Transaction, None] = {}
         self._open: dict[bytes, Transaction] = {}
@@ -193,7 +194,9 @@ class Server:
 
     def _writer(self, collection: StoredCollection, key: Any) -> Transaction | None:
         writer = collection.writers.get(key)
-        if writer is not None and writer.expires_at <= self.clock():
+        if writer is None or writer.state is not TransactionState.OPEN:
+            return None
+        if writer.expires_at <= self.clock():
             self.abort(writer)
             return None
         return writer
@@ -277,6 +280,14 @@ class Server:
         except TimeoutError:
             raise _timed_out() from None
 
+    def require_same_primary(self, term: int, reader: Snapshot | Transaction | None) -> None:
+        """Raise NotPrimaryError if there was an election since a call began, which may have taken back its writes.
+
+        A transaction knows by itself: the election has aborted it.
+        """
+        if term != self.term and not isinstance(reader, Transaction):
+            raise _not_primary()
+
     def elect(self, unknown: int) -> int:
         """Take back what no majority has confirmed, as a new primary does; return the number of changes.
 
@@ -291,7 +302,7 @@ class Server:
             record.collection.changed_at[record.key] = self.position
             if record.transaction is not None:
                 record.transaction.state = TransactionState.ABORTED
-        self._term += 1
+        self.term += 1
         self._shown = max(self._log_start, self._confirmed - unknown)
         waiting, self._waiting = self._waiting, []
         for _, future in waiting:
@@ -303,12 +314,12 @@ class Server:
     def _replicate(self) -> None:
         lag = self._lag() if self._lag is not None else 0.0
         if lag > 0:
-            asyncio.get_running_loop().call_later(lag, self._confirm, self.position, self._term)
+            asyncio.get_running_loop().call_later(lag, self._confirm, self.position, self.term)
         else:
-            self._confirm(self.position, self._term)
+            self._confirm(self.position, self.term)
 
     def _confirm(self, position: int, term: int) -> None:
-        if term != self._term:
+        if term != self.term:
             return
         self._shown = self._confirmed = max(position, self._confirmed)
         if self._waiting:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import order_service.placement
+from inventory_service.pending_moves import PendingMoves
 from order_service.orders import Orders
-from simulation import plan, report, shrinking, world
+from simulation import books, plan, report, shrinking, world
 from simulation.plan import Plan
 from simulation.world import Outcome
 from tests.support.seeds import SEEDS
@@ -51,6 +52,27 @@ def test_the_same_seed_gives_the_same_steps_in_another_process() -> None:
         assert json.loads(done.stdout)["sha256"] == outcome.sha256
 
 
+def test_seeds_give_the_same_books_whatever_the_order_of_sets() -> None:
+    code = (
+        "from simulation import plan, world\n"
+        "for seed in range(40, 46):\n"
+        "    drawn = plan.draw(seed)\n"
+        "    print(world.run(drawn.keep(range(6), drawn.numbers[1])).sha256)\n"
+    )
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=600,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert printed[0] == printed[1]
+    assert len(set(printed[0].split())) == 6
+
+
 def test_another_seed_gives_other_steps() -> None:
     assert world.run(short_plan(1, orders=1)).sha256 != world.run(short_plan(2, orders=1)).sha256
 
@@ -81,3 +103,23 @@ def test_an_order_that_is_accepted_and_not_stored_is_a_violation(monkeypatch: py
     monkeypatch.setattr(Orders, "insert", store_nothing)
     outcome = world.run(plan.draw(5).keep((1,), ()))
     assert any("is lost and not settled" in violation for violation in outcome.violations), outcome.violations
+
+
+def test_an_error_that_a_service_survives_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sweep_once(_moves: PendingMoves) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(PendingMoves, "sweep_once", sweep_once)
+    outcome = world.run(plan.draw(5).keep((1,), ()))
+    assert _says(outcome, "defect, background work failed: inventory-1"), outcome.violations
+    assert _says(outcome, "error=TypeError: a defect"), outcome.violations
+
+
+def test_a_simulation_that_fails_names_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_books(_databases: Any) -> Any:
+        raise KeyError("retainer")
+
+    monkeypatch.setattr(books, "read_books", read_books)
+    outcome = world.run(plan.draw(5).keep((1,), ()))
+    assert outcome.plan.seed == 5
+    assert [each.partition(" in ")[0] for each in outcome.violations] == ["the simulation failed: KeyError('retainer')"]

@@ -300,6 +300,58 @@ async def test_an_election_aborts_transactions_and_takes_back_commits() -> None:
     assert await ids(things) == []
 
 
+class ElectionWithin:
+    """A step that lets an election happen between the writes of a bulk."""
+
+    def __init__(self, database: MemoryDatabase, moment: str) -> None:
+        self._database = database
+        self._moment = moment
+
+    async def __call__(self, operation: str, _collection: str) -> None:
+        if operation == self._moment:
+            self._database.elect()
+
+
+@in_virtual_time
+async def test_an_election_between_the_writes_of_a_bulk_fails_all_of_it() -> None:
+    database = slow_majority()
+    things = database.connected(ElectionWithin(database, "insert_many:next"))["things"]
+    with pytest.raises(NotPrimaryError):
+        await things.insert_many([{"_id": 1}, {"_id": 2}])
+    assert await ids(database["things"]) == []
+
+
+@in_virtual_time
+async def test_an_election_while_the_last_write_of_a_bulk_waits_fails_all_of_it() -> None:
+    database = slow_majority()
+    things = database["things"]
+    await things.insert_many([{"_id": 1}, {"_id": 2}])
+    session = database.client.start_session()
+    await session.start_transaction()
+    await things.update_one({"_id": 2}, {"$set": {"n": 1}}, session=session)
+    changes = [UpdateOne({"_id": number}, {"$set": {"n": 2}}) for number in (1, 2)]
+    bulk = await begun(things.bulk_write(changes))
+    database.elect()
+    with pytest.raises(NotPrimaryError):
+        await bulk
+    assert (await things.find_one({"_id": 1})) == {"_id": 1}
+
+
+@in_virtual_time
+async def test_a_transaction_that_an_election_aborts_within_a_bulk_writes_no_further() -> None:
+    database = slow_majority()
+    await database["things"].insert_many([{"_id": 1}, {"_id": 2}])
+    own = database.connected(ElectionWithin(database, "bulk_write:next"))
+    changes = [UpdateOne({"_id": number}, {"$set": {"n": 1}}) for number in (1, 2)]
+    async with own.client.start_session() as session:
+        await session.start_transaction()
+        with pytest.raises(OperationFailure) as raised:
+            await own["things"].bulk_write(changes, session=session)
+        assert raised.value.has_error_label("TransientTransactionError")
+    await database["things"].update_many({}, {"$set": {"n": 2}})
+    assert [each["n"] for each in await database["things"].find().to_list()] == [2, 2]
+
+
 @in_virtual_time
 async def test_a_new_primary_may_not_know_yet_what_is_confirmed() -> None:
     database = slow_majority()

@@ -7,17 +7,21 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import structlog
+from pymongo.errors import NotPrimaryError
 
 from shared import clock
-from simulation import plan, report, shrinking
+from simulation import plan, processes, report, shrinking, world
 from simulation.entropy import BEGINNING, seeded
 from simulation.faults import Injector
+from simulation.logs import logging_to
 from simulation.loop import Life, SimulatedLoop, StuckError
 from simulation.plan import Fault, Plan
-from simulation.runner import Summary
+from simulation.runner import SeedResult, Summary
 from simulation.trace import Trace
 from simulation.world import Outcome
 
@@ -56,6 +60,90 @@ def test_work_that_waits_for_nothing_is_stuck() -> None:
 
     with pytest.raises(StuckError):
         run(work())
+
+
+def test_work_that_lets_no_time_pass_is_stuck() -> None:
+    async def work() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    with pytest.raises(StuckError):
+        run(work())
+
+
+async def fail() -> None:
+    raise TypeError("a defect")
+
+
+def test_errors_that_nobody_sees_are_failures_unless_their_life_has_ended() -> None:
+    async def work() -> list[str]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        loop.call_at(1, lambda: [][0])
+        tasks = [asyncio.create_task(fail()), asyncio.create_task(fail())]
+        alive, ended = Life("a process"), Life("another")
+        alive.start(fail())
+        ended.start(fail())
+        await asyncio.sleep(2)
+        ended.ended = True
+        assert isinstance(tasks[0].exception(), TypeError)  # seen
+        return list(loop.failures())
+
+    callback, *failed = run(work())
+    assert callback == "a callback failed: IndexError('list index out of range')"
+    assert failed == ["a task failed: TypeError('a defect') in fail"] * 2
+
+
+def logged_by(life: Life | None, *lines: tuple[str, str, dict[str, Any]]) -> list[str]:
+    """Return the defects that these lines of a log show."""
+    with logging_to(Trace(lambda: 0.0)) as logs:
+        for level, event, about in lines:
+            log = getattr(structlog.get_logger(), level)
+            if life is None:
+                log(event, **about)
+            else:
+                life.context.run(log, event, **about)
+    return list(logs.defects)
+
+
+def test_an_unexpected_error_in_the_log_is_a_defect_and_told_once() -> None:
+    failed = ("error", "background work failed", {"work": "sweeping", "error": "TypeError: no"})
+    request = ("error", "request failed", {"exc_info": KeyError("total")})
+    retried = ("warning", "message retried", {"error_type": "NotImplementedError", "error": "cursor.skip"})
+    assert logged_by(Life("order-1"), failed, failed, request, retried) == [
+        "defect, background work failed: order-1:  work=sweeping error=TypeError: no",
+        "defect, request failed: order-1: KeyError('total')",
+        "defect, message retried: order-1: NotImplementedError error=cursor.skip",
+    ]
+
+
+def test_what_faults_cause_in_the_log_is_no_defect() -> None:
+    waits = ("warning", "message retried", {"error_type": "NewerOrderError"})
+    away = ("warning", "background work waits for a server", {"error": "AutoReconnect"})
+    late: tuple[str, str, dict[str, Any]] = ("error", "payment still without an outcome", {})
+    assert logged_by(None, waits, away, late) == []
+    ended = Life("order-1")
+    ended.ended = True
+    assert logged_by(ended, ("error", "background work failed", {})) == []
+
+
+def test_an_operator_tries_again_while_the_database_is_away() -> None:
+    answers: list[Exception | None] = [NotPrimaryError("not primary"), None]
+
+    async def change() -> None:
+        if (error := answers.pop(0)) is not None:
+            raise error
+
+    run(world._until_done(change))
+    assert answers == []
+
+
+def test_work_that_ends_by_itself_is_an_error() -> None:
+    async def work() -> None:
+        return
+
+    with pytest.raises(RuntimeError, match="work has ended"):
+        run(processes._forever(work))
 
 
 def test_there_are_no_threads() -> None:
@@ -145,7 +233,8 @@ def test_time_and_chance_come_from_the_seed_and_are_given_back() -> None:
     assert drawn(1) == drawn(1)
     assert drawn(1)[:3] != drawn(2)[:3]
     assert drawn(1)[4] == BEGINNING
-    assert clock.utc_now() != clock.utc_now() or time.time() > BEGINNING.timestamp()
+    assert abs(clock.utc_now() - datetime.now(UTC)) < timedelta(hours=1)
+    assert abs(time.time() - datetime.now(UTC).timestamp()) < 3600
     assert uuid.uuid4() != uuid.uuid4()
 
 
@@ -177,6 +266,19 @@ def test_every_kind_of_fault_is_drawn_within_a_few_seeds() -> None:
     drawn = Counter(fault.kind for seed in range(20) for fault in plan.draw(seed).faults)
     assert drawn.keys() == set(plan.KINDS)
     assert drawn[plan.CRASH] == max(drawn.values())
+
+
+def test_the_size_of_batches_is_drawn_and_told() -> None:
+    drawn = [plan.draw(seed) for seed in range(20)]
+    assert {each.batch_limit for each in drawn} == {*plan.BATCH_LIMITS}
+    assert f"batches of at most {drawn[3].batch_limit}" in next(report.story_lines(outcome(drawn[3])))
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "words"), [(plan.PROVIDER, "provider", "provider"), (plan.ELECT, "order", "election of order")]
+)
+def test_a_fault_is_told_in_words(kind: str, target: str, words: str) -> None:
+    assert str(Fault(3, 1.5, kind, target)) == f"fault 3: {words}, from 1.5 s on"
 
 
 def test_a_fault_happens_once_at_its_chance() -> None:
@@ -225,6 +327,16 @@ def test_a_story_names_its_parts_and_how_to_see_it_again() -> None:
     assert "order 2 at" in told
     assert "VIOLATED  lost: order 2 was accepted" in told
     assert "ordersaga simulate --seed 3 --only-orders 2 --only-faults none" in told
+
+
+def test_a_failure_that_does_not_happen_again_is_told_as_that() -> None:
+    again = outcome(plan.draw(3))
+    failed = SeedResult(
+        3, "1" * 64, ("stock: 3 are free",), Counter(), Counter(), 0, 2, 1.0, frozenset(), frozenset(), frozenset()
+    )
+    (line,) = report.told(failed, again)
+    assert line.startswith("seed 3 does not fail again")
+    assert (failed.sha256 in line, again.sha256 in line) == (True, True)
 
 
 def test_a_summary_says_what_was_never_met() -> None:
