@@ -19,7 +19,8 @@ import payment_service.schema
 import provisioning_service.schema
 from order_service.saga import Saga
 from shared.bus import Envelope
-from shared.bus.failures import QUEUE
+from shared.bus.failures import ERROR_MESSAGE, ERROR_TYPE, QUEUE
+from shared.errors import BusUnavailableError, DatabaseUnavailableError, TransientError
 from shared.memory_database import MemoryDatabase
 from shared.pausing.records import PauseRecords
 from shared.schema import prepare
@@ -41,7 +42,7 @@ FAULTS_UNTIL = 32.0
 SETTLED_WITHIN = 300.0
 """How long everything may take to settle after that; the retry ladder alone takes more than two minutes."""
 REPLAYS = 3
-"""How often dead letters are replayed at the end; what becomes one again after that is a finding."""
+"""How often dead letters are replayed at the end; what is one after that is a finding."""
 _LOOK_EVERY = 2.0
 _PATIENCE = timedelta(minutes=15)
 """Far beyond all that the audit waits for: what is not done at the end counts as overdue."""
@@ -112,6 +113,8 @@ class World:
         self._crashes = 0
         self._statuses: Counter[str] = Counter()
         self._replays_left = REPLAYS
+        self._poisoned: list[Envelope] = []
+        """The dead letters that only a defect of a service explains."""
         self._lags = random.Random(f"{of.seed}/lag")
         self._steps = DatabaseSteps(of.seed, self._injector, trace, self._crash)
         self._databases = {
@@ -225,6 +228,7 @@ class World:
     def _replay_dead_letters(self) -> int:
         """Send every dead letter to its inbox again, as an operator does."""
         letters = self._broker.dead_letters()
+        self._poisoned += filter(is_poisoned, letters)
         for letter in letters:
             self._trace.note(f"replay {letter.type}({letter.correlation_id[:6]})", process="operator")
             self._broker.publish(_again(letter))
@@ -255,7 +259,11 @@ class World:
             if not left or self._loop.time() > deadline:
                 break
         self._statuses = Counter(str(order["status"]) for order in found.orders.values())
-        defects = [*self._failed_stories(), *(d for p in self._processes.values() for d in p.defects)]
+        defects = [
+            *self._failed_stories(),
+            *self._dead_letters(),
+            *(d for p in self._processes.values() for d in p.defects),
+        ]
         if left:
             return [*defects, *(f"not settled: {each}" for each in left)]
         published = None if self._has_lost_messages else self._broker.published
@@ -273,6 +281,12 @@ class World:
         if waiting := self._broker.depth(_INBOXES):
             yield f"{waiting} messages are on their way"
 
+    def _dead_letters(self) -> Iterator[str]:
+        for letter in self._poisoned:
+            yield f"poisoned: {_about(letter)}"
+        for letter in self._broker.dead_letters():
+            yield f"dead letter: {_about(letter)}"
+
     def _failed_stories(self) -> Iterator[str]:
         for story in self._stories:
             if story.done() and (error := story.exception()) is not None:
@@ -281,6 +295,21 @@ class World:
 
     def _now(self) -> datetime:
         return BEGINNING + timedelta(seconds=self._loop.time())
+
+
+def is_poisoned(letter: Envelope) -> bool:
+    """Return whether a handler has failed at the message for good, though nothing that it needs was away."""
+    error = letter.headers.get(ERROR_TYPE)
+    return error is not None and error not in _TRANSIENT  # without an error, it was delivered too often
+
+
+_TRANSIENT = {error.__name__ for error in (TransientError, DatabaseUnavailableError, BusUnavailableError)}
+
+
+def _about(letter: Envelope) -> str:
+    reason = letter.headers.get(ERROR_TYPE) or letter.headers.get("x-first-death-reason")
+    text = str(letter.headers.get(ERROR_MESSAGE, ""))[:200]
+    return f"{letter.type} of order {letter.correlation_id}: {reason} {text}".rstrip()
 
 
 def _again(letter: Envelope) -> Envelope:

@@ -1,4 +1,4 @@
-"""The judges of the simulation: each finds what was changed by hand in the books of a run that nothing had disturbed."""
+"""The judges of the simulation: each finds what was changed by hand in the books of a run without faults."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from shared.database import Document
 from simulation import books, plan, world
 from simulation.books import Books
 from simulation.people import PromisedRefund, Shop
 from simulation.provider import ProviderSite
-from shared.database import Document
 
 
 @dataclass(frozen=True)
