@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from operations.audit import funds, holds, orders, servers, slots, stock
 from operations.audit.funds import EntryRecords, RetainerOrder, UnpaidOrders
@@ -128,7 +129,29 @@ def _audited(books: Books, now: datetime) -> Iterator[Violation]:
     for lock in _owned(books, books.locks.values()):
         if lock.record.get("orderId"):
             yield from servers.judge_lock(lock, now)
+    yield from _shared(books)
     yield from _ledger(books)
+
+
+def _shared(books: Books) -> Iterator[Violation]:
+    """Yield the servers of several orders, and the orders with several servers."""
+    completed = [order for order in books.orders.values() if order["status"] == "COMPLETED"]
+    for found in _duplicates((servers.server_ip(order), order["_id"]) for order in completed):
+        yield servers.shared_address(*found)
+    of_orders = [address for address in books.addresses.values() if not address.get("wrong")]
+    for found in _duplicates((address.get("orderId"), address["_id"]) for address in of_orders):
+        yield servers.two_servers(*found)
+
+
+def _duplicates(pairs: Iterable[tuple[str | None, str]]) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield what several records name, with their number and the first and the last of them."""
+    named: dict[str, list[str]] = defaultdict(list)
+    for name, record in pairs:
+        if name is not None:
+            named[name].append(record)
+    for name, records in sorted(named.items()):
+        if len(records) > 1:
+            yield name, len(records), [min(records), max(records)]
 
 
 def _orders(books: Books) -> Iterator[OrderRecords]:
@@ -190,6 +213,8 @@ def _ledger(books: Books) -> Iterator[Violation]:
         yield from funds.judge_entry(EntryRecords(entry, books.accounts, {}, {}, books.entries))
         if entry.get("operation") in ("order.paid", "order.refunded", "order.part_refunded"):
             about[str(entry["reference"]["orderId"])].append(entry)
+    for found in _duplicates((entry.get("reverses"), entry["_id"]) for entry in books.entries.values()):
+        yield funds.reversed_twice(*found)
     unpaid = UnpaidOrders()
     by_retainer = {key for key, payment in books.payments.items() if payment.get("retainerId")}
     for order_id in sorted(by_retainer | about.keys()):
@@ -217,12 +242,73 @@ def _balances(books: Books) -> Iterator[Balance]:
 
 
 def _told(books: Books, shop: Shop) -> Iterator[str]:
-    """Yield the orders that clients were told are accepted and that do not exist; and those that nobody was told of."""
+    """Yield what differs from what clients were told: orders that do not exist, others that do, and what they hold."""
+    accepted = set(shop.accepted.values())
     for number, order_id in sorted(shop.accepted.items()):
         if order_id not in books.orders:
             yield f"lost: order {number} ({order_id}) was accepted, and does not exist"
-    if len(books.orders) > len(shop.accepted):
-        yield f"doubled: {len(shop.accepted)} orders were accepted, and there are {len(books.orders)}"
+    for order_id in sorted(books.orders.keys() - accepted):
+        yield f"doubled: no client was told of order {order_id}"
+    if len(accepted) < len(shop.accepted):
+        yield f"mixed up: {len(shop.accepted)} orders were accepted under {len(accepted)} ids"
+    for order_id, asked in shop.asked.items():
+        if (order := books.orders.get(order_id)) is not None:
+            yield from _as_asked(order, asked)
+            yield from _as_answered(order, shop)
+            yield from _refunds_as_answered(order, shop)
+
+
+def _as_asked(order: Document, asked: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is stored of an order and was not asked for."""
+    stored = {
+        "user": order["userId"],
+        "items": [(item["productId"], item["quantity"], item["price"]) for item in order["items"]],
+        "total": order["totalAmount"],
+        "slot": (order.get("delivery") or {}).get("slot"),
+        "hold": order.get("holdId"),
+        "token": order["payment"].get("token"),
+        "retainer": order["payment"].get("retainerId"),
+    }
+    wanted = {
+        "user": asked["userId"],
+        "items": [(item["productId"], item["quantity"], 100 * item["price"]) for item in asked["items"]],
+        "total": 100 * asked["totalAmount"],
+        "slot": asked.get("delivery", {}).get("slot"),
+        "hold": asked.get("holdId"),
+        "token": asked["payment"].get("token"),
+        "retainer": asked["payment"].get("retainerId"),
+    }
+    for name, value in wanted.items():
+        if stored[name] != value:
+            yield f"changed: order {order['_id']} was placed with the {name} {value}, and has {stored[name]}"
+
+
+_ENDS = {"cancel": ("CANCELLED",), "refund": ("CANCELLED", "FAILED"), "deliver": ("COMPLETED",)}
+"""How an order may end after a request that was accepted."""
+
+
+def _as_answered(order: Document, shop: Shop) -> Iterator[str]:
+    """Yield the requests that were accepted and have not changed the order."""
+    for kind in sorted(shop.ended.get(order["_id"], ())):
+        if kind == "cancel" and order.get("server"):
+            continue  # provisioning was asked to stop, and had bought already
+        if order["status"] not in _ENDS.get(kind, (order["status"],)):
+            yield f"forgotten: {kind} of order {order['_id']} was accepted, and it is {order['status']}"
+
+
+def _refunds_as_answered(order: Document, shop: Shop) -> Iterator[str]:
+    """Yield the refunds in part that clients were promised and that are not recorded, and the other way round."""
+    order_id = order["_id"]
+    promised = {each.refund_id: each.amount for each in shop.refunds.get(order_id, {}).values()}
+    recorded = {each["refundId"]: each["amount"] for each in order.get("refunds") or ()}
+    if len(promised) < len(shop.refunds.get(order_id, {})):
+        yield f"refunds: two requests for refunds of order {order_id} were answered with one id"
+    for refund_id, amount in promised.items():
+        if recorded.get(refund_id) != amount:
+            yield f"refunds: {amount} of order {order_id} was promised as {refund_id}, found {recorded.get(refund_id)}"
+    more = recorded.keys() - promised.keys()
+    if len(more) > len(shop.doubtful_refunds.get(order_id, ())):
+        yield f"refunds: order {order_id} has refunds that nobody was told of: {', '.join(sorted(more))}"
 
 
 def _conserved(books: Books) -> Iterator[str]:
@@ -237,7 +323,7 @@ def _conserved(books: Books) -> Iterator[str]:
             for item in each["items"]
             if item["productId"] == product
         )
-        free = books.products[product]["quantity"]
+        free = books.products.get(product, {}).get("quantity")
         if free != STOCK - sold + back:
             yield f"stock: {free} of {product} are free; of {STOCK}, {sold} were sold and {back} came back"
     for key, slot in books.products.items():
@@ -267,7 +353,7 @@ def _retained(books: Books, shop: Shop) -> Iterator[str]:
         for key, order in books.orders.items()
         if key in paid and order["status"] in GONE_THROUGH
     )
-    balance = books.accounts[f"retainer:{shop.retainer_id}"]["balance"]
+    balance = books.accounts.get(f"retainer:{shop.retainer_id}", {}).get("balance", 0)
     if balance != 100 * PREPAID - spent or balance < 0:
         yield f"retainer: {balance} of {100 * PREPAID} are left, and orders have spent {spent}"
 
@@ -280,9 +366,11 @@ def _announced(books: Books, published: Collection[tuple[str, str]]) -> Iterator
 
 
 def _sold(books: Books, site: ProviderSite) -> Iterator[str]:
-    """Yield the servers that were sold and belong to no order, and the orders whose server was not sold."""
-    wrong = {key for key, address in books.addresses.items() if address.get("wrong")}
-    sold = sorted(sale.ip for sale in site.state.purchases if sale.ip not in wrong)
+    """Yield the servers that were sold and belong to no order, and the orders whose server was not sold.
+
+    Only what the provider itself has sold by mistake belongs to nobody; what a service calls wrong does not count.
+    """
+    sold = sorted(sale.ip for sale in site.state.purchases if sale.ip not in site.sold_wrongly)
     owned = sorted(order["server"]["ip"] for order in books.orders.values() if order.get("server"))
     if sold != owned:
         yield f"servers: the provider has sold {', '.join(sold)}; orders have {', '.join(owned)}"

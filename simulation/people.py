@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,6 +30,14 @@ class UnexpectedAnswerError(Exception):
     """A service has answered what it must not answer to such a request."""
 
 
+@dataclass(frozen=True, slots=True)
+class PromisedRefund:
+    """A refund in part as the client was told of it; the amount is in minor units."""
+
+    refund_id: str
+    amount: int
+
+
 @dataclass
 class Shop:
     """What the clients have in common, and what they were told."""
@@ -37,6 +46,14 @@ class Shop:
     retainer_id: str = ""
     accepted: dict[int, str] = field(default_factory=dict)
     """The ids of the orders that were answered with 202, by the number of their story."""
+    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What was asked for, by the id of the order."""
+    ended: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """What else was answered with 202 (`cancel`, `refund`, `deliver`), by the id of the order."""
+    refunds: dict[str, dict[str, "PromisedRefund"]] = field(default_factory=lambda: defaultdict(dict))
+    """The refunds in part that were answered with 202, by the id of the order and their key."""
+    doubtful_refunds: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The keys that were refused after an attempt without an answer, which may still have taken effect."""
     holds: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -48,6 +65,8 @@ class Person:
         self._chance = random.Random(f"{seed}/{name}")
         self._processes = processes
         self._trace = trace
+        self.unanswered: set[str] = set()
+        """The keys of requests that a process took and did not answer, or answered with an error of its own."""
 
     async def ask(
         self,
@@ -63,6 +82,8 @@ class Person:
         headers = {} if key is None else {"Idempotency-Key": key}
         while True:
             answer = await self._try(service, method, path, body, headers)
+            if key is not None and (answer is None or answer.status >= 500):
+                self.unanswered.add(key)
             if answer is not None and answer.status in expected:
                 return answer
             if answer is not None and answer.status < 500:
@@ -106,6 +127,7 @@ async def live_through(story: Story, client: Person, shop: Shop) -> None:
     key = f"order-{story.number}"
     answer = await client.ask("order", "POST", "/orders", body, key=key)
     order_id = shop.accepted[story.number] = answer.body["orderId"]
+    shop.asked[order_id] = body
     for _ in range(story.repeats):
         again = await client.ask("order", "POST", "/orders", body, key=key)
         if again.body["orderId"] != order_id:
@@ -113,7 +135,7 @@ async def live_through(story: Story, client: Person, shop: Shop) -> None:
     placed_at = asyncio.get_running_loop().time()
     for number, action in enumerate(story.actions):
         await asyncio.sleep(max(0.0, placed_at + action.after - asyncio.get_running_loop().time()))
-        await _act(action, number, order_id, story, client)
+        await _act(action, number, order_id, story, client, shop)
 
 
 def _body(story: Story, shop: Shop) -> dict[str, Any]:
@@ -160,19 +182,40 @@ async def _hold_first(story: Story, client: Person, shop: Shop) -> dict[str, Any
     return {"holdId": hold_id}
 
 
-async def _act(action: Action, number: int, order_id: str, story: Story, client: Person) -> None:
-    path = f"/orders/{order_id}/{action.kind}"
-    body: dict[str, Any] | None = None
-    key = None
-    if action.kind == "part":
-        path, body = f"/orders/{order_id}/refunds", {"amount": action.amount}
-    elif action.kind == "line":
-        product = story.items[0][0]
-        path = f"/orders/{order_id}/refunds"
-        body = {"items": [{"productId": product, "quantity": 1}], "restock": number % 3 > 0}
-    if body is not None:
-        key = f"refund-{story.number}-{number}"
+async def _act(action: Action, number: int, order_id: str, story: Story, client: Person, shop: Shop) -> None:
+    if action.kind in ("part", "line"):
+        key, body = f"refund-{story.number}-{number}", _refund_body(action, number, story)
+        for answer in await _asked(f"/orders/{order_id}/refunds", body, key, action, client):
+            _note_refund(answer, key, _minor(action.amount if action.kind == "part" else PRICE), order_id, client, shop)
+        return
+    for answer in await _asked(f"/orders/{order_id}/{action.kind}", None, None, action, client):
+        if answer.status == 202:
+            shop.ended[order_id].add(action.kind)
+
+
+async def _asked(path: str, body: Any, key: str | None, action: Action, client: Person) -> Sequence[Answer]:
     requests = [client.ask("order", "POST", path, body, key=key, expected=(202, 409))]
     if action.twice:
         requests.append(client.ask("order", "POST", path, body, key=key, expected=(202, 409)))
-    await asyncio.gather(*requests)
+    return await asyncio.gather(*requests)
+
+
+def _refund_body(action: Action, number: int, story: Story) -> dict[str, Any]:
+    if action.kind == "part":
+        return {"amount": action.amount}
+    return {"items": [{"productId": story.items[0][0], "quantity": 1}], "restock": number % 3 > 0}
+
+
+def _note_refund(answer: Answer, key: str, amount: int, order_id: str, client: Person, shop: Shop) -> None:
+    if answer.status != 202:
+        if key in client.unanswered:
+            shop.doubtful_refunds[order_id].add(key)
+        return
+    promised = PromisedRefund(answer.body["refundId"], _minor(answer.body["amount"]))
+    known = shop.refunds[order_id].setdefault(key, promised)
+    if known != promised or promised.amount != amount:
+        raise UnexpectedAnswerError(f"{key} of {amount} was answered with {known}, then with {promised}")
+
+
+def _minor(amount: float) -> int:
+    return round(100 * amount)

@@ -33,6 +33,8 @@ class ProviderSite:
             ],
             new_password=lambda: f"password-{next(passwords)}",
         )
+        self.sold_wrongly: set[str] = set()
+        """The addresses of the sales that the fault `wrong address` has sent elsewhere."""
         self.injector = injector
         self.trace = trace
 
@@ -44,6 +46,8 @@ class ProviderSite:
     def sell(self, ip: str, ram: int | None, *, wrong_ip: bool) -> str:
         """Sell a server. Raises SoldOutError."""
         sold = self.state.sell(ip, ram, datetime(2026, 1, 31, tzinfo=UTC), wrong_ip=wrong_ip)
+        if wrong_ip:
+            self.sold_wrongly.add(sold.ip)
         self.trace.note(f"sell {sold.ip}", process="provider")
         return sold.ip
 

@@ -22,8 +22,9 @@ import payment_service.schema
 import provisioning_service.schema
 from order_service.saga import Saga
 from shared.bus import Envelope
-from shared.bus.failures import QUEUE
+from shared.bus.failures import ERROR_MESSAGE, ERROR_TYPE, QUEUE
 from shared.database import is_transient
+from shared.errors import BusUnavailableError, DatabaseUnavailableError, TransientError
 from shared.memory_database import MemoryDatabase
 from shared.pausing.records import PauseRecords
 from shared.schema import prepare
@@ -46,7 +47,7 @@ FAULTS_UNTIL = 32.0
 SETTLED_WITHIN = 300.0
 """How long everything may take to settle after that; the retry ladder alone takes more than two minutes."""
 REPLAYS = 3
-"""How often dead letters are replayed at the end; what becomes one again after that is a finding."""
+"""How often dead letters are replayed at the end; what is one after that is a finding."""
 _LOOK_EVERY = 2.0
 _PAUSE = 0.5
 _PATIENCE = timedelta(minutes=15)
@@ -128,6 +129,8 @@ class World:
         self._crashes = 0
         self._statuses: Counter[str] = Counter()
         self._replays_left = REPLAYS
+        self._poisoned: list[Envelope] = []
+        """The dead letters that only a defect of a service explains."""
         self._lags = random.Random(f"{of.seed}/lag")
         self._steps = DatabaseSteps(of.seed, self._injector, trace, self._crash)
         self._databases = {
@@ -242,6 +245,7 @@ class World:
     def _replay_dead_letters(self) -> int:
         """Send every dead letter to its inbox again, as an operator does."""
         letters = self._broker.dead_letters()
+        self._poisoned += filter(is_poisoned, letters)
         for letter in letters:
             self._trace.note(f"replay {letter.type}({letter.correlation_id[:6]})", process="operator")
             self._broker.publish(_again(letter))
@@ -281,6 +285,7 @@ class World:
     def defects(self) -> Iterator[str]:
         """Yield what must not happen whatever the books say at the end."""
         yield from self._failed_stories()
+        yield from self._dead_letters()
         for process in self._processes.values():
             yield from process.defects
         yield from self._loop.failures(apart_from=self._stories)
@@ -296,6 +301,12 @@ class World:
             yield f"{running} clients still wait for answers"
         if waiting := self._broker.depth(_INBOXES):
             yield f"{waiting} messages are on their way"
+
+    def _dead_letters(self) -> Iterator[str]:
+        for letter in self._poisoned:
+            yield f"poisoned: {_about(letter)}"
+        for letter in self._broker.dead_letters():
+            yield f"dead letter: {_about(letter)}"
 
     def _failed_stories(self) -> Iterator[str]:
         for story in self._stories:
@@ -318,6 +329,21 @@ async def _until_done(call: Callable[[], Awaitable[Any]]) -> None:
             await asyncio.sleep(_PAUSE)
         else:
             return
+
+
+def is_poisoned(letter: Envelope) -> bool:
+    """Return whether a handler has failed at the message for good, though nothing that it needs was away."""
+    error = letter.headers.get(ERROR_TYPE)
+    return error is not None and error not in _TRANSIENT  # without an error, it was delivered too often
+
+
+_TRANSIENT = {error.__name__ for error in (TransientError, DatabaseUnavailableError, BusUnavailableError)}
+
+
+def _about(letter: Envelope) -> str:
+    reason = letter.headers.get(ERROR_TYPE) or letter.headers.get("x-first-death-reason")
+    text = str(letter.headers.get(ERROR_MESSAGE, ""))[:200]
+    return f"{letter.type} of order {letter.correlation_id}: {reason} {text}".rstrip()
 
 
 def _again(letter: Envelope) -> Envelope:

@@ -51,6 +51,9 @@ OTHER_RECORDS = (
 Progress = Callable[[int], None]
 """Receives the number of order ids judged since the last call."""
 
+OnOrder = Callable[[OrderRecords], None]
+"""Receives everything that is recorded about each order that is judged."""
+
 Pace = Callable[[], Awaitable[None]]
 """Called after each page of orders; it may wait, so that the audit takes less of the database's time."""
 
@@ -65,6 +68,7 @@ async def audit(
     database_prefix: str = "ordersaga",
     *,
     on_progress: Progress = lambda _: None,
+    on_order: OnOrder = lambda _: None,
     pace: Pace = full_speed,
     page: int = PAGE,
     confirm_after: float = CONFIRM_AFTER_SECONDS,
@@ -84,7 +88,8 @@ async def audit(
         ledger = LedgerPass(Journal(client, database_prefix, page))
         letters = DeadLetterLookup(client, database_prefix)
         chains = Chains(client, database_prefix)
-        return await _Audit(databases, ledger, chains, letters, amqp_url, on_progress, pace, confirm_after, clock).run()
+        told = (on_progress, on_order, pace)
+        return await _Audit(databases, ledger, chains, letters, amqp_url, *told, confirm_after, clock).run()
 
 
 async def _require_broker(amqp_url: str) -> None:
@@ -103,6 +108,7 @@ class _Audit:
     letters: DeadLetterLookup
     amqp_url: str
     on_progress: Progress
+    on_order: OnOrder
     pace: Pace
     confirm_after: float
     clock: Clock
@@ -166,6 +172,7 @@ class _Audit:
         now = self.clock()
         for records in page:
             self._count(records, now)
+            self.on_order(records)
             found, excused = paused.judge(records, now, self.pauses)
             self.waiting_for_paused += bool(excused)
             self._suspect(found)

@@ -92,6 +92,8 @@ def _incomplete(report: LoadReport) -> str:
 
 
 def _audited_elsewhere(report: LoadReport) -> str:
+    if report.audited:
+        return f"The audit judged only {report.audited} of the {max(report.accepted, report.recorded)} orders"
     return (
         f"The audit covered another stack: {report.audited} of the {report.recorded} orders are in "
         f"{report.audited_in}. Name the stack that takes the orders with ORDERSAGA_DATA_DIR, or with "

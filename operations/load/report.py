@@ -43,8 +43,8 @@ class LoadReport:
 
     `latencies_ms` has the percentiles of `post` (until the answer, by the client's clock), `final` (from acceptance to
     the final status) and `settled` (from acceptance to the last compensation), both by the order service's clock.
-    `in_doubt` orders got no answer and may have been accepted. `audited` counts the orders in the database that was
-    audited, `audited_in`. `slots` is set if the orders asked for delivery slots.
+    `in_doubt` orders got no answer and may have been accepted. `audited` counts those of its orders that the
+    audit judged, in `audited_in`. `slots` is set if the orders asked for delivery slots.
     """
 
     placed: int
@@ -81,8 +81,8 @@ class LoadReport:
 
     @property
     def audited_what_was_placed(self) -> bool:
-        """True if the audit covered the stack that has the orders."""
-        return self.audited >= self.recorded
+        """True if the audit judged every order that was accepted, and every other one that is recorded."""
+        return self.audited >= max(self.accepted, self.recorded)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON."""

@@ -7,15 +7,14 @@ from typing import Literal
 import aiohttp
 
 from operations.audit import Report, audit
+from operations.audit.order_records import OrderRecords
 from operations.errors import UnreachableError
 from operations.load.cost import Cost, cost_between, measure_usage
 from operations.load.outcomes import Outcomes, PlacedOrders
 from operations.load.placer import OrderPlacer
 from operations.load.plan import LoadPlan
 from operations.load.report import LoadReport, SlotFigures, milliseconds
-from operations.reading.connection import open_mongodb
 from operations.settings import Stack
-from shared.services import ORDER
 from shared.tls import client_context, plain_reason
 from shared.urls import hide_credentials
 
@@ -57,16 +56,15 @@ async def run_load(stack: Stack, plan: LoadPlan, progress: LoadProgress | None =
         progress.phase = "reading"
         outcomes = await orders.outcomes()
     progress.phase = "auditing"
-    books = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix)
-    audited = await _count_orders(stack, load_id)
-    return _report(plan, placer, outcomes, cost_between(before, after), books, audited, stack.describe())
+    products, judged = set(plan.product_ids(load_id)), set[str]()
 
+    def note(records: OrderRecords) -> None:
+        items = (records.order or {}).get("items", ())
+        if any(item["productId"] in products for item in items):  # no other order has them
+            judged.add(records.order_id)
 
-async def _count_orders(stack: Stack, load_id: str) -> int:
-    """Count the orders of this load test in the database that was audited."""
-    async with open_mongodb(stack.mongodb_url, purpose="the load test", name="ordersaga-load") as client:
-        orders = client[ORDER.database_in(stack.database_prefix)].orders
-        return await orders.count_documents({"userId": load_id})
+    books = await audit(stack.mongodb_url, stack.amqp_url, stack.database_prefix, on_order=note)
+    return _report(plan, placer, outcomes, cost_between(before, after), books, len(judged), stack.describe())
 
 
 async def _create_products(session: aiohttp.ClientSession, inventory_url: str, plan: LoadPlan, load_id: str) -> None:

@@ -5,10 +5,13 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 
 from operations.audit import audit
+from operations.audit.order_records import OrderRecords
+from operations.audit.service_databases import ServiceDatabases
 from operations.errors import UnreachableError
 from operations.load import LoadPlan, LoadProgress, run_load
 from operations.settings import Stack as Address
@@ -23,6 +26,9 @@ async def stack(servers: Servers) -> AsyncIterator[Stack]:
     """Run one stack for all tests, which ignore each other's orders."""
     async with run_module_stack(servers) as running:
         yield running
+
+
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 def address(stack: Stack) -> Address:
@@ -124,6 +130,21 @@ async def test_the_command_line(stack: Stack) -> None:
     assert status == 0, errors
     assert named in errors
     assert re.search(r"Every successful order has stock and payment +[\d,]+ orders", output)
+
+
+async def test_an_audit_that_leaves_an_order_out_is_reported(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = ServiceDatabases.orders
+
+    async def without_the_newest(databases: ServiceDatabases) -> AsyncIterator[list[OrderRecords]]:
+        async for page in orders(databases):
+            yield sorted(page, key=lambda each: (each.order or {}).get("updatedAt", NEVER))[:-1]
+
+    assert (await run_load(address(stack), LoadPlan(orders=3))).ok
+    monkeypatch.setattr(ServiceDatabases, "orders", without_the_newest)
+    report = await run_load(address(stack), LoadPlan(orders=3))
+    assert (report.audit.ok, report.complete, report.recorded) == (True, True, 3)
+    assert report.audited == 2
+    assert not report.ok
 
 
 async def test_an_audit_of_a_stack_that_did_not_take_the_orders_is_reported(stack: Stack) -> None:

@@ -29,5 +29,11 @@ def mutated(patch: Path) -> Iterator[Path]:
         copy = Path(directory)
         for package in PACKAGES:
             shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-        subprocess.run(["patch", "-p1", "--silent", "-i", patch], cwd=copy, check=True)
+        apply(patch, copy)
         yield copy
+
+
+def apply(patch: Path, directory: Path) -> None:
+    """Apply a patch exactly as it is written: one that finds its place by guessing may put in another fault."""
+    command = ["patch", "-p1", "--silent", "--fuzz=0", "--no-backup-if-mismatch", "-i", str(patch)]
+    subprocess.run(command, cwd=directory, check=True)

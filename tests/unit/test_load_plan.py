@@ -160,6 +160,7 @@ def test_a_complete_load_test() -> None:
         {"recorded": 11},  # there is an order that was not placed
         {"accepted": 0, "recorded": 0},
         {"audited": 0},  # the audit covered another stack
+        {"audited": 9},  # the audit left an accepted order out
         {"audit": Report(violations=[Violation(1, "conservation", "product", "p1", "5", "6")])},
     ],
 )
