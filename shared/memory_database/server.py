@@ -7,6 +7,7 @@ with the later changes undone.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -83,6 +84,8 @@ class Server:
         self._readers: dict[Snapshot | Transaction, None] = {}
         self._open: dict[bytes, Transaction] = {}
         self._numbers = count(1)
+        self._context = copy_context()
+        """What replication runs in: not the writer's, which may crash meanwhile."""
 
     # --- Collections. ---
 
@@ -314,7 +317,8 @@ class Server:
     def _replicate(self) -> None:
         lag = self._lag() if self._lag is not None else 0.0
         if lag > 0:
-            asyncio.get_running_loop().call_later(lag, self._confirm, self.position, self.term)
+            loop = asyncio.get_running_loop()
+            loop.call_later(lag, self._confirm, self.position, self.term, context=self._context)
         else:
             self._confirm(self.position, self.term)
 

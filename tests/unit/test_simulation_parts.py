@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import structlog
 from pymongo.errors import NotPrimaryError
+from pymongo.read_concern import ReadConcern
 
 from shared import clock
+from shared.memory_database import MemoryDatabase
 from simulation import plan, processes, report, shrinking, world
 from simulation.entropy import BEGINNING, seeded
 from simulation.faults import Injector
@@ -69,6 +71,22 @@ def test_work_that_lets_no_time_pass_is_stuck() -> None:
 
     with pytest.raises(StuckError):
         run(work())
+
+
+def test_a_majority_confirms_what_a_process_wrote_before_it_was_killed() -> None:
+    """Found by seed 219: what nobody confirmed blocked every later write that changed nothing."""
+    database = MemoryDatabase("inventory", clock=clock.utc_now, replication_lag=lambda: 0.5)
+
+    async def work() -> None:
+        killed = Life("inventory-1")
+        killed.start(database["products"].insert_one({"_id": "lamp"}))
+        await asyncio.sleep(0.1)
+        killed.ended = True
+        await database["products"].update_one({"_id": "a chair"}, {"$set": {"quantity": 1}})  # waits for a majority
+        confirmed = database.get_collection("products", read_concern=ReadConcern("majority"))
+        assert await confirmed.find_one({"_id": "lamp"}) == {"_id": "lamp"}
+
+    run(work())
 
 
 async def fail() -> None:
