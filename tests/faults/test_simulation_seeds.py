@@ -18,7 +18,7 @@ from simulation.world import Outcome
 from tests.support.seeds import SEEDS
 
 GROUPS = 6
-SEEDS_PER_GROUP = max(1, 2 * SEEDS // GROUPS)
+SEEDS_PER_GROUP = max(1, SEEDS // GROUPS)
 
 
 def short_plan(seed: int, orders: int = 4) -> Plan:

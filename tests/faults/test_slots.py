@@ -484,8 +484,8 @@ async def held(db: Database) -> dict[str, int]:
 # --- The same over HTTP, with real processes. ---
 
 ORDERS = 1000 if IS_LONG_FORM else 300
-CAPACITY = 90 * ORDERS
-"""The capacity of each of seven slots: in total less than what is asked of the two surviving processes."""
+CAPACITY = 60 * ORDERS
+"""The capacity of each of seven slots: in total much less than what is asked of the two surviving processes."""
 
 
 @dataclass
