@@ -60,10 +60,11 @@ def seeded(seed: int, loop: SimulatedLoop) -> Iterator[None]:
             (shared.clock, "datetime", SimpleNamespace(now=clocks.now)),
             (shared.bus.consumer, "datetime", SimpleNamespace(now=clocks.now)),
         ):
-            _replace(replaced, module, name, replacement)
+            replace_until_exit(replaced, module, name, replacement)
         yield
 
 
-def _replace(replaced: ExitStack, module: Any, name: str, replacement: Any) -> None:
+def replace_until_exit(replaced: ExitStack, module: Any, name: str, replacement: Any) -> None:
+    """Replace an attribute of a module until the stack of contexts ends."""
     replaced.callback(setattr, module, name, getattr(module, name))
     setattr(module, name, replacement)

@@ -45,6 +45,7 @@ from shared.service import Connections, Parts
 from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING, Service
 from simulation import plan
 from simulation.broker import SimulatedBroker, SimulatedBus
+from simulation.entropy import replace_until_exit
 from simulation.faults import Injector
 from simulation.keys import KEYS
 from simulation.loop import Life, never
@@ -269,8 +270,8 @@ class SimulatedProcess:
         provider = SimulatedProvider(self._site, self._settings_of("buy_timeout_seconds"))
         with ExitStack() as replaced:
             for module, name in self.root.routes:
-                _replace(replaced, module, name, _keeping(kept, f"{module.__name__}.{name}"))
-            _replace(replaced, provisioning, "open_provider", lambda _settings: provider)
+                replace_until_exit(replaced, module, name, _keeping(kept, f"{module.__name__}.{name}"))
+            replace_until_exit(replaced, provisioning, "open_provider", lambda _settings: provider)
             parts = self.root.assemble(self._settings, connections)
         if self.life is not None:
             self.life.context.run(_SERVING.set, kept)
@@ -314,9 +315,9 @@ class SimulatedProcess:
 def patched() -> Iterator[None]:
     """Let processes look for work less often than in production, and keep nothing of this world for the next."""
     with ExitStack() as replaced:
-        _replace(replaced, transactions, "_ending", set())
+        replace_until_exit(replaced, transactions, "_ending", set())
         for module, name, seconds in _POLLS:
-            _replace(replaced, module, name, seconds)
+            replace_until_exit(replaced, module, name, seconds)
         yield
 
 
@@ -330,8 +331,3 @@ def _settings(service: str, card_capture: str) -> Any:
     settings = ROOTS[service].settings
     given = {**SETTINGS, "card_capture": card_capture}
     return settings(**{name: value for name, value in given.items() if name in settings.model_fields})
-
-
-def _replace(replaced: ExitStack, module: Any, name: str, replacement: Any) -> None:
-    replaced.callback(setattr, module, name, getattr(module, name))
-    setattr(module, name, replacement)

@@ -26,6 +26,7 @@ from operations.commands.accounts_reports import income, trial_balance
 from operations.commands.approval import ask_for_approval, policy_of_stack
 from operations.commands.names import check_name
 from operations.commands.operator import current_operator
+from operations.commands.options import AsJson
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.commands.times import PeriodEnd, PeriodStart, time_option
@@ -38,7 +39,6 @@ from shared.services import CONSOLE
 LAST_MOVEMENTS = 10
 
 Account = Annotated[str, typer.Argument(help="Id of the account, such as retainer:ID, bank:ID or system:revenue:USD.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 T = TypeVar("T")
 
 accounts = typer.Typer(no_args_is_help=True)

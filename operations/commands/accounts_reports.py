@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from operations.accounts.reports import Income, IncomeLine, Reports, TrialBalance
+from operations.commands.options import AsJson
 from operations.commands.target import chosen_stack
 from operations.commands.terminal import foreign, open_console, print_json
 from operations.commands.times import PeriodEnd, PeriodStart, time_option
 from operations.reading.chart_of_accounts import as_number, in_money
 from operations.reading.connection import open_mongodb
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 T = TypeVar("T")
 
 

@@ -10,6 +10,7 @@ import typer
 import uvloop
 from rich.console import Console
 
+from operations.commands.options import PageCursor
 from operations.commands.remote.api import OperationsApi, open_api
 from operations.commands.target import chosen_target
 from operations.commands.terminal import as_ascii_json, counted, foreign, open_console, print_json
@@ -51,10 +52,7 @@ def incidents(
         str | None, typer.Option("--until", metavar="TIME", help="Date or time, or a span.", show_default="any time")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of incidents.")] = 50,
-    cursor: Annotated[
-        str | None,
-        typer.Option("--cursor", help="Cursor that the previous page printed.", show_default="the first page"),
-    ] = None,
+    cursor: PageCursor = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each incident as it comes.")] = False,
     as_json_document: Annotated[
         bool, typer.Option("--json", help="Print one JSON document; with --follow, one for each incident in a line.")

@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 import typer
 import uvloop
 
+from operations.commands.options import AsJson
 from operations.commands.reason import checked_reason
 from operations.commands.rules_desk import RulesDesk, open_rules
 from operations.commands.target import chosen_target
@@ -18,7 +19,6 @@ from operations.notifications.rules import CHANNELS, Rule, split
 TEST_SECONDS = 60.0
 POLL_SECONDS = 0.5
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Name = Annotated[str, typer.Argument(help="Name of the rule.")]
 Why = Annotated[str, typer.Option("--why", help="Reason, kept in the log of actions.")]
 T = TypeVar("T")

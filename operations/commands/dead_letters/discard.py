@@ -7,7 +7,6 @@ import typer
 from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.options import (
     All,
-    AsJson,
     Error,
     GroupId,
     Ids,
@@ -24,6 +23,7 @@ from operations.commands.dead_letters.options import (
     require_yes_with_json,
 )
 from operations.commands.dead_letters.session import confirm, run
+from operations.commands.options import AsJson
 from operations.commands.reason import checked_reason
 from operations.commands.terminal import print_json
 from operations.dead_letters.filters import Filters

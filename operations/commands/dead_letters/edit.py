@@ -19,7 +19,6 @@ from operations.commands.dead_letters.edit_many import EditOptions, edit_many, p
 from operations.commands.dead_letters.options import (
     WITHIN_SECONDS,
     All,
-    AsJson,
     Careful,
     Error,
     GroupId,
@@ -41,6 +40,7 @@ from operations.commands.dead_letters.options import (
 )
 from operations.commands.dead_letters.replay import conclude, run_replay
 from operations.commands.dead_letters.session import reason_given, require_unmasked, run
+from operations.commands.options import AsJson
 from operations.commands.terminal import open_console, print_json
 from operations.dead_letters.filters import Filters
 from operations.dead_letters.patching import LOCKABLE

@@ -12,7 +12,6 @@ import typer
 
 from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.options import (
-    AsJson,
     Error,
     GroupId,
     Ids,
@@ -27,6 +26,7 @@ from operations.commands.dead_letters.options import (
     require_selection,
 )
 from operations.commands.dead_letters.session import require_unmasked, run
+from operations.commands.options import AsJson
 from operations.commands.terminal import as_ascii_json
 from operations.dead_letters.status import STATUSES
 from operations.stack.files import open_private, replaced_private

@@ -8,7 +8,6 @@ import typer
 from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.display import show_groups, show_letter, show_page
 from operations.commands.dead_letters.options import (
-    AsJson,
     Error,
     GroupId,
     Ids,
@@ -25,6 +24,7 @@ from operations.commands.dead_letters.options import (
     build_filters,
 )
 from operations.commands.dead_letters.session import run, visible
+from operations.commands.options import AsJson
 from operations.commands.terminal import open_console, print_json
 from operations.commands.times import time_or_age_option
 from operations.dead_letters.group_filters import GroupFilters

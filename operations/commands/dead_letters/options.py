@@ -57,7 +57,6 @@ Outcome = Annotated[
     str | None,
     typer.Option("--outcome", help=f"What became of them in that replay: {', '.join(OUTCOMES)}.", show_default="any"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Unmasked = Annotated[
     bool, typer.Option("--unmasked", help="Show tokens and personal fields; your key needs letters:edit.")
 ]

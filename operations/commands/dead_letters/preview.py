@@ -11,7 +11,6 @@ from operations.commands.dead_letters.display import short, show_effects, wide
 from operations.commands.dead_letters.edit import read_body
 from operations.commands.dead_letters.options import (
     All,
-    AsJson,
     Error,
     GroupId,
     Ids,
@@ -25,6 +24,7 @@ from operations.commands.dead_letters.options import (
     require_selection,
 )
 from operations.commands.dead_letters.session import run
+from operations.commands.options import AsJson
 from operations.commands.terminal import open_console, print_json
 from operations.dead_letters.effects import Effect
 from operations.dead_letters.previewing import SelectionPreview

@@ -10,7 +10,6 @@ from operations.commands.dead_letters.desk import LetterDesk
 from operations.commands.dead_letters.options import (
     WITHIN_SECONDS,
     All,
-    AsJson,
     Careful,
     Error,
     GroupId,
@@ -31,6 +30,7 @@ from operations.commands.dead_letters.options import (
     require_yes_with_json,
 )
 from operations.commands.dead_letters.session import confirm, reason_given, run
+from operations.commands.options import AsJson
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.dead_letters.careful import why_stopped
 from operations.dead_letters.filters import Filters

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
+from operations.commands.options import AsJson
 from operations.commands.orders.desk import Acting, Chosen, OrderDesk
 from operations.commands.orders.display import follow, show_results, totals_in_words
 from operations.commands.orders.failures import NothingToDoError
 from operations.commands.orders.options import (
     All,
-    AsJson,
     Code,
     Ids,
     Owner,

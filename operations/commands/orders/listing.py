@@ -8,8 +8,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from operations.commands.options import AsJson, PageCursor
 from operations.commands.orders.options import (
-    AsJson,
     Code,
     Ids,
     Owner,
@@ -48,10 +48,7 @@ def list_orders(
     since: Since = None,
     until: Until = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of orders.")] = 20,
-    cursor: Annotated[
-        str | None,
-        typer.Option("--cursor", help="Cursor that the previous page printed.", show_default="the first page"),
-    ] = None,
+    cursor: PageCursor = None,
     as_json_document: AsJson = False,
 ) -> None:
     """List orders, newest first, as the order service has recorded them.

@@ -39,7 +39,6 @@ Until = Annotated[
 ]
 Why = Annotated[str | None, typer.Option("--why", help="Reason, kept in the log of actions.", show_default="asked for")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def build_search(given: dict[str, Any]) -> OrderSearch:

@@ -8,6 +8,7 @@ import uvloop
 from rich.table import Table
 
 from inventory_service.stock import MAX_UNITS
+from operations.commands.options import AsJson, PageCursor
 from operations.commands.reason import checked_reason
 from operations.commands.remote.api import new_key
 from operations.commands.stock.desk import StockDesk, open_desk
@@ -19,7 +20,6 @@ from operations.settings import RemoteStack, Stack
 T = TypeVar("T")
 
 ProductArgument = Annotated[str, typer.Argument(metavar="PRODUCT", help="The product's id.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Why = Annotated[
     str | None, typer.Option("--why", "--reason", help="Reason, kept in the log.", show_default="asked for")
@@ -36,10 +36,7 @@ def _group() -> None:
 @stock.command("list")
 def list_stock(
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Maximum number of products.")] = 100,
-    cursor: Annotated[
-        str | None,
-        typer.Option("--cursor", help="Cursor that the previous page printed.", show_default="the first page"),
-    ] = None,
+    cursor: PageCursor = None,
     as_json_document: AsJson = False,
 ) -> None:
     """List the stock of all products, by id.
