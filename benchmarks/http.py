@@ -1,4 +1,4 @@
-"""Compares HTTP servers, event loops and JSON paths on the order service's own work: validate an order, answer it.
+"""Compares HTTP servers, event loops and ways to read a request on the order service's own work: placing an order.
 
     apt-get install wrk
     uv run --with granian python -m benchmarks.http --seconds 4
@@ -26,7 +26,7 @@ SERVERS: dict[str, list[str]] = {
 }
 PATHS = {
     "as the order service does it": "/orders",
-    "response model validated and written by FastAPI": "/fastapi",
+    "the same, with the request read by FastAPI": "/order",
     "bare ASGI, pydantic only": "/bare/",
 }
 SCRIPT = """

@@ -54,6 +54,7 @@ from shared.http import (
     problem_response,
     shown_as,
 )
+from shared.lean_route import LeanRoute
 from shared.openapi import documented, with_headers
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor
 from shared.problems import (
@@ -201,7 +202,13 @@ def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: Waitin
     headers = with_headers("Preference-Applied")
     answers = {200: _WAITED | headers, 202: headers, **documented(OTHER_PERSON, SLOTS_FULL, OUTCOME_UNKNOWN)}
     router.add_api_route(
-        "/orders", place_order, methods=["POST"], status_code=202, response_model=OrderView, responses=answers
+        "/orders",
+        place_order,
+        methods=["POST"],
+        status_code=202,
+        response_model=OrderView,
+        responses=answers,
+        route_class_override=LeanRoute,
     )
     router.add_api_route(
         "/order",

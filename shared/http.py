@@ -251,10 +251,11 @@ def problem_content(
     return content
 
 
-class _StrictRequest(Request):
+class StrictRequest(Request):
     """Accepts only JSON as a body: UTF-8, no NaN, no endless nesting; anything else is a ValueError (400)."""
 
     async def json(self) -> Any:
+        """Return the body. Raises ValueError if it is not such JSON."""
         return from_json(await self.body(), allow_inf_nan=False)
 
 
@@ -280,8 +281,8 @@ class StrictRoute(APIRoute):
             with bound_contextvars(**_order_named(request.scope)):
                 # Also where a body means nothing: what a browser's form can send is no request to change something.
                 if reads_body or request.method not in SAFE_METHODS:
-                    _check_media_type(request.headers)
-                return await handle(_StrictRequest(request.scope, request.receive))
+                    check_media_type(request.headers)
+                return await handle(StrictRequest(request.scope, request.receive))
 
         return handle_strictly
 
@@ -306,7 +307,7 @@ def require_permission(caller: Principal, permission: Permission | None) -> None
         raise ProblemError(HTTPStatus.FORBIDDEN, detail, kind=problems.PERMISSION_MISSING)
 
 
-def _check_media_type(headers: Headers) -> None:
+def check_media_type(headers: Headers) -> None:
     """Raise the 415 problem if the headers announce a body that is not plain JSON; requests without a body pass."""
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return

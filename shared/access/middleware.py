@@ -163,11 +163,16 @@ async def is_still_known(scope: Scope) -> bool:
         return True
 
 
-async def _caller(request: Request) -> Principal:
-    caller = caller_of(request.scope)
+def identified_caller(scope: Scope) -> Principal:
+    """Return who calls. Raises RuntimeError on an open path, where nobody is asked."""
+    caller = caller_of(scope)
     if caller is None:
-        raise RuntimeError(f"{request.url.path} is an open path, and has no caller")
+        raise RuntimeError(f"{scope['path']} is an open path, and has no caller")
     return caller
+
+
+async def _caller(request: Request) -> Principal:
+    return identified_caller(request.scope)
 
 
 Caller = Annotated[Principal, Depends(_caller)]
