@@ -86,18 +86,36 @@ def run(of: Plan, until: int | None = None) -> Outcome:
     applications()  # made before time and chance are replaced
     loop = SimulatedLoop()
     trace = Trace(loop.time, until)
-    gc.collect()
-    gc.disable()  # what is collected may run code, and when is up to chance
-    try:
-        with seeded(of.seed, loop), patched(), logging_to(trace) as logs, _rows_observed() as rows:
-            world = World(of, loop, trace)
-            violations = _judged(world, loop)
-            outcome = world.outcome([*world.defects(), *logs.defects, *violations], rows)
-            loop.bury()
-    finally:
-        loop.close()
-        gc.enable()
+    with _garbage_kept():
+        try:
+            return _run(of, loop, trace)
+        finally:
+            loop.close()
+
+
+def _run(of: Plan, loop: SimulatedLoop, trace: Trace) -> Outcome:
+    with seeded(of.seed, loop), patched(), logging_to(trace) as logs, _rows_observed() as rows:
+        world = World(of, loop, trace)
+        violations = _judged(world, loop)
+        outcome = world.outcome([*world.defects(), *logs.defects, *violations], rows)
+        loop.bury()
     return outcome
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect no garbage until the context ends: what is collected may run code, and when is up to chance.
+
+    Then only what has come up meanwhile is collected. To look through all that was there before takes longer.
+    """
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
+        gc.enable()
 
 
 def _judged(world: "World", loop: SimulatedLoop) -> list[str]:
