@@ -12,6 +12,7 @@ from simulation.loop import LIFE, Life, never
 from simulation.trace import Trace
 
 _READS = frozenset({"find", "find_one", "aggregate", "count_documents", "distinct", "command"})
+_ANSWER, _NEXT = ":answer", ":next"
 
 
 class DatabaseSteps:
@@ -33,11 +34,10 @@ class DatabaseSteps:
             return
         if life.ended:
             await never()
-        name, _, moment = operation.partition(":")
-        if moment == "answer":
-            await self._answer(life, name, collection)
+        if operation.endswith(_ANSWER):
+            await self._answer(life, operation.removesuffix(_ANSWER), collection)
         else:
-            await self._request(life, name, collection)
+            await self._request(life, operation.removesuffix(_NEXT), collection)
 
     async def _request(self, life: Life, operation: str, collection: str) -> None:
         """Let the request travel. Raises an error of the driver where a fault keeps it from arriving."""
