@@ -4,13 +4,9 @@ import hashlib
 import pdb
 from bdb import BdbQuit
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Optional
+from typing import Any
 
 from simulation.loop import LIFE
-
-if TYPE_CHECKING:
-    from simulation.world import World
-
 
 HEADER = (
     "Stopped at this step, before anything else happens. `world` is everything that there is: "
@@ -19,7 +15,7 @@ HEADER = (
 )
 
 
-def _stop(step: str, world: Optional["World"]) -> None:
+def _stop(step: str, world: Any) -> None:
     """Stop in the debugger. Whoever quits there ends the run: a service must not take that for an error of its own."""
     try:
         pdb.set_trace(header=f"{step}\n{HEADER}")
@@ -35,7 +31,7 @@ class Trace:
         self._now = now
         self._until = until
         self.lines: list[str] = []
-        self.world: World | None = None
+        self.world: Any = None
         """What the debugger shows."""
 
     def note(self, what: str, process: str | None = None) -> None:
