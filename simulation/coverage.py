@@ -95,7 +95,15 @@ def _is_decision(function: Any) -> bool:
     )
 
 
-DECISIONS = frozenset(name for name, function in vars(lifecycle).items() if _is_decision(function))
+UNREACHABLE_DECISIONS: Mapping[str, str] = {
+    lifecycle.refused.__name__: "there is a provider",
+    lifecycle.not_available.__name__: "the provider has more addresses than there are orders, and no package is closed",
+    lifecycle.duplicate_address.__name__: "the provider sells no address twice",
+}
+"""Decisions for what does not happen in a world."""
+DECISIONS = frozenset(name for name, function in vars(lifecycle).items() if _is_decision(function)) - frozenset(
+    UNREACHABLE_DECISIONS
+)
 
 
 @dataclass

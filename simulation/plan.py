@@ -295,6 +295,8 @@ def _actions(chance: random.Random, focus: Focus) -> list[Action]:
         if chance.random() < probability:
             twice = chance.random() < focus.doubled
             found.append(Action(chance.uniform(0, within), kind, chance.choice((3, 7.5, 10)), twice))
+            if kind == "refund" and twice:  # and somebody cancels the order while it is refunded
+                found.append(Action(found[-1].after + 0.05, "cancel"))
     return found
 
 

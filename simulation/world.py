@@ -12,19 +12,21 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from pymongo import IndexModel
 from pymongo.errors import PyMongoError
 
 import inventory_service.schema
 import order_service.schema
 import payment_service.schema
 import provisioning_service.schema
+from inventory_service import hold_limits
 from shared.bus import Envelope
 from shared.bus.failures import ERROR_MESSAGE, ERROR_TYPE
 from shared.database import Document, is_transient
 from shared.errors import BusUnavailableError, DatabaseUnavailableError, TransientError
 from shared.memory_database import MemoryDatabase
 from shared.pausing.records import PauseRecords
-from shared.schema import prepare
+from shared.schema import CollectionSchema, prepare
 from shared.services import SERVICES
 from simulation import books, plan
 from simulation.broker import SimulatedBroker
@@ -54,10 +56,25 @@ _PAUSE = 0.5
 _PATIENCE = timedelta(minutes=15)
 """Far beyond all that the audit waits for: what is not done at the end counts as overdue."""
 
+KEPT_SECONDS, _EXPIRE_EVERY = 12.0, 3.0
+"""How long lists of holds are kept, longer than any hold as in production, and how often what has expired is deleted.
+"""
+
 _INBOXES = tuple(SERVICES[service].inbox for service in plan.SERVICES)
+
+
+def _expiring(schema: CollectionSchema) -> CollectionSchema:
+    """Return a schema whose documents expire within the time of a run."""
+    indexes = [
+        IndexModel(list(index.document["key"].items()), name=index.document["name"], expireAfterSeconds=KEPT_SECONDS)
+        for index in schema.indexes
+    ]
+    return replace(schema, indexes=indexes)
+
+
 SCHEMAS = {
     "order": order_service.schema.SCHEMA,
-    "inventory": inventory_service.schema.SCHEMA,
+    "inventory": {**inventory_service.schema.SCHEMA, hold_limits.COLLECTION: _expiring(hold_limits.SCHEMA)},
     "payment": payment_service.schema.SCHEMA,
     "provisioning": provisioning_service.schema.SCHEMA,
 }
@@ -186,9 +203,16 @@ class World:
     async def _begin(self) -> None:
         for service, schemas in SCHEMAS.items():
             await prepare(self._databases[service].as_database(), schemas)
+        self._delete_expired()
         for process in self._processes.values():
             process.start()
         self._shop = await open_shop(self._person("operator"))
+
+    def _delete_expired(self) -> None:
+        """Delete what has expired, from now on again and again."""
+        if deleted := self._databases["inventory"].delete_expired():
+            self._trace.note(f"{deleted} documents have expired", process="inventory")
+        self._loop.call_later(_EXPIRE_EVERY, self._delete_expired)
 
     def _person(self, name: str) -> Person:
         return Person(name, self._plan.seed, self._by_service, self._trace)
