@@ -294,9 +294,12 @@ _ENDS = {"cancel": ("CANCELLED",), "refund": ("CANCELLED", "FAILED"), "deliver":
 
 def _as_answered(order: Document, shop: Shop) -> Iterator[str]:
     """Yield the requests that were accepted and have not changed the order."""
-    for kind in sorted(shop.ended.get(order["_id"], ())):
+    accepted = shop.ended.get(order["_id"], ())
+    for kind in sorted(accepted):
         if kind == "cancel" and order.get("server"):
             continue  # provisioning was asked to stop, and had bought already
+        if kind == "cancel" and order["status"] == "FAILED" and ("refund" in accepted or order.get("provisioningRun")):
+            continue  # it was being refunded, or provisioning had bought a wrong server
         if order["status"] not in _ENDS.get(kind, (order["status"],)):
             yield f"forgotten: {kind} of order {order['_id']} was accepted, and it is {order['status']}"
 
