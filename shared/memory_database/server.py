@@ -127,6 +127,10 @@ class Server:
         """The end of the log."""
         return self._log_start + len(self._log)
 
+    def has_unconfirmed(self, collection: StoredCollection) -> bool:
+        """Return whether there are changes of a collection that no majority has confirmed."""
+        return any(record.collection is collection for record in self._log[self._confirmed - self._log_start :])
+
     def view(self, collection: StoredCollection, reader: Snapshot | Transaction | None, *, confirmed: bool) -> View:
         """Return what a reader sees; without a snapshot or a transaction, the latest state or what is confirmed."""
         if reader is None and not confirmed:
