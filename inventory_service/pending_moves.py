@@ -173,9 +173,9 @@ class PendingMoves:
             del self._since[item_id]
 
     async def _flush_once(self) -> bool:
-        """Clear the moves that have been known for long enough; return True while others are left."""
+        """Wait for moves, and clear those that have been known for long enough; return True while others are left."""
         if not self._known:
-            return False
+            await self._something_known.wait()
         await asyncio.sleep(self._idle)
         now = time.monotonic()
         idle = now - self._last_remembered >= self._idle

@@ -83,6 +83,7 @@ class WaitingRequests:
         self._goal = goal
         self._limit = limit
         self._awaited: dict[str, _Awaited] = {}
+        self._is_any_awaited = asyncio.Event()
         self._count = 0
         self.is_stopping = False
         self._reads: GroupCommit[str, Document | None] = GroupCommit(self._read_documents, limit=READ_AT_ONCE)
@@ -120,8 +121,12 @@ class WaitingRequests:
                 awaited.future.set_result(False)
 
     async def run(self) -> None:
-        """Read the orders that are waited for periodically, until cancelled."""
-        await run_periodically(self.read, every=READ_SECONDS, name="reading orders that are waited for")
+        """Read the orders that are waited for periodically, as long as there are any, until cancelled."""
+        await run_periodically(self._read_and_rest, every=READ_SECONDS, name="reading orders that are waited for")
+
+    async def _read_and_rest(self) -> None:
+        await self.read()
+        await self._is_any_awaited.wait()
 
     async def read(self) -> None:
         """Read the next of the orders that are waited for: one query, whatever their number."""
@@ -135,6 +140,7 @@ class WaitingRequests:
         """Return the result of the order's future; None if the time is over, False if the client is gone."""
         awaited = self._awaited.setdefault(order_id, _Awaited())
         awaited.requests += 1
+        self._is_any_awaited.set()
         self._count += 1
         _requests.inc()
         leaving = asyncio.create_task(gone())
@@ -151,6 +157,8 @@ class WaitingRequests:
             awaited.requests -= 1
             if not awaited.requests:
                 del self._awaited[order_id]
+            if not self._awaited:
+                self._is_any_awaited.clear()
 
     async def _final(self, order_id: str) -> Outcome:
         """Read an order that has reached the goal; while the database is away, the order is still accepted."""

@@ -4,7 +4,7 @@ The audit's judges are pure; their records are put together here from all docume
 clients know what they were told, the provider knows what it has sold, and nothing is left to happen.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -85,14 +85,17 @@ _COLLECTIONS = {
 }
 
 
-def judge(
-    books: Books, shop: Shop, site: ProviderSite, now: datetime, published: Collection[tuple[str, str]] | None
-) -> list[str]:
-    """Return every violated invariant in words; `now` is a time at which nothing may be under way any more.
+@dataclass(frozen=True)
+class News:
+    """The types of the messages that have reached a queue, each with its order."""
 
-    `published` are the messages that have reached the broker, None if it has lost some, which `ordersaga recover` sends
-    again.
-    """
+    published: Collection[tuple[str, str]]
+    is_complete: bool = True
+    """False if the broker has lost some, which `ordersaga recover` sends again."""
+
+
+def judge(books: Books, shop: Shop, site: ProviderSite, now: datetime, news: News) -> list[str]:
+    """Return every violated invariant in words; `now` is a time at which nothing may be under way any more."""
     found = [_in_words(violation) for violation in _audited(books, now)]
     return [
         *found,
@@ -101,7 +104,9 @@ def judge(
         *_charged(books),
         *_retained(books, shop),
         *_sold(books, site),
-        *(_announced(books, published) if published is not None else ()),
+        *_done_once(books),
+        *site.defects,
+        *_announced(books, news),
     ]
 
 
@@ -289,9 +294,12 @@ _ENDS = {"cancel": ("CANCELLED",), "refund": ("CANCELLED", "FAILED"), "deliver":
 
 def _as_answered(order: Document, shop: Shop) -> Iterator[str]:
     """Yield the requests that were accepted and have not changed the order."""
-    for kind in sorted(shop.ended.get(order["_id"], ())):
+    accepted = shop.ended.get(order["_id"], ())
+    for kind in sorted(accepted):
         if kind == "cancel" and order.get("server"):
             continue  # provisioning was asked to stop, and had bought already
+        if kind == "cancel" and order["status"] == "FAILED" and ("refund" in accepted or order.get("provisioningRun")):
+            continue  # it was being refunded, or provisioning had bought a wrong server
         if order["status"] not in _ENDS.get(kind, (order["status"],)):
             yield f"forgotten: {kind} of order {order['_id']} was accepted, and it is {order['status']}"
 
@@ -358,11 +366,18 @@ def _retained(books: Books, shop: Shop) -> Iterator[str]:
         yield f"retainer: {balance} of {100 * PREPAID} are left, and orders have spent {spent}"
 
 
-def _announced(books: Books, published: Collection[tuple[str, str]]) -> Iterator[str]:
-    """Yield the orders whose final status nobody was told."""
+_ENDS_OF_NEWS = {"order.cancelled": ("CANCELLED",), "order.confirmed": GONE_THROUGH, "order.completed": ("COMPLETED",)}
+"""How an order may end that was announced as this: nothing of it is ever taken back."""
+
+
+def _announced(books: Books, news: News) -> Iterator[str]:
+    """Yield the orders whose final status nobody was told, and those that were announced as what they are not."""
     for order_id, order in books.orders.items():
-        if (f"order.{order['status'].lower()}", order_id) not in published:
+        if news.is_complete and (f"order.{order['status'].lower()}", order_id) not in news.published:
             yield f"news: order {order_id} is {order['status']}, and this was never published"
+        for name, statuses in _ENDS_OF_NEWS.items():
+            if order["status"] not in statuses and (name, order_id) in news.published:
+                yield f"news: order {order_id} is {order['status']}, and {name} was published"
 
 
 def _sold(books: Books, site: ProviderSite) -> Iterator[str]:
@@ -374,3 +389,20 @@ def _sold(books: Books, site: ProviderSite) -> Iterator[str]:
     owned = sorted(order["server"]["ip"] for order in books.orders.values() if order.get("server"))
     if sold != owned:
         yield f"servers: the provider has sold {', '.join(sold)}; orders have {', '.join(owned)}"
+
+
+_ONCE = (("verify", "ok"), ("status", "ok"))
+"""The steps of a job that succeed once, with that outcome."""
+
+
+def _done_once(books: Books) -> Iterator[str]:
+    """Yield the jobs of which two workers have done the same, and the holds that two orders have."""
+    for order_id, job in books.jobs.items():
+        logged = Counter((attempt["step"], attempt["outcome"]) for attempt in job.get("attempts", ()))
+        for step in _ONCE:
+            if logged[step] > 1:
+                yield f"twice: the job of order {order_id} has succeeded in {step[0]} {logged[step]} times"
+    used = ((key, reservation.get("usedHold") or {}) for key, reservation in books.reservations.items())
+    taken = ((hold["holdId"], key) for key, hold in used if hold.get("outcome") == "TAKEN")
+    for hold_id, _, named in _duplicates(taken):
+        yield f"twice: the orders {' and '.join(named)} have taken the hold {hold_id}"

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import Context
+from dataclasses import replace
 
 from shared import topology
 from shared.bus import Delivery, Envelope
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.errors import BusUnavailableError
 from simulation import plan
-from simulation.faults import Injector
-from simulation.loop import Life, never
+from simulation.faults import Injector, Reach, pass_through
+from simulation.loop import Life
+from simulation.operators import spoiled
 from simulation.trace import Trace
 
 _LATENCY = 0.003
@@ -26,6 +28,8 @@ class SimulatedBroker(MemoryBroker):
         self.trace = trace
         self.published: set[tuple[str, str]] = set()
         """The types of messages that have reached a queue, each with its order."""
+        self.originals: dict[str, bytes] = {}
+        """The bodies of the messages that were spoiled, by the ids of the messages."""
 
     def forget(self, bus: MemoryBus) -> None:
         """Let go of a connection whose process has ended; what it has not acknowledged is redelivered."""
@@ -52,6 +56,9 @@ class SimulatedBroker(MemoryBroker):
         if queue not in topology.INBOXES:
             super()._arrive(queue, envelope)
             return
+        if envelope.message_id and self.injector.chance(plan.SPOIL, service):
+            self.originals[envelope.message_id] = envelope.body
+            envelope = replace(envelope, body=spoiled(envelope))
         if fault := self.injector.chance(plan.DUPLICATE, service):
             self._plan(fault.seconds, lambda: self._enqueue(queue, envelope))
         if fault := self.injector.chance(plan.DELAY, service):
@@ -66,9 +73,9 @@ class SimulatedBroker(MemoryBroker):
 class SimulatedBus(MemoryBus):
     """The connection of one life of a process."""
 
-    def __init__(self, broker: SimulatedBroker, life: Life, crash: Callable[[], None]) -> None:
+    def __init__(self, broker: SimulatedBroker, life: Life, reach: Reach) -> None:
         super().__init__(broker)
-        self._crash = crash
+        self._reach = reach
         self._faults = broker.injector
         self._trace = broker.trace
         self._simulated = broker
@@ -78,19 +85,14 @@ class SimulatedBus(MemoryBus):
         """Publish after a moment; with a fault, only some of them arrive, and the connection is lost."""
         self._trace.note("publish " + ", ".join(f"{one.type}({one.correlation_id[:6]})" for one in envelopes))
         await asyncio.sleep(_LATENCY)
-        await self._crash_now_and_then(plan.BEFORE_PUBLICATION)
+        await pass_through(self._life, self._reach(self._life, plan.BEFORE_PUBLICATION))
         if self._faults.chance(plan.HALF_PUBLISHED, self._life.process):
             arrived = envelopes[: (len(envelopes) + 1) // 2]
             await super().publish(arrived)
             self.drop()
             raise BusUnavailableError("the connection was lost before all was confirmed")
         await super().publish(envelopes)
-        await self._crash_now_and_then(plan.AFTER_PUBLICATION)
-
-    async def _crash_now_and_then(self, place: str) -> None:
-        if not self._life.ended and self._faults.chance(plan.CRASH, self._life.process, place):
-            self._crash()
-            await never()
+        await pass_through(self._life, self._reach(self._life, plan.AFTER_PUBLICATION))
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """Return what there is, after a moment."""

@@ -27,6 +27,8 @@ class _Clocks:
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop
+        self._last = 0.0, BEGINNING
+        """The last time that was asked for: a step asks for it several times."""
 
     def monotonic(self) -> float:
         """Return seconds that never jump."""
@@ -34,9 +36,12 @@ class _Clocks:
 
     def now(self, zone: tzinfo | None = UTC) -> datetime:
         """Return the time as the process that runs knows it."""
-        life = LIFE.get()
-        offset = 0.0 if life is None else life.clock_offset
-        moment = BEGINNING + timedelta(seconds=self._loop.time() + offset)
+        life, seconds = LIFE.get(), self._loop.time()
+        if life is not None:
+            seconds += life.clock_offset
+        if seconds != self._last[0]:
+            self._last = seconds, BEGINNING + timedelta(seconds=seconds)
+        moment = self._last[1]
         return moment if zone is UTC else moment.astimezone(zone)
 
     def time(self) -> float:

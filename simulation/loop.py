@@ -72,6 +72,30 @@ class _Task(asyncio.Task[Any]):
         return self.number
 
 
+class _Callback(asyncio.TimerHandle):
+    """A planned call, without what asyncio's own handles keep for their debug mode: a run makes thousands."""
+
+    __slots__ = ()
+
+    _args: Any
+    _callback: Any
+    _context: Any
+
+    def __init__(self, callback: Any, args: tuple[Any, ...], context: Context | None, when: float = 0.0) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._when = when
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None
+
+    def __repr__(self) -> str:
+        return f"<call of {self._callback} {self._args}>"
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """The loop of one world."""
 
@@ -101,11 +125,23 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._ready.extend(life.held)
         life.held.clear()
 
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
+        """Plan a callback for the next round."""
+        handle = _Callback(callback, args, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Plan a callback for the time after a delay."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Plan a callback; of those for the same moment, the one that was planned first runs first."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Callback(callback, args, context, when)
         heapq.heappush(self._timers, (when, next(self._numbers), timer))
         return timer
 
@@ -154,24 +190,37 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return task
 
     def _run_once(self) -> None:
-        self._let_time_pass()
-        for _ in range(len(self._ready)):
-            handle = self._ready.popleft()
-            if handle._cancelled:
-                continue
-            life = handle._context.get(LIFE)
-            if life is None or not life.halted:
-                handle._run()
-            elif life.ended:
-                self._lost.append(handle)  # kept: what is destroyed may run code
-            else:
-                life.held.append(handle)
+        """Run one round after the other until the loop is stopped: a round is what is ready when it begins."""
+        ready = self._ready
+        while True:
+            self._let_time_pass()
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                life = handle._context.get(LIFE)
+                if life is None or not (life.ended or life.stalled):
+                    self._run(handle)
+                elif life.ended:
+                    self._lost.append(handle)  # kept: what is destroyed may run code
+                else:
+                    life.held.append(handle)
+            if self._stopping:
+                return
+
+    def _run(self, handle: Any) -> None:
+        try:
+            handle._context.run(handle._callback, *handle._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as asyncio's own handles do
+            self.call_exception_handler({"message": f"a callback failed: {handle!r}", "exception": error})
 
     def _let_time_pass(self) -> None:
-        timers = self._timers
-        while timers and timers[0][2].cancelled():
+        timers, ready = self._timers, self._ready
+        while timers and timers[0][2]._cancelled:
             heapq.heappop(timers)
-        if not self._ready and not self._stopping:
+        if not ready and not self._stopping:
             if not timers:
                 raise StuckError("nothing is left to happen")
             self._now, self._rounds = max(self._now, timers[0][0]), 0
@@ -179,7 +228,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if self._rounds > MOST_ROUNDS:
             raise StuckError("what happens lets no time pass")
         while timers and timers[0][0] <= self._now:
-            self._ready.append(heapq.heappop(timers)[2])
+            ready.append(heapq.heappop(timers)[2])
 
     def _process_events(self, event_list: Any) -> None:
         """Have no events of any I/O."""

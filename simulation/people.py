@@ -22,6 +22,8 @@ ROOM = 25
 """The capacity of each of the two delivery slots."""
 PRICE = 10
 HOLD_SECONDS = 4
+RIVALS = 100
+"""The numbers of orders that compete for a hold with another order begin here."""
 _PATIENCE, _PAUSE = 4.0, 0.5
 """How long an answer may take, and the pause before the next attempt, in seconds."""
 
@@ -125,7 +127,8 @@ async def live_through(story: Story, client: Person, shop: Shop) -> None:
     if story.hold:
         body |= await _hold_first(story, client, shop)
     key = f"order-{story.number}"
-    answer = await client.ask("order", "POST", "/orders", body, key=key)
+    rivals = [_rival(story, body, client, shop)] if story.hold == "contended" else []
+    answer, *_ = await asyncio.gather(client.ask("order", "POST", "/orders", body, key=key), *rivals)
     order_id = shop.accepted[story.number] = answer.body["orderId"]
     shop.asked[order_id] = body
     for _ in range(story.repeats):
@@ -136,6 +139,13 @@ async def live_through(story: Story, client: Person, shop: Shop) -> None:
     for number, action in enumerate(story.actions):
         await asyncio.sleep(max(0.0, placed_at + action.after - asyncio.get_running_loop().time()))
         await _act(action, number, order_id, story, client, shop)
+
+
+async def _rival(story: Story, body: dict[str, Any], client: Person, shop: Shop) -> None:
+    """Place another order with the same hold at the same moment."""
+    answer = await client.ask("order", "POST", "/orders", body, key=f"rival-{story.number}")
+    shop.accepted[RIVALS + story.number] = answer.body["orderId"]
+    shop.asked[answer.body["orderId"]] = body
 
 
 def _body(story: Story, shop: Shop) -> dict[str, Any]:
@@ -177,6 +187,8 @@ async def _hold_first(story: Story, client: Person, shop: Shop) -> dict[str, Any
             await client.ask("inventory", "POST", f"/holds/{hold_id}/extend", longer, expected=(200, 409))
         case "expired":
             await asyncio.sleep(HOLD_SECONDS - 0.5)
+        case "abandoned":
+            return {}
         case "of another":
             hold_id = shop.holds[0]["holdId"]
     return {"holdId": hold_id}

@@ -11,7 +11,7 @@ import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import Context, ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from inventory_service.settings import InventorySettings
 from order_service.settings import OrderSettings
 from payment_service import reconciler
 from payment_service.funds import api as funds_api
+from payment_service.gateways.factory import open_gateway
 from payment_service.ledger import orphaned_sessions, transactions
 from payment_service.settings import PaymentSettings
 from provisioning_service import outbox as provisioning_outbox
@@ -35,6 +36,7 @@ from shared.access.authenticator import Authenticator
 from shared.bus import Handler, Handlers
 from shared.bus.consumer import Consumer
 from shared.bus.publisher import Publisher
+from shared.clock import Clock
 from shared.contracts import Message
 from shared.database import Database
 from shared.failpoints import SimulatedCrashError
@@ -43,10 +45,11 @@ from shared.pausing import watch
 from shared.pausing.records import PauseRecords
 from shared.service import Connections, Parts
 from shared.services import INVENTORY, ORDER, PAYMENT, PROVISIONING, Service
-from simulation import plan
 from simulation.broker import SimulatedBroker, SimulatedBus
+from simulation.coverage import Met
 from simulation.entropy import replace_until_exit
-from simulation.faults import Injector
+from simulation.faults import Injector, Reach
+from simulation.gateway import FaultyGateway
 from simulation.keys import KEYS
 from simulation.loop import Life, never
 from simulation.plan import Plan
@@ -171,15 +174,6 @@ def _required(function: Callable[..., Any]) -> list[str]:
     return list(names[: len(names) - len(function.__defaults__ or ())])
 
 
-@dataclass
-class Observed:
-    """What was met in one world, for the coverage."""
-
-    failpoints: set[str] = field(default_factory=set)
-    outcomes: set[tuple[str, str]] = field(default_factory=set)
-    """The types of messages, each with how its handler ended."""
-
-
 class SimulatedProcess:
     """One process of a service; each crash ends a life, and another begins a little later."""
 
@@ -191,7 +185,8 @@ class SimulatedProcess:
         site: ProviderSite,
         injector: Injector,
         trace: Trace,
-        observed: Observed,
+        met: Met,
+        reach: Reach,
         of: Plan,
     ) -> None:
         self.name = name
@@ -204,9 +199,11 @@ class SimulatedProcess:
         self._site = site
         self._injector = injector
         self._trace = trace
-        self._observed = observed
+        self._met = met
         self._settings = _settings(self.root.service.name, of.card_capture)
+        self._reach = reach
         self._batch_limit = of.batch_limit
+        self._breaker_batches = of.breaker_batches
         self._bus: SimulatedBus | None = None
         self._ahead = 0.0
 
@@ -243,7 +240,7 @@ class SimulatedProcess:
             self.defects.append(f"{self.name} ended by itself: {error!r}")
 
     async def _serve(self, life: Life) -> None:
-        bus = self._bus = SimulatedBus(self._broker, life, self.crash)
+        bus = self._bus = SimulatedBus(self._broker, life, self._reach)
         publisher = Publisher(bus)
         failpoint = partial(self._failpoint, life)
         parts = self._assemble(Connections(self._stored, publisher, failpoint))
@@ -255,6 +252,7 @@ class SimulatedProcess:
             batch_limit=self._batch_limit,
             failpoint=failpoint,
             translate_error=database.translate_error,
+            breaker_batches=self._breaker_batches,
         )
         pauses = watch.PauseWatch(service, PauseRecords(self._stored), consumer.set_paused, publisher)
         async with asyncio.TaskGroup() as group:
@@ -272,22 +270,26 @@ class SimulatedProcess:
             for module, name in self.root.routes:
                 replace_until_exit(replaced, module, name, _keeping(kept, f"{module.__name__}.{name}"))
             replace_until_exit(replaced, provisioning, "open_provider", lambda _settings: provider)
+            replace_until_exit(replaced, payment, "open_gateway", self._open_gateway)
             parts = self.root.assemble(self._settings, connections)
         if self.life is not None:
             self.life.context.run(_SERVING.set, kept)
             self.life.serves = True
         return parts
 
+    def _open_gateway(self, settings: PaymentSettings, stored: Database, clock: Clock) -> FaultyGateway:
+        return FaultyGateway(open_gateway(settings, stored, clock), self._injector)
+
     def _settings_of(self, name: str) -> float:
         return float(getattr(self._settings, name, 0.0))
 
     def _failpoint(self, life: Life, point: str) -> None:
-        self._observed.failpoints.add(point)
+        self._met.failpoints.add(point)
+        if not life.ended:
+            self._reach(life, f"at {point}")
+            if life.ended:
+                self._met.crashed_at.add(point)
         if life.ended:
-            raise SimulatedCrashError(point)
-        if self._injector.chance(plan.CRASH, self.name, plan.AT_FAILPOINT):
-            self._trace.note(f"*** crashes at {point}")
-            self.crash()
             raise SimulatedCrashError(point)
 
     def _observing(self, handlers: Handlers) -> Handlers:
@@ -296,19 +298,19 @@ class SimulatedProcess:
         return {kind: watched.setdefault(each, self._watched(each)) for kind, each in handlers.items()}
 
     def _watched(self, handler: Handler) -> Handler:
+        service = self.root.service.name
+
         async def handle(messages: Sequence[Any]) -> Sequence[Message]:
             try:
                 results = await handler(messages)
             except Exception as error:
-                self._note(messages, type(error).__name__)
+                self._met.errors.update((message.routing_key, type(error).__name__) for message in messages)
                 raise
-            self._note(messages, "handled")
+            if service != ORDER.name:
+                self._met.note_answers(service, messages, results)
             return results
 
         return handle
-
-    def _note(self, messages: Sequence[Message], outcome: str) -> None:
-        self._observed.outcomes.update((message.routing_key, outcome) for message in messages)
 
 
 @contextmanager

@@ -35,13 +35,28 @@ class ProviderSite:
         )
         self.sold_wrongly: set[str] = set()
         """The addresses of the sales that the fault `wrong address` has sent elsewhere."""
+        self.defects: list[str] = []
+        """What a service must never ask for."""
         self.injector = injector
         self.trace = trace
+        self._asked: set[str] = set()
+        """The addresses that are being bought."""
 
-    def fault(self) -> str:
-        """Return what goes wrong with the present call."""
-        fault = self.injector.chance(plan.PROVIDER, "provider")
-        return fault.place if fault else ""
+    def begin_sale(self, ip: str) -> None:
+        """Note that an address is asked for: one that is sold, or being bought, would silently become another one."""
+        if ip in self._asked or all(ip not in free for _, free in self.state.stock()):
+            self.defects.append(f"provider: {ip} was asked for, which another order has bought or is buying")
+        self._asked.add(ip)
+
+    def end_sale(self, ip: str) -> None:
+        """Note that the sale has taken place, or never will."""
+        self._asked.discard(ip)
+
+    def fault(self, call: str) -> str:
+        """Return what goes wrong with a call of this kind now."""
+        places = [place for place in plan.PROVIDER_PLACES if place.startswith(call)]
+        fault = self.injector.chance(plan.PROVIDER, "provider", *places)
+        return fault.place.partition(": ")[2] if fault else ""
 
     def sell(self, ip: str, ram: int | None, *, wrong_ip: bool) -> str:
         """Sell a server. Raises SoldOutError."""
@@ -61,7 +76,7 @@ class SimulatedProvider:
 
     async def packages(self) -> Sequence[Package]:
         """Return what is for sale."""
-        await self._call("packages")
+        await self._call(plan.STOCK)
         return [
             Package(str(each.package_id), each.name, each.status, len(free), free)
             for each, free in self._site.state.stock()
@@ -69,7 +84,7 @@ class SimulatedProvider:
 
     async def buy(self, ip: str, ram: int | None, *, before_sending: Callable[[], None]) -> str:
         """Buy a server: the sale happens at the provider, whether or not its answer arrives."""
-        fault = self._site.fault()
+        fault = self._site.fault(plan.SALE)
         if fault == "unreachable":
             raise ProviderError("buyvps: could not connect")
         before_sending()
@@ -79,6 +94,7 @@ class SimulatedProvider:
         if fault == "fails before the sale":
             await asyncio.sleep(_LATENCY)
             raise ProviderUnansweredError("buyvps: the connection broke")
+        self._site.begin_sale(ip)
         loop = asyncio.get_running_loop()
         sold: asyncio.Future[str] = loop.create_future()
         took = _SLOW if fault == "slow" else _LATENCY
@@ -95,6 +111,7 @@ class SimulatedProvider:
             raise ProviderError("buyvps: answered 409") from None
 
     def _sell(self, sold: "asyncio.Future[str]", ip: str, ram: int | None, wrong_ip: bool) -> None:
+        self._site.end_sale(ip)
         try:
             answer = self._site.sell(ip, ram, wrong_ip=wrong_ip)
         except SoldOutError as error:
@@ -106,7 +123,7 @@ class SimulatedProvider:
 
     async def access(self, ip: str) -> Access | None:
         """Return the access to a server that was sold."""
-        await self._call("status")
+        await self._call(plan.STATUS)
         server = self._site.state.server(ip)
         return None if server is None else Access(server.ip, server.username, server.password, server.os)
 
@@ -115,5 +132,5 @@ class SimulatedProvider:
 
     async def _call(self, name: str) -> None:
         await asyncio.sleep(_LATENCY)
-        if fault := self._site.fault():
+        if fault := self._site.fault(name):
             raise ProviderError(f"{name}: {fault}")

@@ -1,9 +1,10 @@
 """What a run of seeds and a failing plan look like for people, and as JSON. Pure: no I/O."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from simulation.runner import FAILPOINTS, ROWS, SeedResult, Summary
+from simulation.coverage import ANSWERS, DECISIONS, FAILPOINTS, KILLED_AT, ROWS
+from simulation.runner import SeedResult, Summary
 from simulation.world import Outcome
 
 SHOWN_STEPS = 150
@@ -19,14 +20,19 @@ def summary_lines(summary: Summary) -> Iterator[str]:
     )
     yield f"orders: {_counted(summary.statuses)}"
     yield f"faults: {_counted(summary.faults)}"
+    missing = summary.met.missing()
     yield (
-        f"met: {len(FAILPOINTS & summary.failpoints)} of {len(FAILPOINTS)} failpoints, "
-        f"{len(ROWS & summary.rows)} of {len(ROWS)} rows of the saga, {len(summary.outcomes)} outcomes of handlers"
+        f"met: {_share(FAILPOINTS, missing['failpoints'])} failpoints, "
+        f"{_share(FAILPOINTS, missing[KILLED_AT])} killed at, {_share(ROWS, missing['rows'])} rows of the saga, "
+        f"{_share(ANSWERS, missing['answers'])} answers, {_share(DECISIONS, missing['decisions'])} decisions about jobs"
     )
-    if summary.missing_failpoints:
-        yield f"failpoints never met: {', '.join(summary.missing_failpoints)}"
-    if summary.missing_rows:
-        yield f"rows never met: {', '.join(f'{event} in {status}' for status, event in summary.missing_rows)}"
+    for kind, never in missing.items():
+        if never:
+            yield f"{kind} never met: {', '.join(never)}"
+
+
+def _share(everything: Collection[Any], missing: Sequence[str]) -> str:
+    return f"{len(everything) - len(missing)} of {len(everything)}"
 
 
 def _counted(counts: dict[str, int]) -> str:
@@ -85,11 +91,8 @@ def as_json(summary: Summary, stories: Iterable[Outcome]) -> dict[str, Any]:
         "crashes": summary.crashes,
         "orders": dict(sorted(summary.statuses.items())),
         "faults": dict(sorted(summary.faults.items())),
-        "missing": {
-            "failpoints": summary.missing_failpoints,
-            "rows": [{"status": status, "event": event} for status, event in summary.missing_rows],
-        },
-        "outcomes": [{"type": type_, "outcome": outcome} for type_, outcome in sorted(summary.outcomes)],
+        "missing": summary.met.missing(),
+        "errors": [{"type": type_, "error": error} for type_, error in sorted(summary.met.errors)],
         "failed": [
             {"seed": failed.seed, "sha256": failed.sha256, "violations": list(failed.violations)}
             for failed in summary.failed

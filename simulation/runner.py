@@ -8,16 +8,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 
-from order_service.saga import SAGA
-from shared import failpoints
 from simulation import plan, world
+from simulation.coverage import Met
 from simulation.world import Outcome
-
-_ELSEWHERE = ("notification.", "operations.")
-"""The prefixes of failpoints in services that the simulation leaves out."""
-
-FAILPOINTS = frozenset(point for point in failpoints.ALL_POINTS if not point.startswith(_ELSEWHERE))
-ROWS = frozenset((str(status), event.__name__) for status, cells in SAGA.table.items() for event in cells)
 
 
 @dataclass(frozen=True)
@@ -32,9 +25,7 @@ class SeedResult:
     crashes: int
     steps: int
     virtual_seconds: float
-    failpoints: frozenset[str]
-    rows: frozenset[tuple[str, str]]
-    outcomes: frozenset[tuple[str, str]]
+    met: Met
 
 
 @dataclass
@@ -48,20 +39,8 @@ class Summary:
     virtual_seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
-    failpoints: set[str] = field(default_factory=set)
-    rows: set[tuple[str, str]] = field(default_factory=set)
-    outcomes: set[tuple[str, str]] = field(default_factory=set)
+    met: Met = field(default_factory=Met)
     failed: list[SeedResult] = field(default_factory=list)
-
-    @property
-    def missing_failpoints(self) -> list[str]:
-        """The failpoints that no seed has met."""
-        return sorted(FAILPOINTS - self.failpoints)
-
-    @property
-    def missing_rows(self) -> list[tuple[str, str]]:
-        """The rows of the saga's table that no seed has met: status and event."""
-        return sorted(ROWS - self.rows)
 
     @property
     def per_second(self) -> float:
@@ -76,9 +55,7 @@ class Summary:
         self.virtual_seconds += result.virtual_seconds
         self.faults += result.faults
         self.statuses += result.statuses
-        self.failpoints |= result.failpoints
-        self.rows |= result.rows
-        self.outcomes |= result.outcomes
+        self.met.add(result.met)
         if result.violations:
             self.failed.append(result)
 
@@ -98,9 +75,7 @@ def _kept(outcome: Outcome) -> SeedResult:
         outcome.crashes,
         len(outcome.trace),
         outcome.virtual_seconds,
-        outcome.failpoints,
-        outcome.rows,
-        outcome.outcomes,
+        outcome.met,
     )
 
 

@@ -2,9 +2,26 @@
 
 import hashlib
 import pdb
+from bdb import BdbQuit
 from collections.abc import Callable
+from typing import Any
 
 from simulation.loop import LIFE
+
+HEADER = (
+    "Stopped at this step, before anything else happens. `world` is everything that there is: "
+    "world.documents('order', 'orders') lists a collection, `up` leads to the code that takes the step, `c` goes on, "
+    "`q` ends the run."
+)
+
+
+def _stop(step: str, world: Any) -> None:
+    """Stop in the debugger. Whoever quits there ends the run: a service must not take that for an error of its own."""
+    try:
+        pdb.set_trace(header=f"{step}\n{HEADER}")
+        del step, world  # until here they can be looked at
+    except BdbQuit:
+        raise SystemExit("The run was ended in the debugger, without a verdict.") from None
 
 
 class Trace:
@@ -14,6 +31,8 @@ class Trace:
         self._now = now
         self._until = until
         self.lines: list[str] = []
+        self.world: Any = None
+        """What the debugger shows."""
 
     def note(self, what: str, process: str | None = None) -> None:
         """Add a step of a process, by default of the one that runs."""
@@ -22,7 +41,7 @@ class Trace:
             process = "world" if life is None else life.process
         self.lines.append(f"{self._now():10.4f}  {process:<15} {what}")
         if self._until is not None and len(self.lines) == self._until:
-            pdb.set_trace()
+            _stop(self.lines[-1], self.world)
 
     @property
     def sha256(self) -> str:

@@ -371,5 +371,7 @@ class MemoryBus:
 
 
 def _dead(envelope: Envelope, queue: str, reason: str) -> Envelope:
+    death = {"queue": queue, "reason": reason, "exchange": envelope.exchange, "routing-keys": [envelope.routing_key]}
     headers = dict(envelope.headers) | {"x-first-death-queue": queue, "x-first-death-reason": reason}
+    headers["x-death"] = [death, *headers.get("x-death", ())]
     return replace(envelope, headers=headers)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -64,15 +65,20 @@ def type_label(type_: str) -> str:
 
 def prepare(queue: str, types: Iterable[type[Message]], ladder: Iterable[RetryDelay]) -> None:
     """Start a queue's series at zero: Prometheus sees no increase in a series that begins with its first count."""
-    PAUSES.labels(queue)
     BREAKER_OPEN.labels(queue).set(0)
+    _start_counters(queue, tuple(message.routing_key for message in types), tuple(ladder))
+
+
+@cache
+def _start_counters(queue: str, types: tuple[str, ...], ladder: tuple[RetryDelay, ...]) -> None:
+    PAUSES.labels(queue)
     BREAKER_OPENED.labels(queue)
     for outcome in (SUCCEEDED, FAILED):
         BREAKER_TESTS.labels(queue, outcome)
-    for level in retry_queues(queue, tuple(ladder)):
+    for level in retry_queues(queue, ladder):
         RETRIES_SENT.labels(level)
         RETRIES_RETURNED.labels(level)
-    for type_ in (*(message.routing_key for message in types), _UNKNOWN):
+    for type_ in (*types, _UNKNOWN):
         for counter in (HANDLED_MESSAGES, RETRIED, DEAD_LETTERED):
             counter.labels(queue, type_)
 

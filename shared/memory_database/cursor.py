@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pymongo.errors import InvalidOperation
@@ -44,13 +45,11 @@ class MemoryCursor:
         return self._unread()
 
     async def to_list(self, length: int | None = None) -> list[Document]:
-        found: list[Document] = []
-        while length is None or len(found) < length:
-            try:
-                found.append(await anext(self))
-            except StopAsyncIteration:
-                break
-        return found
+        if length == 0:
+            return []
+        if self._found is None:
+            self._found = iter(await self._load(self._options))
+        return list(islice(self._found, length))
 
     async def next(self) -> Document:
         return await anext(self)

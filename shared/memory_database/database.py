@@ -64,6 +64,10 @@ class MemoryDatabase:
         """
         return self._server.elect(unknown)
 
+    def has_unconfirmed(self, collection: str) -> bool:
+        """Return whether an election would take back changes of a collection now."""
+        return self._server.has_unconfirmed(self._stored(collection))
+
     def delete_expired(self) -> int:
         """Delete the documents whose time is over by an index, as MongoDB does every minute; return their number."""
         now, deleted = encoded(self._server.clock()), 0

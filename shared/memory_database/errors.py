@@ -63,7 +63,7 @@ class ServerError(Exception):
 
 def refuse_options(what: str, options: Mapping[str, Any]) -> None:
     """Raise NotImplementedError for any option that is given."""
-    if given := sorted(name for name, value in options.items() if value is not None):
+    if options and (given := sorted(name for name, value in options.items() if value is not None)):
         raise NotImplementedError(f"{what} with {', '.join(given)}")
 
 

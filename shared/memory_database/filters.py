@@ -1,12 +1,15 @@
 """Queries: the conditions that a document must meet."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import ge, gt, le, lt
 from typing import Any
 
 from shared.memory_database import paths
 from shared.memory_database.errors import BAD_VALUE, ServerError
 from shared.memory_database.expressions import Variables, expression, is_true
 from shared.memory_database.values import MISSING, NULL_RANK, Document, comparable, encoded, is_mapping, key_of, rank
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {"$lt": lt, "$lte": le, "$gt": gt, "$gte": ge}
 
 Predicate = Callable[[Document], bool]
 Test = Callable[[Any], bool]
@@ -20,11 +23,22 @@ def matcher(query: Query, variables: Variables) -> Predicate:
     for name, condition in query.items():
         if name.startswith("$"):
             conditions.append(_logical(name, condition, variables))
+        elif is_operators(condition):
+            path = name.split(".")
+            conditions += [_operator(path, operator, argument, variables) for operator, argument in condition.items()]
         else:
-            conditions.extend(_of_field(name, condition, variables))
-    if len(conditions) == 1:
-        return conditions[0]
-    return lambda document: all(condition(document) for condition in conditions)
+            conditions.append(_any(name.split("."), _equals(condition)))
+    return conditions[0] if len(conditions) == 1 else _all(conditions)
+
+
+def _all(conditions: Sequence[Predicate]) -> Predicate:
+    def matches(document: Document) -> bool:
+        for condition in conditions:  # noqa: SIM110 - every document of every query comes through here
+            if not condition(document):
+                return False
+        return True
+
+    return matches
 
 
 def is_operators(condition: Any) -> bool:
@@ -81,19 +95,10 @@ def _logical(name: str, condition: Any, variables: Variables) -> Predicate:
         raise ServerError(BAD_VALUE, f"{name} argument must be a non-empty array")
     parts = [matcher(each, variables) for each in condition]
     if name == "$and":
-        return lambda document: all(part(document) for part in parts)
+        return _all(parts)
     if name == "$or":
         return lambda document: any(part(document) for part in parts)
     return lambda document: not any(part(document) for part in parts)
-
-
-def _of_field(name: str, condition: Any, variables: Variables) -> Iterator[Predicate]:
-    path = name.split(".")
-    if not is_operators(condition):
-        yield _any(path, _equals(condition))
-        return
-    for operator, argument in condition.items():
-        yield _operator(path, operator, argument, variables)
 
 
 def _operator(path: paths.Path, operator: str, argument: Any, variables: Variables) -> Predicate:
@@ -108,21 +113,20 @@ def _operator(path: paths.Path, operator: str, argument: Any, variables: Variabl
         case "$not":
             if not is_operators(argument):
                 raise NotImplementedError("$not of anything but operators")
-            parts = [_operator(path, each, value, variables) for each, value in argument.items()]
-            return lambda document: not all(part(document) for part in parts)
+            passes = _all([_operator(path, each, value, variables) for each, value in argument.items()])
+            return lambda document: not passes(document)
         case "$elemMatch":
             return _any(path, _has_element(_of_element(argument, variables)), expanded=False)
     return _any(path, _test(operator, argument))
 
 
 def _test(operator: str, argument: Any) -> Test:
-    match operator:
-        case "$eq":
-            return _equals(argument)
-        case "$in":
-            return _among(argument)
-        case "$lt" | "$lte" | "$gt" | "$gte":
-            return _ordered(operator, encoded(argument))
+    if operator == "$eq":
+        return _equals(argument)
+    if operator == "$in":
+        return _among(argument)
+    if operator in _COMPARISONS:
+        return _ordered(operator, encoded(argument))
     raise NotImplementedError(f"the query operator {operator}")
 
 
@@ -131,7 +135,12 @@ def _any(path: paths.Path, test: Test, *, expanded: bool = True) -> Predicate:
     if len(path) > 1:
         return lambda document: any(_passes(value, test, expanded) for value in paths.candidates(document, path))
     name = path[0]
-    return lambda document: _passes(document.get(name, MISSING), test, expanded)
+
+    def passes(document: Document) -> bool:
+        value = document.get(name, MISSING)
+        return test(value) or (type(value) is list and expanded and any(map(test, value)))
+
+    return passes
 
 
 def _none(path: paths.Path, test: Test) -> Predicate:
@@ -174,14 +183,8 @@ def _ordered(operator: str, argument: Any) -> Test:
         return _is_null if operator in ("$lte", "$gte") else lambda _: False
     if type(argument) is list:
         raise NotImplementedError(f"{operator} of an array")
-    wanted = comparable(argument)
-    compares: dict[str, Test] = {
-        "$lt": lambda value: rank(value) == wanted_rank and comparable(value) < wanted,
-        "$lte": lambda value: rank(value) == wanted_rank and comparable(value) <= wanted,
-        "$gt": lambda value: rank(value) == wanted_rank and comparable(value) > wanted,
-        "$gte": lambda value: rank(value) == wanted_rank and comparable(value) >= wanted,
-    }
-    return compares[operator]
+    wanted, compare = comparable(argument), _COMPARISONS[operator]
+    return lambda value: rank(value) == wanted_rank and compare(comparable(value), wanted)
 
 
 def _of_element(condition: Mapping[str, Any], variables: Variables) -> Test:

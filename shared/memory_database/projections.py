@@ -1,6 +1,7 @@
 """Projections: the fields of a document that a query returns."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from shared.memory_database.values import Document, copied
@@ -15,6 +16,17 @@ def projection(given: Mapping[str, Any] | None) -> Projection:
     """Return a function that copies a document's wanted fields. Raises NotImplementedError for other operators."""
     if not given:
         return copied
+    if all(type(value) is bool or type(value) is int for value in given.values()):
+        return _of_flags(tuple((name, bool(value)) for name, value in given.items()))
+    return _projection(given)
+
+
+@lru_cache(1000)
+def _of_flags(given: tuple[tuple[str, bool], ...]) -> Projection:
+    return _projection(dict(given))
+
+
+def _projection(given: Mapping[str, Any]) -> Projection:
     kinds = {_is_included(value) for name, value in given.items() if name != "_id" or value}
     if kinds <= {None, False}:
         tree = _tree({name: value for name, value in given.items() if value is not True})

@@ -14,24 +14,25 @@ Order = Sequence[tuple[str, int]]
 
 def find(view: View, query: Query, variables: Variables) -> list[Document]:
     """Return the documents that match: by id if the query names ids, else in the order of their insertion."""
-    matches = matcher(query, variables)
-    return [document for document in _named(view, query) if matches(document)]
+    found, rest = _named(view, query)
+    return list(filter(matcher(rest, variables), found) if rest else found)
 
 
-def _named(view: View, query: Query) -> Iterable[Document]:
-    """Return the documents among which are those that match."""
+def _named(view: View, query: Query) -> tuple[Iterable[Document], Query]:
+    """Return the documents among which are those that match, and the conditions that they need not meet."""
     if "_id" not in query:
-        return view.values()
+        return view.values(), query
     named = query["_id"]
+    rest: Query = {name: condition for name, condition in query.items() if name != "_id"}
     if not is_operators(named):
         keys = [key_of(encoded(named))]
     elif "$in" in named:
         ids = {key_of(value): value for value in encoded(list(named["$in"]))}
-        keys = sorted(ids, key=lambda key: order_of(ids[key]))
+        keys = sorted(ids, key=lambda key: order_of(ids[key])) if len(ids) > 1 else list(ids)
+        rest = rest if len(named) == 1 else query
     else:
-        return view.values()
-    found = map(view.get, keys)
-    return [document for document in found if document is not None]
+        return view.values(), query
+    return [document for key in keys if (document := view.get(key)) is not None], rest
 
 
 def in_order(documents: Iterable[Document], order: Order) -> list[Document]:

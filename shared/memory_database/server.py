@@ -91,7 +91,10 @@ class Server:
 
     def collection(self, namespace: str) -> StoredCollection:
         """Return a collection, which need not exist."""
-        return self._collections.setdefault(namespace, StoredCollection(namespace))
+        found = self._collections.get(namespace)
+        if found is None:
+            found = self._collections[namespace] = StoredCollection(namespace)
+        return found
 
     def collections(self, database: str) -> list[StoredCollection]:
         """Return the collections of a database that exist, by name."""
@@ -124,9 +127,15 @@ class Server:
         """The end of the log."""
         return self._log_start + len(self._log)
 
+    def has_unconfirmed(self, collection: StoredCollection) -> bool:
+        """Return whether there are changes of a collection that no majority has confirmed."""
+        return any(record.collection is collection for record in self._log[self._confirmed - self._log_start :])
+
     def view(self, collection: StoredCollection, reader: Snapshot | Transaction | None, *, confirmed: bool) -> View:
         """Return what a reader sees; without a snapshot or a transaction, the latest state or what is confirmed."""
-        start = reader.snapshot if reader is not None else self._shown if confirmed else self.position
+        if reader is None and not confirmed:
+            return collection.documents
+        start = reader.snapshot if reader is not None else self._shown
         changed: dict[Any, Document | None] = {}
         if start < self.position:
             for record in reversed(self._log[start - self._log_start :]):
@@ -275,13 +284,14 @@ class Server:
         position = self.position if position is None else position
         if position <= self._confirmed and self._shown == self._confirmed:
             return
-        waiting = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[None] = loop.create_future()
         self._waiting.append((position, waiting))
+        timer = loop.call_later(self._timeout_seconds, _give_up, waiting)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await waiting
-        except TimeoutError:
-            raise _timed_out() from None
+            await waiting
+        finally:
+            timer.cancel()
 
     def require_same_primary(self, term: int, reader: Snapshot | Transaction | None) -> None:
         """Raise NotPrimaryError if there was an election since a call began, which may have taken back its writes.
@@ -339,6 +349,11 @@ class Server:
         needed = min([self._shown - KEPT_RECORDS, *(reader.snapshot for reader in self._readers)])
         del self._log[: max(0, needed - self._log_start)]
         self._log_start = max(needed, self._log_start)
+
+
+def _give_up(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_exception(_timed_out())
 
 
 def _timed_out() -> ServerError:

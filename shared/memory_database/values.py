@@ -86,7 +86,8 @@ def copied(value: Any) -> Any:
 
 def is_mapping(value: Any) -> bool:
     """Return whether a value of a caller stands for a document."""
-    return type(value) is dict or isinstance(value, Mapping)
+    kind = type(value)
+    return kind is dict or (kind not in _UNCHANGED and isinstance(value, Mapping))
 
 
 def integer(value: int) -> int:

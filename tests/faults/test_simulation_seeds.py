@@ -14,6 +14,7 @@ from inventory_service.pending_moves import PendingMoves
 from order_service.orders import Orders
 from simulation import books, plan, report, shrinking, world
 from simulation.plan import Plan
+from simulation.trace import HEADER
 from simulation.world import Outcome
 from tests.support.seeds import SEEDS
 
@@ -123,3 +124,18 @@ def test_a_simulation_that_fails_names_its_seed(monkeypatch: pytest.MonkeyPatch)
     outcome = world.run(plan.draw(5).keep((1,), ()))
     assert outcome.plan.seed == 5
     assert [each.partition(" in ")[0] for each in outcome.violations] == ["the simulation failed: KeyError('retainer')"]
+
+
+def test_the_debugger_stops_at_a_step_with_the_world_at_hand() -> None:
+    command = [sys.executable, "-m", "operations.cli", "simulate", "--seed", "11", "--only-orders", "1"]
+    asked = "p step\np sorted(world.documents('inventory', 'products')[0])[:2]\nup\np what\nq\n"
+    done = subprocess.run(
+        [*command, "--until", "200"], input=asked, capture_output=True, text=True, check=False, timeout=600
+    )
+    header, explained, *shown = done.stdout.splitlines()
+    outcome = world.run(plan.draw(11).keep((1,), plan.draw(11).numbers[1]))
+    assert (header, explained) == (outcome.trace[199], HEADER)
+    assert f"(Pdb) {header!r}" in shown
+    assert "(Pdb) ['_id', 'kind']" in shown
+    assert done.stderr.endswith("without a verdict.\n")
+    assert done.returncode == 1

@@ -10,7 +10,7 @@ import pytest
 
 from shared.database import Document
 from simulation import books, plan, world
-from simulation.books import Books
+from simulation.books import Books, News
 from simulation.people import PromisedRefund, Shop
 from simulation.provider import ProviderSite
 
@@ -26,7 +26,7 @@ class Closed:
     published: set[tuple[str, str]]
 
     def judged(self, **changed: Any) -> list[str]:
-        return books.judge(replace(self.books, **changed), self.shop, self.site, self.now, self.published)
+        return books.judge(replace(self.books, **changed), self.shop, self.site, self.now, News(self.published))
 
     def one(self, **wanted: Any) -> Document:
         """Return the first order with these fields."""
@@ -40,9 +40,9 @@ def run() -> Closed:
     seen: list[Closed] = []
     judge = books.judge
 
-    def noting(found: Books, shop: Shop, site: ProviderSite, now: datetime, published: Any) -> list[str]:
-        seen.append(Closed(found, shop, site, now, set(published)))
-        return judge(found, shop, site, now, published)
+    def noting(found: Books, shop: Shop, site: ProviderSite, now: datetime, news: News) -> list[str]:
+        seen.append(Closed(found, shop, site, now, set(news.published)))
+        return judge(found, shop, site, now, news)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(books, "judge", noting)
@@ -201,6 +201,42 @@ def test_an_order_whose_end_nobody_was_told_is_found(closed: Closed) -> None:
     key = closed.one(status="CONFIRMED")["_id"]
     closed.published.remove(("order.confirmed", key))
     assert has(closed.judged(), "news", key)
+
+
+def test_an_order_that_was_announced_as_what_it_is_not_is_found(closed: Closed) -> None:
+    key = closed.one(status="CONFIRMED")["_id"]
+    closed.published.add(("order.cancelled", key))
+    assert has(closed.judged(), "news", f"{key} is CONFIRMED, and order.cancelled was published")
+
+
+def test_news_that_the_broker_has_lost_are_not_missed(closed: Closed) -> None:
+    lost = News(set(), is_complete=False)
+    assert books.judge(closed.books, closed.shop, closed.site, closed.now, lost) == []
+
+
+def test_an_address_that_is_sold_or_being_bought_must_not_be_asked_for(closed: Closed) -> None:
+    free, sold = "103.181.91.11", "103.181.91.12"
+    closed.site.begin_sale(free)
+    closed.site.end_sale(free)
+    closed.site.begin_sale(free)
+    assert closed.site.defects == []
+    closed.site.begin_sale(free)
+    closed.site.sell(sold, None, wrong_ip=True)
+    closed.site.begin_sale(closed.site.state.purchases[-1].ip)
+    assert [defect.split()[1] for defect in closed.site.defects] == [free, closed.site.state.purchases[-1].ip]
+
+
+def test_a_job_that_two_workers_have_done_is_found(closed: Closed) -> None:
+    key, job = next((key, job) for key, job in closed.books.jobs.items() if job["state"] == "COMPLETED")
+    again = [*job["attempts"], job["attempts"][-1]]
+    assert has(closed.judged(jobs=changed(closed.books.jobs, key, attempts=again)), "twice", key)
+
+
+def test_a_hold_that_two_orders_have_taken_is_found(closed: Closed) -> None:
+    one, other, *_ = (key for key in closed.books.reservations if ":" not in key)
+    used = {"usedHold": {"holdId": "h1", "outcome": "TAKEN"}}
+    reservations = changed(changed(closed.books.reservations, one, **used), other, **used)
+    assert has(closed.judged(reservations=reservations), "twice", "h1")
 
 
 def test_what_is_overdue_is_found_by_the_audits_judges(closed: Closed) -> None:

@@ -18,6 +18,7 @@ from pymongo.read_concern import ReadConcern
 from shared import clock
 from shared.memory_database import MemoryDatabase
 from simulation import plan, processes, report, shrinking, world
+from simulation.coverage import Met
 from simulation.entropy import BEGINNING, seeded
 from simulation.faults import Injector
 from simulation.logs import logging_to
@@ -306,13 +307,13 @@ def test_a_fault_happens_once_at_its_chance() -> None:
     )
 
     def chance(place: str = plan.BEFORE_WRITE) -> bool:
-        return injector.chance(plan.CRASH, "order-1", place) is not None
+        return injector.strike("order-1", place) is not None
 
     assert not chance()  # too early
     now = 10.0
     assert not chance(plan.AFTER_WRITE)  # another place
     assert not chance()  # the one that it lets pass
-    assert injector.chance(plan.CRASH, "order-2") is None
+    assert injector.strike("order-2", plan.BEFORE_WRITE) is None
     assert chance()
     assert not chance()
     assert [fault.number for fault in injector.happened] == [1]
@@ -349,9 +350,7 @@ def test_a_story_names_its_parts_and_how_to_see_it_again() -> None:
 
 def test_a_failure_that_does_not_happen_again_is_told_as_that() -> None:
     again = outcome(plan.draw(3))
-    failed = SeedResult(
-        3, "1" * 64, ("stock: 3 are free",), Counter(), Counter(), 0, 2, 1.0, frozenset(), frozenset(), frozenset()
-    )
+    failed = SeedResult(3, "1" * 64, ("stock: 3 are free",), Counter(), Counter(), 0, 2, 1.0, Met())
     (line,) = report.told(failed, again)
     assert line.startswith("seed 3 does not fail again")
     assert (failed.sha256 in line, again.sha256 in line) == (True, True)
