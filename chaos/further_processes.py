@@ -5,22 +5,22 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from operations.stack.layout import Layout
+from operations.stack.layout import Layout, numbered
+from operations.stack.ports import PortClaims
 from operations.stack.processes import Child, find, spawn
 from operations.stack.services import ServiceProgram
 from operations.stack.start import StackStartError, wait_until_ready
 from operations.stack.state import ProcessState, read_state
 from shared.services import PROCESSES
 
-PORTS_APART = 50
-READY_WITHIN = 90.0
+READY_WITHIN = 180.0
 RESTART_AFTER = 0.2
 
 
 class FurtherProcess:
     """One more process of a service, with the settings of the first, and started again when it dies."""
 
-    def __init__(self, directory: Path, service: str, number: int) -> None:
+    def __init__(self, directory: Path, service: str, number: int, port: int) -> None:
         """Raise LookupError if the stack does not run this service."""
         self._layout = Layout(directory)
         state = read_state(self._layout)
@@ -28,17 +28,16 @@ class FurtherProcess:
         first = find(identity) if identity else None
         if first is None:
             raise LookupError(f"{service} does not run")
-        port = state.ports[service] + (number - 1) * PORTS_APART
         self._program = ServiceProgram(service, port, first.environ())
-        self._name = f"{service}-{number}"
+        self._name = numbered(service, number)
         self._child: Child | None = None
-        self._ready = False
+        self.ready = asyncio.Event()
 
     @property
     def state(self) -> ProcessState:
         """Its process and whether it is ready."""
         identity = self._child.identity if self._child and self._child.running else None
-        return ProcessState(self._name, self._program.url, identity, self._ready)
+        return ProcessState(self._name, self._program.url, identity, self.ready.is_set())
 
     async def run(self) -> None:
         """Keep it running, until cancelled."""
@@ -48,13 +47,13 @@ class FurtherProcess:
             try:
                 with contextlib.suppress(StackStartError):
                     await wait_until_ready(self._program, child, READY_WITHIN)
-                    self._ready = True
+                    self.ready.set()
                 await child.wait()
             except asyncio.CancelledError:
                 await child.end(self._program.grace_seconds)
                 raise
             finally:
-                self._ready = False
+                self.ready.clear()
             await asyncio.sleep(RESTART_AFTER)
 
 
@@ -62,19 +61,22 @@ class FurtherProcess:
 async def further_processes(
     directory: Path, number: int, services: Sequence[str] = tuple(PROCESSES)
 ) -> AsyncIterator[dict[str, FurtherProcess]]:
-    """Run `number` processes of each of the services rather than one; yield the further ones by name, all ready."""
-    further = {
-        f"{service}-{each}": FurtherProcess(directory, service, each)
-        for service in services
-        for each in range(2, number + 1)
-    }
-    tasks = [asyncio.create_task(process.run()) for process in further.values()]
-    try:
-        async with asyncio.timeout(READY_WITHIN):
-            while not all(process.state.ready for process in further.values()):
-                await asyncio.sleep(0.1)
-        yield further
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    """Run `number` processes of each of the services rather than one; yield the further ones by name, all ready.
+
+    Raises TimeoutError if they do not get ready.
+    """
+    with PortClaims() as claims:
+        further = {
+            numbered(service, each): FurtherProcess(directory, service, each, claims.claim_free())
+            for service in services
+            for each in range(2, number + 1)
+        }
+        tasks = [asyncio.create_task(process.run()) for process in further.values()]
+        try:
+            async with asyncio.timeout(READY_WITHIN):
+                await asyncio.gather(*(process.ready.wait() for process in further.values()))
+            yield further
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
