@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from chaos.clients import Clients
+from chaos.clock_faults import has_clock_faults
 from chaos.fault import Fault, Injected
 from chaos.further_processes import further_processes
 from chaos.operator import open_letters, replay_letters
@@ -72,7 +73,7 @@ async def run(plan: ChaosPlan, directory: Path, tell: Tell) -> Result:
     began, stack = time.monotonic(), ChaosStack(directory)
     location = stack.location
     async with (
-        further_processes(directory, PROCESSES, tuple(SERVICES)) as further,
+        further_processes(directory, PROCESSES, tuple(SERVICES), own_clocks=has_clock_faults(plan.faults)) as further,
         aiohttp.ClientSession(headers=location.headers, connector=aiohttp.TCPConnector(limit=0)) as session,
         open_mongodb(location.mongodb_url, purpose="chaos", name="ordersaga-chaos") as client,
     ):

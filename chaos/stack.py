@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pymongo
 
+from chaos.clocks import FakedClock
+from chaos.disks import disk_of
 from chaos.further_processes import FurtherProcess
 from operations.demo.demo_stack import StackDisplay
 from operations.doctor.broker_cluster import check_nodes
@@ -68,6 +70,11 @@ class ChaosStack:
     def processes_of(self, service: str) -> list[str]:
         """Return the names of all processes of a service."""
         return [service, *(name for name in self._further if name.rpartition("-")[0] == service)]
+
+    @property
+    def clocks(self) -> dict[str, FakedClock]:
+        """The clocks that can jump, by the names of their processes."""
+        return {name: process.clock for name, process in self._further.items() if process.clock is not None}
 
     @property
     def names(self) -> list[str]:
@@ -161,10 +168,14 @@ class ChaosStack:
     async def whole(self) -> None:
         """Wait until all nodes of the broker see each other, as `ordersaga doctor` judges it. Raises TimeoutError."""
         deadline = time.monotonic() + BACK_WITHIN
-        while self.is_cluster and (wrong := await asyncio.to_thread(self._what_is_apart)):
+        while self.is_cluster and (wrong := await self.what_is_apart()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the cluster is not whole after {BACK_WITHIN:g} s: {wrong}")
             await asyncio.sleep(0.5)
+
+    async def what_is_apart(self) -> str:
+        """Return which nodes do not see each other, in words; an empty text if all do."""
+        return await asyncio.to_thread(self._what_is_apart)
 
     def _what_is_apart(self) -> str:
         try:
@@ -183,24 +194,31 @@ class OwnStack:
 
 
 @contextlib.contextmanager
-def own_stack(display: StackDisplay, settings: Mapping[str, str], *, cluster: bool) -> Iterator[OwnStack]:
+def own_stack(
+    display: StackDisplay, settings: Mapping[str, str], *, cluster: bool, on_small_disks: Sequence[str] = ()
+) -> Iterator[OwnStack]:
     """Start a stack with these settings on free ports in a temporary directory, and end it.
 
-    Raises one of `CANNOT_RUN` if it does not start.
+    The servers named have a small disk each. Raises one of `CANNOT_RUN` if it does not start.
     """
     own = OwnStack(Path(tempfile.mkdtemp(prefix="ordersaga-chaos-")))
     layout = Layout(own.directory)
+    disks = [disk_of(layout, server) for server in on_small_disks]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
     kept |= {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ}
     # A state directory of its own: other commands must not find this stack as the one used last.
     environment = {**kept, **settings, "XDG_STATE_HOME": str(own.directory / "state")}
     try:
+        for disk in disks:
+            disk.mount()
         options = StackOptions(own.directory, tuple(PROCESSES), port_offset=_free_offset(), cluster=cluster)
         with display.starting(layout) as listener:
             start_in_background(options, listener, environment)
         yield own
     finally:
         _end(layout, display)
+        for disk in disks:
+            disk.keep() if own.keep else disk.unmount()
         if own.keep:
             display.data_kept(own.directory)
         else:

@@ -1,12 +1,17 @@
 """The command `ordersaga chaos`."""
 
+import contextlib
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 import uvloop
 from rich.console import Console
 
-from chaos.catalogue import catalogue, choose
+from chaos.catalogue import catalogue, choose, needs_namespaces
+from chaos.disk_faults import servers_on_small_disks
+from chaos.fault import Fault
+from chaos.namespaces import NamespaceError, enter
 from chaos.report import Result
 from chaos.running import ChaosPlan, run
 from chaos.stack import own_stack
@@ -43,6 +48,7 @@ def chaos(
         kinds = choose(catalogue(cluster=cluster), only)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from None
+    _isolate(kinds)
     possible = [kind for kind in kinds if kind.missing() is None]
     left_out = {kind.title: why for kind in kinds if (why := kind.missing()) is not None}
     plan = ChaosPlan(possible, seed, faults, 60 * minutes, rate, left_out)
@@ -61,11 +67,21 @@ def chaos(
     raise typer.Exit(0 if result.ok else 1)
 
 
+def _isolate(kinds: Sequence[Fault]) -> None:
+    """Give the run a network and mounts of its own if its faults need them; without, those are left out."""
+    if needs_namespaces(kinds):
+        with contextlib.suppress(NamespaceError):
+            enter()
+
+
 def _run(plan: ChaosPlan, progress: Console, *, cluster: bool) -> Result:
     def tell(line: str) -> None:
         progress.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    with own_stack(TemporaryStackDisplay(progress), plan.settings, cluster=cluster) as own:
+    on_small_disks = servers_on_small_disks(plan.faults)
+    with own_stack(
+        TemporaryStackDisplay(progress), plan.settings, cluster=cluster, on_small_disks=on_small_disks
+    ) as own:
         own.keep = True  # unless all is well: an error leaves logs and answers, too
         result = uvloop.run(run(plan, own.directory, tell))
         own.keep = not result.ok
