@@ -119,23 +119,18 @@ async def run(plan: ChaosPlan, directory: Path, tell: Tell) -> Result:
 
 @contextlib.contextmanager
 def _interruption() -> Iterator[asyncio.Event]:
-    """Yield an event that is set by the first SIGINT or SIGTERM; the next one ends the program."""
+    """Yield an event that is set by the first SIGINT; the next one ends the program."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def interrupt() -> None:
         stop.set()
-        remove()
+        loop.remove_signal_handler(signal.SIGINT)
 
-    def remove() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     try:
         yield stop
     finally:
-        remove()
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 class Chaos:

@@ -1,5 +1,6 @@
 """The command `ordersaga chaos`."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -13,6 +14,9 @@ from chaos.stack import own_stack
 from operations.commands.stack_display import TemporaryStackDisplay
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.stack.run import CANNOT_RUN
+
+INTERRUPTED = 130
+"""The exit status after a second SIGINT, or one that came before the first fault."""
 
 
 def chaos(
@@ -37,7 +41,7 @@ def chaos(
     clients saw nothing of each fault any more. Ctrl-C ends the fault, and judges what has happened until then.
 
     Exit status 0 if everything that clients were told is so and the books balance, 1 if not, 2 for wrong usage, 3 if a
-    server cannot be reached.
+    server cannot be reached, 130 when interrupted before there was anything to judge.
     """
     try:
         kinds = choose(catalogue(cluster=cluster), only)
@@ -47,11 +51,17 @@ def chaos(
     left_out = {kind.title: why for kind in kinds if (why := kind.missing()) is not None}
     plan = ChaosPlan(possible, seed, faults, 60 * minutes, rate, left_out)
     progress = open_console(stderr=True)
+    # SIGTERM and SIGHUP end it as ctrl-C does: with a verdict, and without the stack.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         result = _run(plan, progress, cluster=cluster)
     except CANNOT_RUN as error:
         print_error(str(error))
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print_error("interrupted without a verdict")
+        raise typer.Exit(INTERRUPTED) from None
     if as_json_document:
         print_json(result.as_json())
     else:

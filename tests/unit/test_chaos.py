@@ -158,7 +158,7 @@ async def struck(name: str, stack: FakeStack, number: int = 0) -> Injected:
 
 async def test_every_process_is_hit_at_some_time() -> None:
     stack = FakeStack()
-    for number, fault in enumerate(process_faults(cluster=True) * 40):
+    for number, fault in enumerate([*process_faults(cluster=True)] * 40):
         await fault.strike(cast("ChaosStack", stack), random.Random(number))
     hit = {what.split()[1] for what in stack.happened}
     assert hit == {"supervisor", *NODES, *MEMBERS, *SERVICES, *(f"{service}-2" for service in SERVICES)}
