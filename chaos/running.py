@@ -26,6 +26,7 @@ from operations.audit import audit
 from operations.audit.order_records import OrderRecords
 from operations.errors import UnreachableError
 from operations.reading.connection import open_mongodb
+from shared.errors import StartError
 from shared.services import PROVISIONING, SERVICES
 
 PROCESSES = 2
@@ -133,6 +134,10 @@ def _interruption() -> Iterator[asyncio.Event]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
+class _InterruptedError(Exception):
+    """The run is to end with the fault that is over."""
+
+
 class Chaos:
     """Lets one fault after the other happen, and waits each time until clients see nothing of it any more."""
 
@@ -157,21 +162,23 @@ class Chaos:
                         return Ending("all happened", is_whole=True)
                     if time.monotonic() > end:
                         return Ending("the minutes were over", is_whole=True)
-                    if self._stop.is_set():
-                        return Ending("interrupted", is_whole=True)
                     planned, injected = await self._strike(upcoming)
                     upcoming.remove(planned)
                     self.hits.append(hit := await self._live_through(planned, injected))
                     self._tell(f"{len(self.hits)}{f'/{plan.most}' if plan.most else ''} {hit.in_words()}")
-        except (TimeoutError, UnreachableError, LookupError) as error:
+        except _InterruptedError:
+            return Ending("interrupted", is_whole=True)
+        except (TimeoutError, LookupError, UnreachableError, StartError) as error:
             return Ending(str(error), is_whole=False)
         raise AssertionError("rounds have no end")
 
     async def _strike(self, upcoming: Sequence[Planned]) -> tuple[Planned, Injected]:
         """Inject the first of these faults that can be had now. Raises TimeoutError if none can for a long time."""
         deadline, why = time.monotonic() + BACK_WITHIN, ""
-        while time.monotonic() < deadline and not self._stop.is_set():
+        while time.monotonic() < deadline:
             for planned in upcoming:
+                if self._stop.is_set():
+                    raise _InterruptedError
                 try:
                     return planned, await planned.fault.strike(self._stack, planned.chance())
                 except LookupError as error:

@@ -1,6 +1,7 @@
 """The plan of a run of chaos, what its faults may hit, and its report."""
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections import Counter
@@ -9,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 
 from chaos.catalogue import catalogue, choose
@@ -269,6 +271,38 @@ async def test_a_run_says_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None
     assert await chaos.let_happen(plan) == Ending("no fault was possible for 0.05 s: it is away", is_whole=False)
     over = ChaosPlan([OneKind()], seed=1, most=1, seconds=-1, rate=1)
     assert await chaos.let_happen(over) == Ending("the minutes were over", is_whole=True)
+
+
+async def test_an_interruption_ends_a_run_while_it_waits_for_a_fault_to_be_possible() -> None:
+    stop = asyncio.Event()
+
+    class Interrupted(OneKind):
+        async def strike(self, _stack: ChaosStack, chance: random.Random) -> Injected:
+            stop.set()
+            raise LookupError("it is away")
+
+    chaos = Chaos(
+        cast("Any", FakeStack()), cast("Any", SettledAtOnce()), cast("Any", SettledAtOnce()), stop, lambda _: None
+    )
+    plan = ChaosPlan([Interrupted()], seed=1, most=1, seconds=60, rate=1)
+    assert await chaos.let_happen(plan) == Ending("interrupted", is_whole=True)
+
+
+async def test_a_victim_that_has_just_ended_is_no_victim_and_the_supervisor_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ended(_process: FakeProcess) -> None:
+        raise psutil.NoSuchProcess(1)
+
+    monkeypatch.setattr(FakeProcess, "kill", ended)
+    ways = set()
+    for number in range(10):
+        stack = FakeStack()
+        with contextlib.suppress(LookupError):
+            lost = await struck("server-lost", stack, number)
+            await lost.repair()
+        ways.add(tuple(what.split()[0] for what in stack.happened))
+    assert ways == {("stop", "continue")}
 
 
 # --- The report. ---
