@@ -19,8 +19,9 @@ from shared.services import INVENTORY, ORDER, PAYMENT
 ANSWER_WITHIN = 5.0
 """More than an election. Then the request is repeated, at another process."""
 GIVE_UP_SECONDS = 120.0
-PAUSE_SECONDS = 0.1
-"""The pause of a client before it asks again."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+"""The pauses of a client before it asks again: each is longer than the one before, so that many do not keep a service
+from recovering."""
 LOOKS_EVERY, LOOKS_FOR = 0.5, 60.0
 """How often, and for how long, a client looks whether its order is fulfilled."""
 
@@ -206,7 +207,7 @@ class Clients:
             self.availability.repeated_because[answer.error or str(answer.status)] += 1
             if time.monotonic() > deadline:
                 return None
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(min(LONGEST_PAUSE, SHORTEST_PAUSE * (attempt + 1)))
         raise AssertionError("it is asked without end")
 
     async def _once_more(self, request: Request, call: Call) -> None:
@@ -215,7 +216,7 @@ class Clients:
         while time.monotonic() < deadline:
             if (await self._send(request, call)).is_final:
                 return
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(LONGEST_PAUSE)
 
     async def _send(self, request: Request, call: Call) -> Answer:
         answer = await self._answer(request.key, call)

@@ -102,7 +102,7 @@ async def _spare_one(stack: ChaosStack, servers: Sequence[str]) -> None:
 
 async def kill(stack: ChaosStack, _chance: random.Random, name: str) -> Injected:
     """Kill it with -9; the supervisor starts it again."""
-    stack.find(name).kill()
+    _kill(stack.find(name))
     return Injected(name)
 
 
@@ -122,15 +122,32 @@ async def keep_away(stack: ChaosStack, chance: random.Random, name: str) -> Inje
     seconds = chance.uniform(SHORTEST_LOSS, LONGEST_LOSS)
     if chance.random() < 1 / 2:
         return _stop(stack, name, seconds)
-    supervisor = stack.supervisor()
+    victim, supervisor = stack.find(name), stack.supervisor()
+    injected = Injected(f"{name}, killed and kept away for {seconds:.0f} s", seconds, _continuing(supervisor))
     supervisor.suspend()
-    stack.find(name).kill()
-    return Injected(f"{name}, killed and kept away for {seconds:.0f} s", seconds, _continuing(supervisor))
+    try:
+        _kill(victim)
+    except LookupError:
+        await injected.repair()
+        raise
+    return injected
+
+
+def _kill(process: psutil.Process) -> None:
+    """Kill a process. Raises LookupError if it has just ended."""
+    try:
+        process.kill()
+    except psutil.NoSuchProcess as error:
+        raise LookupError(str(error)) from error
 
 
 def _stop(stack: ChaosStack, name: str, seconds: float) -> Injected:
+    """Stop a process for so long. Raises LookupError if it has just ended."""
     stopped = stack.find(name)
-    stopped.suspend()
+    try:
+        stopped.suspend()
+    except psutil.NoSuchProcess as error:
+        raise LookupError(str(error)) from error
     injected = Injected(f"{name}, stopped for {seconds:.1f} s", seconds, _continuing(stopped))
     if stack.is_cluster and name in stack.nodes and seconds > PARTED_AFTER:
         injected.duty, injected.told = _restarting(stack, name), f"restarted {name} (docs/clusters.md)"

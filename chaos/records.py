@@ -62,6 +62,11 @@ class Request:
         return self.accepted is None and any(not answer.is_final for answer in self.answers)
 
     @property
+    def is_unanswered(self) -> bool:
+        """Whether the client has given up."""
+        return self.accepted is None and not (self.answers and self.answers[-1].is_final)
+
+    @property
     def refusal(self) -> Answer | None:
         """The last answer if it refused the request for good."""
         last = self.answers[-1] if self.answers else None

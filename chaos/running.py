@@ -27,6 +27,7 @@ from operations.audit import audit
 from operations.audit.order_records import OrderRecords
 from operations.errors import UnreachableError
 from operations.reading.connection import open_mongodb
+from shared.errors import StartError
 from shared.services import PROVISIONING, SERVICES
 
 PROCESSES = 2
@@ -120,23 +121,22 @@ async def run(plan: ChaosPlan, directory: Path, tell: Tell) -> Result:
 
 @contextlib.contextmanager
 def _interruption() -> Iterator[asyncio.Event]:
-    """Yield an event that is set by the first SIGINT or SIGTERM; the next one ends the program."""
+    """Yield an event that is set by the first SIGINT; the next one ends the program."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def interrupt() -> None:
         stop.set()
-        remove()
+        loop.remove_signal_handler(signal.SIGINT)
 
-    def remove() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     try:
         yield stop
     finally:
-        remove()
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+class _InterruptedError(Exception):
+    """The run is to end with the fault that is over."""
 
 
 class Chaos:
@@ -163,21 +163,23 @@ class Chaos:
                         return Ending("all happened", is_whole=True)
                     if time.monotonic() > end:
                         return Ending("the minutes were over", is_whole=True)
-                    if self._stop.is_set():
-                        return Ending("interrupted", is_whole=True)
                     planned, injected = await self._strike(upcoming)
                     upcoming.remove(planned)
                     self.hits.append(hit := await self._live_through(planned, injected))
                     self._tell(f"{len(self.hits)}{f'/{plan.most}' if plan.most else ''} {hit.in_words()}")
-        except (TimeoutError, UnreachableError, LookupError) as error:
+        except _InterruptedError:
+            return Ending("interrupted", is_whole=True)
+        except (TimeoutError, LookupError, UnreachableError, StartError) as error:
             return Ending(str(error), is_whole=False)
         raise AssertionError("rounds have no end")
 
     async def _strike(self, upcoming: Sequence[Planned]) -> tuple[Planned, Injected]:
         """Inject the first of these faults that can be had now. Raises TimeoutError if none can for a long time."""
         deadline, why = time.monotonic() + BACK_WITHIN, ""
-        while time.monotonic() < deadline and not self._stop.is_set():
+        while time.monotonic() < deadline:
             for planned in upcoming:
+                if self._stop.is_set():
+                    raise _InterruptedError
                 try:
                     return planned, await planned.fault.strike(self._stack, planned.chance())
                 except LookupError as error:

@@ -53,7 +53,7 @@ def _answers(requests: Collection[Request]) -> Iterator[Finding]:
     for request in requests:
         if len(request.ids) > 1:
             yield Finding("changed", f"{request.key} was answered with {' and then '.join(sorted(request.ids))}")
-        if request.is_doubtful:
+        if request.is_unanswered:
             yield Finding("never answered", f"{request.key}: {len(request.answers)} attempts")
         refusal = request.refusal
         if refusal is not None and (request.kind not in _MAY_BE_REFUSED or refusal.status != 409):
@@ -108,7 +108,6 @@ def _ends(
         if order.status not in _ENDS[request.kind]:
             yield Finding("lost", f"{request.kind} of order {order.id} was accepted, and it is {order.status}")
     asked = {request.subject for request in deliveries if request.accepted is not None or request.is_doubtful}
-    asked |= {request.subject for request in deliveries if any(not answer.is_final for answer in request.answers)}
     for order in orders.values():
         if order.status == "COMPLETED" and order.product == GOODS and order.id not in asked:
             yield Finding("not asked for", f"order {order.id} is COMPLETED, and nobody delivered it")

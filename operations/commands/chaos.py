@@ -1,6 +1,7 @@
 """The command `ordersaga chaos`."""
 
 import contextlib
+import signal
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -18,6 +19,9 @@ from chaos.stack import own_stack
 from operations.commands.stack_display import TemporaryStackDisplay
 from operations.commands.terminal import open_console, print_error, print_json
 from operations.stack.run import CANNOT_RUN
+
+INTERRUPTED = 130
+"""The exit status after a second SIGINT, or one that came before the first fault."""
 
 
 def chaos(
@@ -42,7 +46,7 @@ def chaos(
     clients saw nothing of each fault any more. Ctrl-C ends the fault, and judges what has happened until then.
 
     Exit status 0 if everything that clients were told is so and the books balance, 1 if not, 2 for wrong usage, 3 if a
-    server cannot be reached.
+    server cannot be reached, 130 when interrupted before there was anything to judge.
     """
     try:
         kinds = choose(catalogue(cluster=cluster), only)
@@ -53,11 +57,17 @@ def chaos(
     left_out = {kind.title: why for kind in kinds if (why := kind.missing()) is not None}
     plan = ChaosPlan(possible, seed, faults, 60 * minutes, rate, left_out)
     progress = open_console(stderr=True)
+    # SIGTERM and SIGHUP end it as ctrl-C does: with a verdict, and without the stack.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         result = _run(plan, progress, cluster=cluster)
     except CANNOT_RUN as error:
         print_error(str(error))
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print_error("interrupted without a verdict")
+        raise typer.Exit(INTERRUPTED) from None
     if as_json_document:
         print_json(result.as_json())
     else:
