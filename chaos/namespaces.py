@@ -46,8 +46,8 @@ def enter() -> None:
 
     Raises NamespaceError if that is not permitted.
     """
-    if sys.platform != "linux":
-        raise NamespaceError("only Linux has them")
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise NamespaceError("a network and mounts of its own need Linux and root")
     libc = ctypes.CDLL(None, use_errno=True)
     _check(libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "a network and mounts of its own")
     _check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mounts that others do not see")

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -55,6 +55,8 @@ def chaos(
     _isolate(kinds)
     possible = [kind for kind in kinds if kind.missing() is None]
     left_out = {kind.title: why for kind in kinds if (why := kind.missing()) is not None}
+    if not possible:
+        raise typer.BadParameter(_in_words(left_out), param_hint="--only")
     plan = ChaosPlan(possible, seed, faults, 60 * minutes, rate, left_out)
     progress = open_console(stderr=True)
     # SIGTERM and SIGHUP end it as ctrl-C does: with a verdict, and without the stack.
@@ -82,6 +84,10 @@ def _isolate(kinds: Sequence[Fault]) -> None:
     if needs_namespaces(kinds):
         with contextlib.suppress(NamespaceError):
             enter()
+
+
+def _in_words(left_out: Mapping[str, str]) -> str:
+    return "; ".join(f"{title}: {why}" for title, why in left_out.items())
 
 
 def _run(plan: ChaosPlan, progress: Console, *, cluster: bool) -> Result:

@@ -69,7 +69,7 @@ def test_names_are_unique_and_kinds_are_chosen_by_them() -> None:
         "queue-purged",
     ]
     assert choose(ON_A_CLUSTER, "") == ON_A_CLUSTER
-    with pytest.raises(ValueError, match="'nobody' is none of console-killed, "):
+    with pytest.raises(ValueError, match="'nobody' is none of broker-disk-low, clock-jumped, "):
         choose(ON_A_CLUSTER, "nobody")
 
 
