@@ -19,7 +19,10 @@ SHORTEST_DELAY, LONGEST_DELAY = 0.05, 0.2
 
 @dataclass(frozen=True, slots=True)
 class FullDisk:
-    """The disk of a server gets full, but for some bytes, and has room again some seconds later."""
+    """The disk of a server gets full, but for some bytes, and has room again some seconds later.
+
+    A member whose disk is full is at times the primary.
+    """
 
     name: str
     title: str
@@ -35,13 +38,19 @@ class FullDisk:
         """Fill the disk. Raises LookupError if its server, or another of its kind, is away."""
         stack.require(stack.nodes if self.server in stack.nodes else stack.members)
         disk = disks.disk_of(stack.layout, self.server)
-        seconds = chance.uniform(SHORTEST_FULL, LONGEST_FULL)
+        seconds, leads = chance.uniform(SHORTEST_FULL, LONGEST_FULL), chance.random() < 1 / 2
 
         async def empty() -> None:
             disk.empty()
 
+        if self.server in stack.members and leads:
+            await stack.command(self.server, "replSetStepUp")
         await asyncio.to_thread(disk.fill, self.left)
-        return Injected(f"that of {self.server}, for {seconds:.0f} s", seconds, empty)
+        injected = Injected(f"that of {self.server}, for {seconds:.0f} s", seconds, empty)
+        if self.server in stack.members:
+            # It need not write for long: the files of its journal have their size from the beginning.
+            await stack.command(self.server, "fsync")
+        return injected
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from operations.demo.demo_stack import StackDisplay
 from operations.doctor.broker_cluster import check_nodes
 from operations.settings import Stack, locate_stack
 from operations.stack.background import start_in_background
+from operations.stack.database_users import ADMINISTRATOR, load_users
 from operations.stack.layout import CLUSTER_PORTS, CLUSTER_SIZE, Layout, numbered
 from operations.stack.orphans import end_stack
 from operations.stack.ports import is_free
@@ -38,6 +39,7 @@ from shared.services import PROCESSES, SERVICES
 BACK_WITHIN = 180.0
 """Seconds within which a process that was ended is back, on a machine that is busy with the others as well."""
 POLL_SECONDS = 0.1
+COMMAND_MS = 10_000
 OFFSETS = range(200, 5600, 100)
 """What may be added to all ports: the sums are below the range that Linux uses for outgoing connections."""
 # The locations of the servers' programs depend on the machine. Any other setting would change the run.
@@ -155,6 +157,15 @@ class ChaosStack:
     async def primary(self) -> str:
         """Return the name of the member that is the primary. Raises LookupError for none."""
         return await asyncio.to_thread(self._primary)
+
+    async def command(self, member: str, name: str) -> None:
+        """Run a command of the administrator on a member; one that ends it, or that it refuses, is no error."""
+        users = load_users(self.layout.secrets, self.location.database_prefix)
+        port = read_state(self.layout).ports[member]
+        url = users.url(ADMINISTRATOR, f"mongodb://127.0.0.1:{port}/?directConnection=true")
+        with contextlib.suppress(pymongo.errors.PyMongoError):
+            async with pymongo.AsyncMongoClient[dict[str, object]](url, timeoutMS=COMMAND_MS) as client:
+                await client.admin.command(name)
 
     def _primary(self) -> str:
         for name in self.members:
