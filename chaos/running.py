@@ -120,12 +120,13 @@ async def run(plan: ChaosPlan, directory: Path, tell: Tell) -> Result:
 
 @contextlib.contextmanager
 def _interruption() -> Iterator[asyncio.Event]:
-    """Yield an event that is set by the first SIGINT; the next one ends the program."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    """Yield an event that is set by the first SIGINT; the next one cancels the run."""
+    loop, stop, running = asyncio.get_running_loop(), asyncio.Event(), asyncio.current_task()
 
     def interrupt() -> None:
+        if stop.is_set() and running is not None:
+            running.cancel()
         stop.set()
-        loop.remove_signal_handler(signal.SIGINT)
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
     try:
@@ -224,9 +225,13 @@ class Chaos:
         return max(0.0, settled_at - since) if settled_at is not None else None
 
     async def settle(self, before: float) -> bool:
-        """Wait until all orders from before a time are settled. Dead letters are replayed if it takes long."""
+        """Wait until all orders from before a time are settled.
+
+        If that takes long, no further clients come meanwhile, and dead letters are replayed.
+        """
         if await self._database.wait_until_settled(before, IMPATIENT_AFTER):
             return True
-        with contextlib.suppress(UnreachableError):
-            self.replayed += await replay_letters(self._stack.location)
-        return await self._database.wait_until_settled(before, SETTLES_WITHIN)
+        with self._clients.staying_away():
+            with contextlib.suppress(UnreachableError):
+                self.replayed += await replay_letters(self._stack.location)
+            return await self._database.wait_until_settled(before, SETTLES_WITHIN)

@@ -1,5 +1,6 @@
 """The command `ordersaga chaos`."""
 
+import asyncio
 import signal
 from typing import Annotated
 
@@ -59,7 +60,7 @@ def chaos(
     except CANNOT_RUN as error:
         print_error(str(error))
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print_error("interrupted without a verdict")
         raise typer.Exit(INTERRUPTED) from None
     if as_json_document:
