@@ -19,7 +19,10 @@ NO_MEMORY, DEFAULT_MEMORY = "0.00001", "0.4"
 """The share of the machine's memory from which a node blocks publishers: nearly none, and RabbitMQ's default."""
 SHORTEST_LOSS, LONGEST_LOSS = 0.5, 3.0
 """The seconds until an operator begins to recover what a queue has lost."""
-QUEUES = (*topology.INBOXES, topology.DEAD_LETTERS)
+BUSY_QUEUES = tuple(topology.INBOXES)
+"""The queues through which messages go when all is well."""
+OTHER_QUEUES = (topology.DEAD_LETTERS, *(name for inbox in BUSY_QUEUES for name in topology.retry_queues(inbox)))
+BUSY_SHARE = 3 / 4
 
 
 async def control(node: RabbitMQ, *arguments: str) -> None:
@@ -71,7 +74,7 @@ class QueueLost:
 
     async def strike(self, stack: ChaosStack, chance: random.Random) -> Injected:
         """Lose a queue. Raises LookupError if the broker does not do it."""
-        queue = chance.choice(QUEUES)
+        queue = chance.choice(BUSY_QUEUES if chance.random() < BUSY_SHARE else OTHER_QUEUES)
         stack.require(stack.nodes)
         injected = Injected(queue, chance.uniform(SHORTEST_LOSS, LONGEST_LOSS), told="`ordersaga recover`")
 

@@ -22,6 +22,8 @@ GIVE_UP_SECONDS = 120.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """The pauses of a client before it asks again: each is longer than the one before, so that many do not keep a service
 from recovering."""
+MOST_AT_ONCE = 100
+"""Clients who wait for their answers. No more come then: a slow machine would have no time left to recover."""
 LOOKS_EVERY, LOOKS_FOR = 0.5, 60.0
 """How often, and for how long, a client looks whether its order is fulfilled."""
 
@@ -78,27 +80,59 @@ class Clients:
         self._rate = rate
         self._timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
         self._visits: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._room = asyncio.Semaphore(MOST_AT_ONCE)
+        self._open = asyncio.Event()
+        self._open.set()
         self._probes = itertools.count(1)
         self.availability = Availability()
 
     @contextlib.asynccontextmanager
     async def coming(self) -> AsyncIterator[None]:
-        """Let clients come as long as the context lasts, and wait until each has its answers."""
+        """Let clients come as long as the context lasts, and wait until each has its answers.
+
+        Raises what a client has met that is neither an answer nor the lack of one.
+        """
         source = asyncio.create_task(self._come())
         try:
             yield
+        except BaseException:
+            for visit in self._visits:
+                visit.cancel()
+            raise
         finally:
             source.cancel()
             if self._visits:
                 await asyncio.wait(self._visits)
+        if self._failure is not None:
+            raise self._failure
+
+    @contextlib.contextmanager
+    def staying_away(self) -> Iterator[None]:
+        """Let no further clients come as long as the context lasts."""
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
 
     async def _come(self) -> None:
-        began = time.monotonic()
+        due = time.monotonic()
         for number in range(sys.maxsize):
-            await asyncio.sleep(max(0.0, began + number / self._rate - time.monotonic()))
+            await self._open.wait()
+            await self._room.acquire()
+            # Those who had to wait for room do not come all at once afterwards.
+            due = max(due + 1 / self._rate, time.monotonic() - 1)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
             visit = asyncio.create_task(self._visit(draw(self._seed, number, self._retainers)))
             self._visits.add(visit)
-            visit.add_done_callback(self._visits.discard)
+            visit.add_done_callback(self._leave)
+
+    def _leave(self, visit: asyncio.Task[None]) -> None:
+        self._visits.discard(visit)
+        self._room.release()
+        if not visit.cancelled() and (failure := visit.exception()) is not None:
+            self._failure = failure
 
     async def probe(self, *, of_server: bool) -> Answer | None:
         """Place one more order now; return the answer that accepted it, None if the client gave up."""

@@ -36,7 +36,11 @@ class FullDisk:
 
     async def strike(self, stack: ChaosStack, chance: random.Random) -> Injected:
         """Fill the disk. Raises LookupError if its server, or another of its kind, is away."""
-        stack.require(stack.nodes if self.server in stack.nodes else stack.members)
+        if self.server in stack.nodes:
+            stack.require(stack.nodes)
+        else:
+            stack.require(stack.members)
+            await stack.require_followers()
         disk = disks.disk_of(stack.layout, self.server)
         seconds, leads = chance.uniform(SHORTEST_FULL, LONGEST_FULL), chance.random() < 1 / 2
 

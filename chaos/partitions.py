@@ -42,6 +42,8 @@ class Partition:
         """Cut a process off. Raises LookupError if it or one of the others is away."""
         servers = self.servers_of(stack)
         stack.require(servers)
+        if servers == stack.members:
+            await stack.require_followers()
         name = await self.choose(stack, chance)
         others = [server for server in servers if server != name]
         cut = Cut(_endpoint(stack, name), [_endpoint(stack, other) for other in others])

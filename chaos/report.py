@@ -137,7 +137,7 @@ class Result:
             "leftOut": dict(self.left_out),
             "hits": [hit.as_json() for hit in self.hits],
             "audit": self.books.as_json(),
-            "answers": str(self.journal),
+            "answers": None if self.ok else str(self.journal),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -194,7 +194,9 @@ class Result:
             yield f"✗ {violation.describe()}"
         if self.away:
             yield f"✗ not back: {', '.join(self.away)}"
-        if self.ok:
+        if not self.ok:
+            yield f"each request and each answer: {self.journal}"
+        else:
             yield "✓ Nothing is lost, doubled or changed, and the books balance"
 
 

@@ -83,50 +83,55 @@ async def run(plan: ChaosPlan, directory: Path, tell: Tell) -> Result:
         with Journal(directory / JOURNAL) as journal, _interruption() as stop:
             urls = {service: stack.urls_of(service) for service in SERVICES}
             clients = Clients(session, urls, journal, retainers, seed=plan.seed, rate=plan.rate)
-            database = Database(client, location)
-            chaos = Chaos(stack, clients, database, stop, tell)
+            chaos = Chaos(stack, clients, Database(client, location), stop, tell)
             async with clients.coming():
                 ending = await chaos.let_happen(plan)
             await chaos.settle(time.time())
-            away = await stack.away()
-            stored = await database.read()
-            judged = set[str]()
+            return await _judge(plan, chaos, ending, journal, began)
 
-            def note(records: OrderRecords) -> None:
-                if records.order is not None:
-                    judged.add(records.order_id)
 
-            books = await audit(location.mongodb_url, location.amqp_url, location.database_prefix, on_order=note)
-            return Result(
-                seed=plan.seed,
-                cluster=stack.is_cluster,
-                rate=plan.rate,
-                asked=plan.most,
-                ending=ending,
-                hits=sorted(chaos.hits, key=lambda hit: hit.number),
-                findings=compare(journal.requests.values(), stored, judged),
-                books=books,
-                audited=len(judged),
-                accepted=sum(each.kind == "order" and each.accepted is not None for each in journal.requests.values()),
-                replayed=chaos.replayed,
-                open_letters=await open_letters(location),
-                away=away,
-                availability=clients.availability,
-                seconds=time.monotonic() - began,
-                load_average=os.getloadavg()[1],
-                journal=journal.path,
-                left_out=plan.left_out,
-            )
+async def _judge(plan: ChaosPlan, chaos: "Chaos", ending: Ending, journal: Journal, began: float) -> Result:
+    """Compare what is stored in the end with what clients were told, and audit the books. Raises UnreachableError."""
+    location, requests = chaos.stack.location, journal.requests.values()
+    away = await chaos.stack.away()
+    stored, judged = await chaos.database.read(), set[str]()
+
+    def note(records: OrderRecords) -> None:
+        if records.order is not None:
+            judged.add(records.order_id)
+
+    books = await audit(location.mongodb_url, location.amqp_url, location.database_prefix, on_order=note)
+    return Result(
+        seed=plan.seed,
+        cluster=chaos.stack.is_cluster,
+        rate=plan.rate,
+        asked=plan.most,
+        ending=ending,
+        hits=sorted(chaos.hits, key=lambda hit: hit.number),
+        findings=compare(requests, stored, judged),
+        books=books,
+        audited=len(judged),
+        accepted=sum(request.kind == "order" and request.accepted is not None for request in requests),
+        replayed=chaos.replayed,
+        open_letters=await open_letters(location),
+        away=away,
+        availability=chaos.clients.availability,
+        seconds=time.monotonic() - began,
+        load_average=os.getloadavg()[1],
+        journal=journal.path,
+        left_out=plan.left_out,
+    )
 
 
 @contextlib.contextmanager
 def _interruption() -> Iterator[asyncio.Event]:
-    """Yield an event that is set by the first SIGINT; the next one ends the program."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    """Yield an event that is set by the first SIGINT; the next one cancels the run."""
+    loop, stop, running = asyncio.get_running_loop(), asyncio.Event(), asyncio.current_task()
 
     def interrupt() -> None:
+        if stop.is_set() and running is not None:
+            running.cancel()
         stop.set()
-        loop.remove_signal_handler(signal.SIGINT)
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
     try:
@@ -145,9 +150,9 @@ class Chaos:
     def __init__(
         self, stack: ChaosStack, clients: Clients, database: Database, stop: asyncio.Event, tell: Tell
     ) -> None:
-        self._stack = stack
-        self._clients = clients
-        self._database = database
+        self.stack = stack
+        self.clients = clients
+        self.database = database
         self._stop = stop
         self._tell = tell
         self.hits: list[Hit] = []
@@ -181,7 +186,7 @@ class Chaos:
                 if self._stop.is_set():
                     raise _InterruptedError
                 try:
-                    return planned, await planned.fault.strike(self._stack, planned.chance())
+                    return planned, await planned.fault.strike(self.stack, planned.chance())
                 except LookupError as error:
                     why = str(error)
             await asyncio.sleep(CHECK_SECONDS)
@@ -220,14 +225,18 @@ class Chaos:
 
     async def _recovery(self, since: float, *, of_server: bool) -> float | None:
         """Place an order; return the seconds from a time until it is settled, None if that never comes."""
-        answer = await self._clients.probe(of_server=of_server)
-        settled_at = await self._database.settled_at(str(answer.id)) if answer is not None else None
+        answer = await self.clients.probe(of_server=of_server)
+        settled_at = await self.database.settled_at(str(answer.id)) if answer is not None else None
         return max(0.0, settled_at - since) if settled_at is not None else None
 
     async def settle(self, before: float) -> bool:
-        """Wait until all orders from before a time are settled. Dead letters are replayed if it takes long."""
-        if await self._database.wait_until_settled(before, IMPATIENT_AFTER):
+        """Wait until all orders from before a time are settled.
+
+        If that takes long, no further clients come meanwhile, and dead letters are replayed.
+        """
+        if await self.database.wait_until_settled(before, IMPATIENT_AFTER):
             return True
-        with contextlib.suppress(UnreachableError):
-            self.replayed += await replay_letters(self._stack.location)
-        return await self._database.wait_until_settled(before, SETTLES_WITHIN)
+        with self.clients.staying_away():
+            with contextlib.suppress(UnreachableError):
+                self.replayed += await replay_letters(self.stack.location)
+            return await self.database.wait_until_settled(before, SETTLES_WITHIN)

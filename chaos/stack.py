@@ -11,7 +11,9 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pymongo
@@ -40,6 +42,8 @@ BACK_WITHIN = 180.0
 """Seconds within which a process that was ended is back, on a machine that is busy with the others as well."""
 POLL_SECONDS = 0.1
 COMMAND_MS = 10_000
+FOLLOWS_WITHIN = timedelta(seconds=15)
+"""How far a member may be behind by the clock: when nobody writes, the primary does every 10 s."""
 OFFSETS = range(200, 5600, 100)
 """What may be added to all ports: the sums are below the range that Linux uses for outgoing connections."""
 # The locations of the servers' programs depend on the machine. Any other setting would change the run.
@@ -158,14 +162,23 @@ class ChaosStack:
         """Return the name of the member that is the primary. Raises LookupError for none."""
         return await asyncio.to_thread(self._primary)
 
-    async def command(self, member: str, name: str) -> None:
-        """Run a command of the administrator on a member; one that ends it, or that it refuses, is no error."""
+    async def require_followers(self) -> None:
+        """Raise LookupError unless all members follow one primary: after a fault, one may have to catch up first."""
+        if not self.is_cluster:
+            return
+        status = await self.command(self.members[0], "replSetGetStatus")
+        if status is None or (astray := not_following(status)):
+            raise LookupError(f"members that do not follow: {', '.join(astray) if status else 'unknown'}")
+
+    async def command(self, member: str, name: str) -> dict[str, Any] | None:
+        """Run a command of the administrator on a member; return None if that ends it, or it refuses."""
         users = load_users(self.layout.secrets, self.location.database_prefix)
         port = read_state(self.layout).ports[member]
         url = users.url(ADMINISTRATOR, f"mongodb://127.0.0.1:{port}/?directConnection=true")
         with contextlib.suppress(pymongo.errors.PyMongoError):
-            async with pymongo.AsyncMongoClient[dict[str, object]](url, timeoutMS=COMMAND_MS) as client:
-                await client.admin.command(name)
+            async with pymongo.AsyncMongoClient[dict[str, Any]](url, timeoutMS=COMMAND_MS) as client:
+                return await client.admin.command(name)
+        return None
 
     def _primary(self) -> str:
         for name in self.members:
@@ -194,6 +207,19 @@ class ChaosStack:
         except (OSError, subprocess.SubprocessError) as error:
             return f"rabbitmqctl failed: {error}"
         return "" if finding.outcome == "ok" else finding.detail
+
+
+def not_following(status: dict[str, Any]) -> list[str]:
+    """Return the members that neither lead nor follow, by the status of their set; all of them without a primary."""
+    members, now = status["members"], status["date"]
+    if not any(member["stateStr"] == "PRIMARY" for member in members):
+        return [member["name"] for member in members]
+    return [
+        member["name"]
+        for member in members
+        if member["stateStr"] != "PRIMARY"
+        and not (member["stateStr"] == "SECONDARY" and now - member["optimeDate"] < FOLLOWS_WITHIN)
+    ]
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """The command `ordersaga chaos`."""
 
+import asyncio
 import contextlib
 import signal
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def chaos(
     except CANNOT_RUN as error:
         print_error(str(error))
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print_error("interrupted without a verdict")
         raise typer.Exit(INTERRUPTED) from None
     if as_json_document:

@@ -389,7 +389,13 @@ def test_what_is_wrong_and_what_was_left_out_is_named() -> None:
     found = [Finding("lost", f"order {number}") for number in range(25)]
     other: dict[str, Any] = {"findings": found, "away": ["rabbitmq-2"], "left_out": {"a partition": "needs root"}}
     shown = "\n".join(result([hit(1, "order", 1.0, 1.0)], **other).lines())
-    for words in ("✗ lost: order 0\n", "✗ and 5 more", "✗ not back: rabbitmq-2", "left out: a partition: needs root"):
+    for words in (
+        "✗ lost: order 0\n",
+        "✗ and 5 more",
+        "✗ not back: rabbitmq-2",
+        "left out: a partition: needs root",
+        "answers.jsonl",
+    ):
         assert words in shown
 
 

@@ -146,15 +146,68 @@ async def test_a_refusal_is_not_repeated_and_an_answer_that_never_comes_is_given
     assert [finding.kind for finding in found] == ["refused", "never answered"]
 
 
-async def test_a_client_that_is_slow_to_be_answered_does_not_keep_others_from_coming(journal: Journal) -> None:
-    shop, release = Shop(), asyncio.Event()
+async def test_no_further_clients_come_while_many_wait_for_their_answers(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chaos.clients.MOST_AT_ONCE", 10)
+    shop, release, waiting = Shop(), asyncio.Event(), 0
 
     async def slowly(request: web.Request) -> web.Response:
+        nonlocal waiting
+        waiting += 1
         await release.wait()
         return await shop.handle(request)
 
     with journal:
         async with served(slowly) as url, clients_of([url], journal) as clients, clients.coming():
-            await eventually(lambda: len(journal.requests) > 10)
+            await eventually(lambda: waiting == 10)
+            assert len(journal.requests) == 10
             release.set()
+            await eventually(lambda: len(journal.requests) > 20)
     assert all(request.accepted for request in journal.requests.values())
+
+
+async def test_clients_stay_away_as_long_as_they_are_told_to(journal: Journal) -> None:
+    shop = Shop()
+    with journal:
+        async with served(shop.handle) as url, clients_of([url], journal) as clients:
+            with clients.staying_away():
+                async with clients.coming():
+                    assert (await clients.probe(of_server=False)) is not None
+                assert journal.requests.keys() == {"order of probe-1"}
+            async with clients.coming():
+                await eventually(lambda: len(journal.requests) > 1)
+
+
+async def test_an_answer_that_makes_no_sense_ends_the_run(journal: Journal) -> None:
+    async def nonsense(_request: web.Request) -> web.Response:
+        return web.json_response({"unknown": 1}, status=202)
+
+    with journal:
+        async with served(nonsense) as url, clients_of([url], journal) as clients:
+            with pytest.raises(KeyError):
+                async with clients.coming():
+                    await eventually(lambda: len(journal.requests) > 3)
+
+
+async def test_a_run_that_is_cancelled_waits_for_nobody(journal: Journal) -> None:
+    never = asyncio.Event()
+
+    async def silent(_request: web.Request) -> web.Response:
+        await never.wait()
+        return web.Response()
+
+    async def run(clients: Clients) -> None:
+        async with clients.coming():
+            await never.wait()
+
+    with journal:
+        async with served(silent) as url, clients_of([url], journal) as clients:
+            running = asyncio.create_task(run(clients))
+            await eventually(lambda: len(journal.requests) > 3)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert not clients._visits
+            never.set()
+    assert not any(request.answers for request in journal.requests.values())

@@ -1,6 +1,8 @@
 """Faults of network, disks and clocks: why a machine cannot have them, and what a run needs for them."""
 
 import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -8,6 +10,7 @@ from chaos import clocks, disks, network
 from chaos.catalogue import catalogue, choose, needs_namespaces
 from chaos.clock_faults import has_clock_faults
 from chaos.disk_faults import servers_on_small_disks
+from chaos.stack import FOLLOWS_WITHIN, not_following
 from tests.support.commands import run_command
 
 KINDS = ("node-parted", "service-off-broker", "database-disk-full", "broker-disk-low", "disk-slow", "clock-jumped")
@@ -67,3 +70,31 @@ def test_a_run_has_only_what_its_faults_need(names: str, namespaces: bool, clock
 def test_only_the_last_servers_of_a_cluster_have_small_disks() -> None:
     assert sorted(servers_on_small_disks(catalogue(cluster=False))) == ["mongodb", "rabbitmq"]
     assert disks.BELOW_ALARM < 50_000_000, "RabbitMQ's default limit"
+
+
+NOW = datetime(2026, 11, 30, 4, 0, tzinfo=UTC)
+PRIMARY, FOLLOWER = ("PRIMARY", timedelta(0)), ("SECONDARY", timedelta(seconds=11))
+
+
+def status(*members: tuple[str, timedelta]) -> dict[str, Any]:
+    described = [
+        {"name": str(number), "stateStr": state, "optimeDate": NOW - behind}
+        for number, (state, behind) in enumerate(members)
+    ]
+    return {"date": NOW, "members": described}
+
+
+@pytest.mark.parametrize(
+    ("members", "astray"),
+    [
+        ([FOLLOWER, PRIMARY, FOLLOWER], []),
+        ([PRIMARY, ("SECONDARY", FOLLOWS_WITHIN), FOLLOWER], ["1"]),
+        ([PRIMARY, FOLLOWER, ("ROLLBACK", timedelta(0))], ["2"]),
+        ([("(not reachable/healthy)", timedelta(0)), PRIMARY, FOLLOWER], ["0"]),
+        ([FOLLOWER, FOLLOWER, FOLLOWER], ["0", "1", "2"]),
+    ],
+)
+def test_no_member_is_hit_while_another_does_not_follow(
+    members: list[tuple[str, timedelta]], astray: list[str]
+) -> None:
+    assert not_following(status(*members)) == astray
