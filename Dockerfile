@@ -20,6 +20,7 @@ COPY payment_service /app/payment_service
 COPY provisioning_service /app/provisioning_service
 COPY notification_service /app/notification_service
 COPY simulation /app/simulation
+COPY chaos /app/chaos
 COPY operations /app/operations
 COPY docs/runbooks /app/operations/console/runbooks
 COPY deploy/container /app/container

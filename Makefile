@@ -149,9 +149,9 @@ test-recovery: setup-tests  ## Lose the broker in the middle of 5,000 orders of 
 	@RECOVERY_ORDERS=5000 $(BIN)/pytest tests/faults/test_broker_loss.py -o log_cli=true -o log_cli_level=INFO \
 	    -o faulthandler_timeout=3600
 
-.PHONY: test-kills
-test-kills: setup  ## Kill servers and services of a cluster KILLS (500) times under load, and check that no order is lost
-	@$(BIN)/python -m benchmarks.kills --kills $${KILLS:-500}
+.PHONY: chaos
+chaos: setup  ## Let FAULTS (500) faults of every kind happen to a cluster under load, and check that nothing is lost
+	@$(BIN)/ordersaga chaos --cluster --faults $${FAULTS:-500} --minutes $${MINUTES:-120} --seed $${SEED:-1}
 
 .PHONY: test-upgrade
 test-upgrade: setup-tests  ## Run the last release beside this one, in either order and back, and rolling restarts, in their long forms

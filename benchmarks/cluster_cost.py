@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.failover import own_stack
-from benchmarks.further_processes import FurtherProcess, further_processes
+from chaos.further_processes import FurtherProcess, further_processes
 from operations.load import LoadPlan
 from operations.load.cost import Usage, cost_between, measure_usage, usage_of
 from operations.load.outcomes import PlacedOrders

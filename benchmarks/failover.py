@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.failover_faults import FAULTS, Cluster, Fault
+from benchmarks.failover_faults import FAULTS, Fault
+from chaos.stack import ChaosStack
 from operations.audit import audit
 from operations.reading.connection import open_mongodb
 from operations.settings import Stack, locate_stack
@@ -66,56 +67,37 @@ class Placed:
     order_id: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Orders:
-    """Orders that clients have placed, and what came instead of a 202."""
-
-    orders: list[Placed] = field(default_factory=list)
-    refusals: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(slots=True, kw_only=True)
-class Window(Orders):
-    """The orders of one fault."""
+@dataclass(slots=True)
+class Window:
+    """The orders that clients have placed around one fault, and what came instead of a 202."""
 
     fault: Fault
+    orders: list[Placed] = field(default_factory=list)
+    refusals: Counter[str] = field(default_factory=Counter)
     from_: float = 0.0
     until: float = 0.0
 
 
-def goods(_number: int) -> dict[str, Any]:
-    """Return the body of an order for a piece of the product."""
-    return {
-        "userId": PRODUCT,
-        "items": [{"productId": PRODUCT, "quantity": 1, "price": 10}],
-        "totalAmount": 10,
-        "payment": {"token": "tok_ok"},
-    }
+BODY = {
+    "userId": PRODUCT,
+    "items": [{"productId": PRODUCT, "quantity": 1, "price": 10}],
+    "totalAmount": 10,
+    "payment": {"token": "tok_ok"},
+}
 
 
 class Clients:
-    """Place orders at a steady rate, each repeated until it is accepted, at another process of the order service.
+    """Place orders at a steady rate, each repeated until it is accepted."""
 
-    `body_of` makes their bodies by number.
-    """
-
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        urls: Sequence[str],
-        rate: float,
-        answer_within: float,
-        body_of: Callable[[int], dict[str, Any]] = goods,
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, rate: float, answer_within: float) -> None:
         self._session = session
-        self._urls = itertools.cycle(f"{url}/orders" for url in urls)
+        self._url = f"{url}/orders"
         self._rate = rate
         self._timeout = aiohttp.ClientTimeout(total=answer_within)
-        self._body_of = body_of
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def placing(self, placed: Orders) -> AsyncIterator[None]:
+    async def placing(self, placed: Window) -> AsyncIterator[None]:
         """Place orders as long as the context lasts, and wait for their answers."""
         source = asyncio.create_task(self._place_all(placed))
         try:
@@ -125,28 +107,21 @@ class Clients:
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
-    async def _place_all(self, placed: Orders) -> None:
+    async def _place_all(self, placed: Window) -> None:
         began = time.time()
         for number in range(sys.maxsize):
             order = Placed(began + number / self._rate)
             await asyncio.sleep(max(0.0, order.due_at - time.time()))
             placed.orders.append(order)
-            task = asyncio.create_task(self._place(order, f"{began}-{number}", self._body_of(number), placed.refusals))
+            task = asyncio.create_task(self._place(order, f"{began}-{number}", placed.refusals))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def place(self, body: dict[str, Any], placed: Orders) -> Placed:
-        """Place one more order now."""
-        order = Placed(time.time())
-        placed.orders.append(order)
-        await self._place(order, f"{order.due_at}-more", body, placed.refusals)
-        return order
-
-    async def _place(self, order: Placed, key: str, body: dict[str, Any], refusals: Counter[str]) -> None:
+    async def _place(self, order: Placed, key: str, refusals: Counter[str]) -> None:
         while time.time() < order.due_at + GIVE_UP_SECONDS:
             try:
                 async with self._session.post(
-                    next(self._urls), json=body, headers={"Idempotency-Key": key}, timeout=self._timeout
+                    self._url, json=BODY, headers={"Idempotency-Key": key}, timeout=self._timeout
                 ) as answer:
                     if answer.status == 202:
                         order.order_id = (await answer.json())["orderId"]
@@ -196,17 +171,17 @@ async def measure(
     stack: Stack, directory: Path, faults: Sequence[Fault], rate: float, answer_within: float
 ) -> dict[str, Any]:
     """Apply the faults one after the other under load; return the report."""
-    cluster, records = Cluster(directory), Records(stack)
+    cluster, records = ChaosStack(directory), Records(stack)
     connector = aiohttp.TCPConnector(limit=0)
     windows = []
     async with aiohttp.ClientSession(headers=stack.headers, connector=connector) as session:
         await _create_product(session, stack.urls["inventory"])
-        clients = Clients(session, [stack.urls["order"]], rate, answer_within)
+        clients = Clients(session, stack.urls["order"], rate, answer_within)
         for fault in faults:
             await cluster.whole()
             if fault.prepare is not None:
                 await fault.prepare(cluster)
-            window = Window(fault=fault)
+            window = Window(fault)
             async with clients.placing(window):
                 await asyncio.sleep(BEFORE_SECONDS)
                 window.from_ = time.time()

@@ -71,6 +71,9 @@ COMMANDS = {
     "simulate": Entry(
         "operations.commands.simulate", "simulate", "Run disasters on a virtual clock and check every invariant."
     ),
+    "chaos": Entry(
+        "operations.commands.chaos", "chaos", "Let faults happen to a stack of its own, and check that nothing is lost."
+    ),
     "topology": Entry(
         "operations.commands.topology", "topology", "Declare exchanges and queues on a broker, make its users."
     ),

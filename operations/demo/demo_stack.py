@@ -17,13 +17,12 @@ from operations.errors import UnreachableError
 from operations.settings import Stack, locate_stack
 from operations.stack.background import start_in_background
 from operations.stack.layout import Layout
-from operations.stack.orphans import end_orphans
-from operations.stack.processes import end_all, find
+from operations.stack.orphans import end_stack
+from operations.stack.processes import find
 from operations.stack.run import StackListener, StackOptions
-from operations.stack.state import ProcessState, acquire_lock, find_lock_holder, read_state, read_state_if_readable
+from operations.stack.state import ProcessState, read_state
 from shared.services import PROCESSES
 
-SUPERVISOR_ENDS_WITHIN_SECONDS = 60.0
 POLL_SECONDS = 0.05
 # The locations of the servers' programs depend on the machine. Any other setting would change the scenarios.
 KEPT_SETTINGS = ("ORDERSAGA_MONGOD", "ORDERSAGA_RABBITMQ_SERVER")
@@ -145,9 +144,6 @@ def _end(layout: Layout, display: StackDisplay) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with display.stopping():
-            if supervisor := find_lock_holder(layout):
-                end_all([supervisor], SUPERVISOR_ENDS_WITHIN_SECONDS)
-            with acquire_lock(layout):
-                end_orphans(layout, read_state_if_readable(layout))
+            end_stack(layout)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from operations.stack.layout import CLUSTER_PORTS, Layout
+from chaos.network import Endpoint
+from operations.stack.layout import CLUSTER_PORTS, Layout, numbered
 from operations.stack.ports import PortClaims
 from operations.stack.processes import Child
 from operations.stack.program import Program
@@ -30,6 +31,7 @@ class BrokerCluster:
 
     def __init__(self, directory: Path, ports: dict[str, int]) -> None:
         self._directory = directory
+        self._ports = ports
         installation = find_rabbitmq()
         self._names = Epmd(installation, ports["epmd"])
         self._cluster = RabbitMQCluster(installation, directory / "rabbitmq", f"t{secrets.token_hex(4)}", ports)
@@ -60,6 +62,15 @@ class BrokerCluster:
         listed = await asyncio.to_thread(list_members, self._cluster.control, "/")
         leader = next(each.leader for each in listed if each.name == queue)
         return [node.node for node in self._cluster.nodes].index(leader)
+
+    def rabbitmqctl(self, number: int, *arguments: str) -> str:
+        """Run rabbitmqctl on a node; it takes a second or two."""
+        return self._cluster.nodes[number].control(*arguments)
+
+    def endpoint(self, number: int) -> Endpoint:
+        """Return the process of a node and the port on which the others reach it."""
+        name = self._cluster.nodes[number].name
+        return Endpoint(self._running[name].pid, (self._ports[numbered("distribution", number + 1)],))
 
     @contextlib.asynccontextmanager
     async def silent(self, number: int) -> AsyncIterator[None]:

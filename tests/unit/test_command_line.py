@@ -74,6 +74,7 @@ def test_the_help_shows_the_default_of_every_option_that_takes_a_value(path: tup
 
 WITHOUT_A_STACK = {
     ("demo",): "starts one of its own, in a directory that it prints",
+    ("chaos",): "starts one of its own, in a directory that it prints",
     ("simulate",): "runs in its own process, without any server",
     ("topology", "users"): "prints what another program imports",
     ("up",): "names the data directory in its first line",

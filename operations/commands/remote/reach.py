@@ -49,6 +49,7 @@ _THERE = "run it on a machine of the stack, without ORDERSAGA_URL"
 _SERVERS = Refusal("it needs MongoDB or RabbitMQ themselves", _THERE)
 _FILES = Refusal("it reads and writes files of the stack's machine", _THERE)
 _SERVICES = Refusal("it calls every service, and ORDERSAGA_URL is the console alone", _THERE)
+_OWN_STACK = Refusal("it starts a stack of its own on this machine", "unset ORDERSAGA_URL to do so")
 _LINK = Refusal("the link is only for somebody who can use the stack's own key", "open ORDERSAGA_URL and sign in there")
 _FUNDS = Refusal(
     "the operations API has no accounts", "use the API of the payment service (docs/accounts.md), or " + _THERE
@@ -57,7 +58,8 @@ _FUNDS = Refusal(
 REFUSALS = {
     "up": Refusal("it starts programs on this machine", "unset ORDERSAGA_URL to start a stack here"),
     "down": Refusal("it ends programs of this machine", "unset ORDERSAGA_URL to end the stack here"),
-    "demo": Refusal("it starts a stack of its own on this machine", "unset ORDERSAGA_URL to do so"),
+    "demo": _OWN_STACK,
+    "chaos": _OWN_STACK,
     "logs": _FILES,
     "console": _LINK,
     "load": _SERVICES,
