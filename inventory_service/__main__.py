@@ -1,5 +1,8 @@
 """The entry point of the inventory service: `python -m inventory_service`."""
 
+import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+
+# isort: split
 from functools import partial
 
 from inventory_service.api import create_router

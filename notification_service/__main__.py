@@ -1,5 +1,8 @@
 """The entry point of the notification service: `python -m notification_service`."""
 
+import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+
+# isort: split
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 

@@ -22,6 +22,7 @@ from yarl import URL
 
 from notification_service.addresses import host_objection, is_public
 from shared.errors import OrdersagaError
+from shared.tls import system_context
 
 MAX_BODY_BYTES = 4096
 """How much of an answer is read: enough for an error message."""
@@ -65,7 +66,7 @@ class Sender:
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="webhook-resolver")
         self._allow_private = allow_private
         self._resolver = _CheckedResolver(resolve or self._look_up, allow_private=allow_private)
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls or system_context()
         self._opened: aiohttp.ClientSession | None = None
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:

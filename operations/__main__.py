@@ -1,5 +1,8 @@
 """The composition root of the operations process: `python -m operations`."""
 
+import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+
+# isort: split
 from datetime import timedelta
 from typing import Any
 

@@ -6,6 +6,9 @@ COMMANDS lists all commands. Only the module of the requested command is importe
 drivers that it does not need.
 """
 
+import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+
+# isort: split
 import importlib
 import logging
 import os

@@ -1,5 +1,8 @@
 """The composition root of the order service: `python -m order_service`."""
 
+import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+
+# isort: split
 from collections.abc import Callable
 from datetime import timedelta
 

@@ -1,5 +1,8 @@
 """Assembles and runs the payment service: `python -m payment_service`."""
 
+import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+
+# isort: split
 from pymongo.read_concern import ReadConcern
 
 from payment_service import payments

@@ -1,5 +1,8 @@
 """The entry point of the provisioning service: `python -m provisioning_service`."""
 
+import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+
+# isort: split
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 

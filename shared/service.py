@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from prometheus_client import Gauge
 from pymongo import AsyncMongoClient
 
-from shared import database, tls, tracing
+from shared import database, quick_start, tls, tracing
 from shared.access.configured import configured_authenticator, configured_limits
 from shared.access.middleware import People
 from shared.admission import Admission, OtherServer
@@ -103,7 +103,9 @@ def run(service: Service, settings_type: type[Settings], assemble: Callable[[Set
         settings = load(settings_type)
         configure_logging(service.name, settings.log_level, settings.log_format)
         tracing.configure_tracing(service.name, settings.tracing)
-        uvloop.run(_RunningService(service, settings, lambda connections: assemble(settings, connections)).run())
+        running = _RunningService(service, settings, lambda connections: assemble(settings, connections))
+        quick_start.started()
+        uvloop.run(running.run())
     except StartError as error:
         exit_with(error)
 

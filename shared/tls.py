@@ -49,13 +49,13 @@ _REASONS = (
 class LiveContext(ssl.SSLContext):
     """A context for clients whose new connections use the present files."""
 
-    _files: WatchedFiles[ssl.SSLContext]
+    _current: Callable[[], ssl.SSLContext]
 
     @classmethod
-    def of(cls, files: WatchedFiles[ssl.SSLContext]) -> Self:
-        """Return a context that passes each new connection on to the present one of these files."""
+    def of(cls, current: Callable[[], ssl.SSLContext]) -> Self:
+        """Return a context that passes each new connection on to the present one."""
         made = cls(ssl.PROTOCOL_TLS_CLIENT)
-        made._files = files
+        made._current = current
         return made
 
     def wrap_bio(
@@ -67,13 +67,12 @@ class LiveContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,  # noqa: ARG002 - of a context that may have been replaced
     ) -> ssl.SSLObject:
         """Begin a connection; called by asyncio and the HTTP clients."""
-        present = self._files.current()
-        return present.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
+        return self._current().wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=server_hostname)
 
     def wrap_socket(self, sock: Any, *arguments: Any, **options: Any) -> Any:
         """Begin a connection; called by synchronous clients."""
         options.pop("session", None)
-        return self._files.current().wrap_socket(sock, *arguments, **options)
+        return self._current().wrap_socket(sock, *arguments, **options)
 
 
 def client_context(environment: Mapping[str, str] = os.environ) -> ssl.SSLContext:
@@ -88,18 +87,33 @@ def client_context(environment: Mapping[str, str] = os.environ) -> ssl.SSLContex
 @cache
 def _client_context(ca: str | None, certificate: str | None, key: str | None) -> ssl.SSLContext:
     paths = [Path(path) for path in (ca, certificate, key) if path]
-    return LiveContext.of(WatchedFiles(paths, lambda: _read_client_files(ca, certificate, key), "client certificates"))
+    if not paths:
+        return system_context()
+    files = WatchedFiles(paths, lambda: _read_client_files(ca, certificate, key), "client certificates")
+    return LiveContext.of(files.current)
 
 
 def _read_client_files(ca: str | None, certificate: str | None, key: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    if ca:
-        context = _trusting(CA_FILE, Path(ca))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = _trusting(CA_FILE, Path(ca)) if ca else _trusting_system()
     if certificate or key:
         if not (certificate and key):
             raise StartError(f"{CLIENT_CERT_FILE} and {CLIENT_KEY_FILE} must be set together")
         _load_pair(context, (CLIENT_CERT_FILE, Path(certificate)), (CLIENT_KEY_FILE, Path(key)))
+    return context
+
+
+@cache
+def system_context() -> ssl.SSLContext:
+    """Return a context that trusts the CAs of the system, which are read for the first connection.
+
+    Reading them takes a twentieth of a second, and most processes never make a connection that needs them.
+    """
+    return LiveContext.of(cache(_trusting_system))
+
+
+def _trusting_system() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
@@ -109,8 +123,8 @@ def issuer_context(ca: Path | None) -> ssl.SSLContext:
     Without a file, by those of the system. Raises StartError if the file cannot be used.
     """
     if ca is None:
-        return ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    return LiveContext.of(WatchedFiles([ca], lambda: _trusting(OIDC_CA_FILE, ca), "CAs of the issuer"))
+        return system_context()
+    return LiveContext.of(WatchedFiles([ca], lambda: _trusting(OIDC_CA_FILE, ca), "CAs of the issuer").current)
 
 
 def amqp_context(url: str) -> ssl.SSLContext | None:

@@ -1,5 +1,8 @@
 """The entry point of the simulator: `python -m provisioning_service.simulator`; SIGTERM or SIGINT ends it."""
 
+import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+
+# isort: split
 import asyncio
 import signal
 import socket
