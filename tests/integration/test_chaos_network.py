@@ -129,6 +129,19 @@ async def test_a_cut_of_a_process_that_has_ended_leaves_nothing() -> None:
         assert not has_groups(cut)
 
 
+@isolated
+async def test_what_a_killed_run_has_left_goes_with_the_next_cut() -> None:
+    async with program(ECHO) as ended:
+        await ended.line()
+    left = network._group_of(ended.pid)
+    left.mkdir()
+    async with program(ECHO) as server:
+        port = int(await server.line())
+        with made(Cut(Endpoint(server.pid, (port,)), [])):
+            pass
+    assert not left.exists()
+
+
 def cut_off(one: Member, members: Sequence[Member]) -> Cut:
     def endpoint(member: Member) -> Endpoint:
         return Endpoint(member.process.pid, (member.port,))
