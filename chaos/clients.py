@@ -18,7 +18,7 @@ from shared.services import INVENTORY, ORDER, PAYMENT
 
 ANSWER_WITHIN = 5.0
 """More than an election. Then the request is repeated, at another process."""
-GIVE_UP_SECONDS = 120.0
+GIVE_UP_SECONDS = 300.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """The pauses of a client before it asks again: each is longer than the one before, so that many do not keep a service
 from recovering."""

@@ -16,7 +16,7 @@ from operations.stack.start import StackStartError, wait_until_ready
 from operations.stack.state import ProcessState, read_state
 from shared.services import PROCESSES
 
-READY_WITHIN = 180.0
+READY_WITHIN = 300.0
 RESTART_AFTER = 0.2
 
 

@@ -73,7 +73,7 @@ class Cut:
             raise LookupError(f"a process has ended: {error}") from error
 
     def heal(self) -> None:
-        """Let everything pass again, and leave no group behind; may be repeated."""
+        """Let everything pass again, and leave no group behind, nor one of a run that was killed; may be repeated."""
         _apply([])
         for pid, home in self._moved.items():
             group = _group_of(pid)
@@ -83,6 +83,7 @@ class Cut:
                         home.joinpath("cgroup.procs").write_text(found)
                 group.rmdir()
         self._moved.clear()
+        _remove_groups_of_the_dead()
 
     def _move(self, pid: int) -> None:
         group = _group_of(pid)
@@ -97,6 +98,14 @@ def _group_of(pid: int) -> Path:
     if root is None:
         raise OSError("no control group of version 2 is mounted")
     return root / f"{GROUP_PREFIX}{pid}"
+
+
+def _remove_groups_of_the_dead() -> None:
+    root = _groups()
+    for group in root.glob(f"{GROUP_PREFIX}*") if root else ():
+        if not Path("/proc", group.name.removeprefix(GROUP_PREFIX)).exists():
+            with contextlib.suppress(OSError):  # another run has done it, or a child of the process lives
+                group.rmdir()
 
 
 def _rules(client: Endpoint, server: Endpoint) -> Iterator[str]:

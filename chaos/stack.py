@@ -38,7 +38,7 @@ from operations.stack.state import ProcessState, read_state
 from shared.broker_rights import VIRTUAL_HOST
 from shared.services import PROCESSES, SERVICES
 
-BACK_WITHIN = 180.0
+BACK_WITHIN = 300.0
 """Seconds within which a process that was ended is back, on a machine that is busy with the others as well."""
 POLL_SECONDS = 0.1
 COMMAND_MS = 10_000

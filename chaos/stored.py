@@ -15,7 +15,8 @@ from operations.settings import Stack
 from shared.database import Document
 from shared.services import INVENTORY, ORDER, PAYMENT
 
-SETTLES_WITHIN = 180.0
+SETTLES_WITHIN = 400.0
+"""Seconds: more than the saga's time-out, after which whatever is pending is cancelled."""
 POLL_SECONDS = 0.1
 _POSTINGS = ("retainer.consumed", "retainer.replenished")
 

@@ -43,8 +43,9 @@ def chaos(
     """Start a stack of its own, let faults happen to it under load, and check that nothing was lost or doubled.
 
     Processes are killed, stopped and restarted, servers stay away, the broker runs out of memory, queues are purged and
-    deleted, while clients place orders of all kinds and repeat what is not answered. The table has the time until
-    clients saw nothing of each fault any more. Ctrl-C ends the fault, and judges what has happened until then.
+    deleted, and for root on Linux networks are cut, disks fill and clocks jump, while clients place orders of all kinds
+    and repeat what is not answered. The table has the time until clients saw nothing of each fault any more. Ctrl-C
+    ends the fault, and judges what has happened until then.
 
     Exit status 0 if everything that clients were told is so and the books balance, 1 if not, 2 for wrong usage, 3 if a
     server cannot be reached, 130 when interrupted before there was anything to judge.

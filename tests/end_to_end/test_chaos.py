@@ -94,7 +94,7 @@ def assert_nothing_is_wrong(report: dict[str, Any], run: Run) -> None:
 
 
 async def test_faults_on_single_servers_until_it_is_interrupted(start: Callable[..., Run]) -> None:
-    run = start("--seed", "1", "--rate", "5", "--only", CHEAP)
+    run = start("--seed", "1", "--rate", "2", "--only", CHEAP)
     await eventually(lambda: len(run.faults) >= 3, WITHIN, "three faults")
     run.process.send_signal(signal.SIGINT)
     report = await run.report()

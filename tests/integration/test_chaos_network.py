@@ -93,13 +93,11 @@ def made(cut: Cut) -> Iterator[None]:
     finally:
         cut.heal()
     cut.heal()
-    assert groups() == []
+    assert not has_groups(cut)
 
 
-def groups() -> list[str]:
-    root = network._groups()
-    assert root is not None
-    return [path.name for path in root.glob(f"{network.GROUP_PREFIX}*")]
+def has_groups(cut: Cut) -> bool:
+    return any(network._group_of(endpoint.pid).exists() for endpoint in (cut.one, *cut.others))
 
 
 @isolated
@@ -125,9 +123,23 @@ async def test_a_cut_of_a_process_that_has_ended_leaves_nothing() -> None:
         port = int(await server.line())
         async with program(CLIENT, port) as ended:
             await ended.line()
+        cut = Cut(Endpoint(ended.pid), [Endpoint(server.pid, (port,))])
         with pytest.raises(LookupError):
-            Cut(Endpoint(ended.pid), [Endpoint(server.pid, (port,))]).make()
-        assert groups() == []
+            cut.make()
+        assert not has_groups(cut)
+
+
+@isolated
+async def test_what_a_killed_run_has_left_goes_with_the_next_cut() -> None:
+    async with program(ECHO) as ended:
+        await ended.line()
+    left = network._group_of(ended.pid)
+    left.mkdir()
+    async with program(ECHO) as server:
+        port = int(await server.line())
+        with made(Cut(Endpoint(server.pid, (port,)), [])):
+            pass
+    assert not left.exists()
 
 
 def cut_off(one: Member, members: Sequence[Member]) -> Cut:
