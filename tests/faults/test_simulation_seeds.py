@@ -136,6 +136,6 @@ def test_the_debugger_stops_at_a_step_with_the_world_at_hand() -> None:
     outcome = world.run(plan.draw(11).keep((1,), plan.draw(11).numbers[1]))
     assert (header, explained) == (outcome.trace[199], HEADER)
     assert f"(Pdb) {header!r}" in shown
-    assert "(Pdb) ['_id', 'kind']" in shown
+    assert "(Pdb) ['_id', 'createdAt']" in shown
     assert done.stderr.endswith("without a verdict.\n")
     assert done.returncode == 1
