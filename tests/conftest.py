@@ -1,5 +1,6 @@
 """Fixtures for every test: servers, separate databases and broker, and unique ids."""
 
+import gc
 import os
 import secrets
 import signal
@@ -45,6 +46,15 @@ structlog.configure(
 
 sharding.watch()
 share_adapters()
+
+gc.disable()  # until all tests are collected: what that makes is used until the end
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, but not among the modules and the ten thousand tests."""
+    gc.freeze()
+    gc.enable()
+
 
 WORKERS = 3
 """More than the cores, as much of the time goes into waiting for servers to be away and for processes to start."""

@@ -29,6 +29,7 @@ LIBRARIES = (
     "httpx",
     "jinja2",
     "psutil",
+    "pydantic.v1",  # FastAPI imports it with the first route
     "rich.console",
     "rich.live",
     "rich.markdown",
