@@ -66,7 +66,9 @@ def test_the_new_files_of_a_recipe_are_new_in_a_folder_that_exists(recipe: str) 
 
 def test_a_participant_is_named_only_in_the_files_of_its_recipe() -> None:
     messages = [message for row in PARTICIPANTS for message in (row.done, row.refused, row.undone, row.undo_type)]
-    places = files_with("|".join(message.__name__ for message in messages), "*.py", ":!tests", ":!benchmarks")
+    places = files_with(
+        "|".join(message.__name__ for message in messages), "*.py", ":!tests", ":!benchmarks", ":!simulation"
+    )
     owners = ("inventory_service/", "payment_service/", "shared/contracts/inventory.py", "shared/contracts/payments.py")
     assert {path for path in places if not path.startswith(owners)} <= existing("Add a participant")
 
