@@ -95,6 +95,8 @@ async def _spare_one(stack: ChaosStack, servers: Sequence[str]) -> None:
     stack.require(servers)
     if servers is stack.nodes:
         await stack.whole()  # a node may run, but be parted from the others
+    if servers is stack.members:
+        await stack.require_followers()  # a member may run, but lag behind a primary that the fault would take away
 
 
 # --- What happens to it. ---

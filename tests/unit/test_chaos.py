@@ -122,6 +122,7 @@ class FakeStack:
 
     def __init__(self, *away: str) -> None:
         self.away = set(away)
+        self.astray = False
         self.happened: list[str] = []
 
     def processes_of(self, service: str) -> list[str]:
@@ -133,6 +134,10 @@ class FakeStack:
 
     async def whole(self) -> None:
         pass
+
+    async def require_followers(self) -> None:
+        if self.astray:
+            raise LookupError("members that do not follow")
 
     async def leader(self, _queue: str) -> str:
         return "rabbitmq-3"
@@ -179,6 +184,15 @@ async def test_every_process_is_hit_at_some_time() -> None:
 )
 async def test_nothing_is_hit_that_the_others_could_not_spare(name: str, away: str) -> None:
     stack = FakeStack(away)
+    with pytest.raises(LookupError):
+        await struck(name, stack)
+    assert stack.happened == []
+
+
+@pytest.mark.parametrize("name", ["primary-killed", "member-killed", "member-paused"])
+async def test_no_member_is_hit_while_another_one_does_not_follow_the_primary(name: str) -> None:
+    stack = FakeStack()
+    stack.astray = True
     with pytest.raises(LookupError):
         await struck(name, stack)
     assert stack.happened == []
