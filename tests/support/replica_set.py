@@ -123,15 +123,15 @@ class ReplicaSet:
                     await stack.enter_async_context(member.failpoint("stopReplProducer"))
             yield
 
-    async def caught_up(self) -> None:
-        """Wait until there is a primary, and two members that follow it."""
+    async def caught_up(self, within: float = WITHIN_SECONDS) -> None:
+        """Wait until there is a primary, and two members that follow it, for at most so many seconds."""
 
         async def complete() -> bool:
             status = await (await self.primary()).command({"replSetGetStatus": 1})
             states = sorted(member["stateStr"] for member in status["members"])
             return states == ["PRIMARY", "SECONDARY", "SECONDARY"]
 
-        await eventually(complete, WITHIN_SECONDS, "all members to be well")
+        await eventually(complete, within, "all members to be well")
 
 
 async def _is_writable(member: Member) -> bool:
