@@ -11,6 +11,7 @@ from chaos.fault import Injected
 from chaos.operator import recover
 from chaos.stack import ChaosStack
 from operations.stack.rabbitmq import RabbitMQ
+from operations.stack.rabbitmq_cluster import RabbitMQCluster
 from shared import topology
 from shared.broker_rights import VIRTUAL_HOST
 
@@ -25,10 +26,10 @@ OTHER_QUEUES = (topology.DEAD_LETTERS, *(name for inbox in BUSY_QUEUES for name 
 BUSY_SHARE = 3 / 4
 
 
-async def control(node: RabbitMQ, *arguments: str) -> None:
-    """Run rabbitmqctl on a node. Raises LookupError if it fails."""
+async def control(broker: RabbitMQ | RabbitMQCluster, *arguments: str) -> None:
+    """Run rabbitmqctl on a node, or on any node of a cluster. Raises LookupError if it fails."""
     try:
-        await asyncio.to_thread(node.control, *arguments)
+        await asyncio.to_thread(broker.control, *arguments)
     except (OSError, subprocess.SubprocessError) as error:
         raise LookupError(f"rabbitmqctl failed: {error}") from error
 
@@ -82,10 +83,7 @@ class QueueLost:
             await recover(stack.location, injected.at)
 
         injected.undo = bring_back
-        try:
-            await asyncio.to_thread(stack.broker.control, self.command, "-p", VIRTUAL_HOST, queue)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise LookupError(f"{self.command} failed: {error}") from error
+        await control(stack.broker, self.command, "-p", VIRTUAL_HOST, queue)
         return injected
 
 

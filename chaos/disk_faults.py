@@ -36,11 +36,7 @@ class FullDisk:
 
     async def strike(self, stack: ChaosStack, chance: random.Random) -> Injected:
         """Fill the disk. Raises LookupError if its server, or another of its kind, is away."""
-        if self.server in stack.nodes:
-            stack.require(stack.nodes)
-        else:
-            stack.require(stack.members)
-            await stack.require_followers()
+        await stack.spare_one(stack.nodes if self.server in stack.nodes else stack.members)
         disk = disks.disk_of(stack.layout, self.server)
         seconds, leads = chance.uniform(SHORTEST_FULL, LONGEST_FULL), chance.random() < 1 / 2
 

@@ -20,7 +20,7 @@ class Injected:
     """A fault that has been injected: what was hit, when (in Unix seconds), and how long it is to last.
 
     It lasts until `repair`; one of 0 seconds, such as a kill, is over when it has happened. `duty` is what an operator
-    has to do once clients see nothing of it any more, as `told` says in words; None if the stack needs nobody.
+    has to do once clients see nothing of it any more, as `told` says in words; None if there is nothing to do.
     """
 
     what: str

@@ -6,12 +6,13 @@ Clients reach a server that is cut off from its kind, as they do when the link b
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chaos import namespaces, network
 from chaos.fault import Act, Injected
 from chaos.network import Cut, Endpoint
+from chaos.process_faults import Choose, a_process_of
 from chaos.stack import ChaosStack
 from operations.stack.state import read_state
 from shared.services import SERVICES
@@ -20,8 +21,6 @@ SHORTEST, LONGEST = 3.0, 40.0
 """Seconds. Most are short: half of them last less than 11 s."""
 RETURNS_WITHIN = 20.0
 """Seconds after which an operator restarts a node that has not come back to the others by itself."""
-
-Choose = Callable[[ChaosStack, random.Random], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Partition:
     title: str
     weight: int
     choose: Choose
-    servers_of: Callable[[ChaosStack], Collection[str]]
+    servers_of: Callable[[ChaosStack], Sequence[str]]
 
     def missing(self) -> str | None:
         """Return why processes of this machine cannot be cut off from each other."""
@@ -41,9 +40,7 @@ class Partition:
     async def strike(self, stack: ChaosStack, chance: random.Random) -> Injected:
         """Cut a process off. Raises LookupError if it or one of the others is away."""
         servers = self.servers_of(stack)
-        stack.require(servers)
-        if servers == stack.members:
-            await stack.require_followers()
+        await stack.spare_one(servers)
         name = await self.choose(stack, chance)
         others = [server for server in servers if server != name]
         cut = Cut(_endpoint(stack, name), [_endpoint(stack, other) for other in others])
@@ -83,8 +80,7 @@ def _bringing_back(stack: ChaosStack, name: str, injected: Injected) -> Act:
 
 
 async def a_node(stack: ChaosStack, chance: random.Random) -> str:
-    """Choose a node, of nodes that see each other."""
-    await stack.whole()
+    """Choose a node of the broker."""
     return chance.choice(stack.nodes)
 
 
@@ -96,13 +92,6 @@ async def a_member(stack: ChaosStack, chance: random.Random) -> str:
 async def the_primary(stack: ChaosStack, _chance: random.Random) -> str:
     """Choose the primary."""
     return await stack.primary()
-
-
-async def a_service(stack: ChaosStack, chance: random.Random) -> str:
-    """Choose a process of a service."""
-    processes = stack.processes_of(chance.choice(tuple(SERVICES)))
-    stack.require(processes)
-    return chance.choice(processes)
 
 
 def nodes_of(stack: ChaosStack) -> Sequence[str]:
@@ -117,6 +106,7 @@ def members_of(stack: ChaosStack) -> Sequence[str]:
 
 def partitions(*, cluster: bool) -> Sequence[Partition]:
     """Return the kinds of partitions: of a stack of single servers, or of a cluster."""
+    a_service = a_process_of(*SERVICES)
     of_services = [
         Partition("service-off-broker", "a service cut off from the broker", 1, a_service, nodes_of),
         Partition("service-off-database", "a service cut off from the database", 1, a_service, members_of),

@@ -62,41 +62,33 @@ def a_process_of(*services: str) -> Choose:
 
 async def a_node(stack: ChaosStack, chance: random.Random) -> str:
     """Choose a node of the broker."""
-    await _spare_one(stack, stack.nodes)
+    await stack.spare_one(stack.nodes)
     return chance.choice(stack.nodes)
 
 
 async def a_leader(stack: ChaosStack, chance: random.Random) -> str:
     """Choose the node that leads a random inbox."""
-    await _spare_one(stack, stack.nodes)
+    await stack.spare_one(stack.nodes)
     return await stack.leader(chance.choice(list(topology.INBOXES)))
 
 
 async def a_member(stack: ChaosStack, chance: random.Random) -> str:
     """Choose a member of the replica set."""
-    await _spare_one(stack, stack.members)
+    await stack.spare_one(stack.members)
     return chance.choice(stack.members)
 
 
 async def the_primary(stack: ChaosStack, _chance: random.Random) -> str:
     """Choose the primary."""
-    await _spare_one(stack, stack.members)
+    await stack.spare_one(stack.members)
     return await stack.primary()
 
 
 async def a_server(stack: ChaosStack, chance: random.Random) -> str:
     """Choose a node or a member."""
     servers = chance.choice([stack.nodes, stack.members])
-    await _spare_one(stack, servers)
+    await stack.spare_one(servers)
     return chance.choice(servers)
-
-
-async def _spare_one(stack: ChaosStack, servers: Sequence[str]) -> None:
-    stack.require(servers)
-    if servers is stack.nodes:
-        await stack.whole()  # a node may run, but be parted from the others
-    if servers is stack.members:
-        await stack.require_followers()  # a member may run, but lag behind a primary that the fault would take away
 
 
 # --- What happens to it. ---
@@ -120,7 +112,7 @@ async def end_in_order(stack: ChaosStack, _chance: random.Random, name: str) -> 
 
 
 async def keep_away(stack: ChaosStack, chance: random.Random, name: str) -> Injected:
-    """Kill it and let nobody start it again, or let it stand still, for so long that the others do without it."""
+    """Kill it and keep it from being started again, or stop it, for so long that the others do without it."""
     seconds = chance.uniform(SHORTEST_LOSS, LONGEST_LOSS)
     if chance.random() < 1 / 2:
         return _stop(stack, name, seconds)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 import signal
@@ -21,13 +20,11 @@ import pymongo
 from chaos.clocks import FakedClock
 from chaos.disks import disk_of
 from chaos.further_processes import FurtherProcess
-from operations.demo.demo_stack import StackDisplay
 from operations.doctor.broker_cluster import check_nodes
 from operations.settings import Stack, locate_stack
 from operations.stack.background import start_in_background
 from operations.stack.database_users import ADMINISTRATOR, load_users
 from operations.stack.layout import CLUSTER_PORTS, CLUSTER_SIZE, Layout, numbered
-from operations.stack.orphans import end_stack
 from operations.stack.ports import is_free
 from operations.stack.processes import find
 from operations.stack.queue_members import cluster_status, list_members
@@ -35,6 +32,7 @@ from operations.stack.rabbitmq import RabbitMQ, find_rabbitmq
 from operations.stack.rabbitmq_cluster import RabbitMQCluster
 from operations.stack.run import StackOptions
 from operations.stack.state import ProcessState, read_state
+from operations.stack.temporary import StackDisplay, end, own_environment
 from shared.broker_rights import VIRTUAL_HOST
 from shared.services import PROCESSES, SERVICES
 
@@ -46,8 +44,6 @@ FOLLOWS_WITHIN = timedelta(seconds=15)
 """How far a member may be behind by the clock: when nobody writes, the primary does every 10 s."""
 OFFSETS = range(200, 5600, 100)
 """What may be added to all ports: the sums are below the range that Linux uses for outgoing connections."""
-# The locations of the servers' programs depend on the machine. Any other setting would change the run.
-KEPT_SETTINGS = ("ORDERSAGA_MONGOD", "ORDERSAGA_RABBITMQ_SERVER")
 
 
 class ChaosStack:
@@ -150,7 +146,7 @@ class ChaosStack:
     # --- Servers and their roles. ---
 
     async def leader(self, queue: str) -> str:
-        """Return the name of the node that leads a queue. Raises LookupError if none does, or nobody says."""
+        """Return the name of the node that leads a queue. Raises LookupError if none is known."""
         try:
             queues = await asyncio.to_thread(list_members, self.broker.control, VIRTUAL_HOST)
         except (OSError, subprocess.SubprocessError) as error:
@@ -160,7 +156,18 @@ class ChaosStack:
 
     async def primary(self) -> str:
         """Return the name of the member that is the primary. Raises LookupError for none."""
-        return await asyncio.to_thread(self._primary)
+        for name in self.members:
+            if (said := await self.command(name, "hello")) and said.get("isWritablePrimary"):
+                return name
+        raise LookupError("the replica set has no primary")
+
+    async def spare_one(self, servers: Sequence[str]) -> None:
+        """Raise LookupError unless all nodes, or all members, run and work together: then they can do without one."""
+        self.require(servers)
+        if servers is self.nodes:
+            await self.whole()  # a node may run, but be parted from the others
+        if servers is self.members:
+            await self.require_followers()  # a member may run, but lag behind a primary that is taken away
 
     async def require_followers(self) -> None:
         """Raise LookupError unless all members follow one primary: after a fault, one may have to catch up first."""
@@ -179,15 +186,6 @@ class ChaosStack:
             async with pymongo.AsyncMongoClient[dict[str, Any]](url, timeoutMS=COMMAND_MS) as client:
                 return await client.admin.command(name)
         return None
-
-    def _primary(self) -> str:
-        for name in self.members:
-            with contextlib.suppress(pymongo.errors.PyMongoError):
-                url = self.process(name).url
-                with pymongo.MongoClient[dict[str, object]](url, serverSelectionTimeoutMS=2000) as client:
-                    if client.admin.command("hello").get("isWritablePrimary"):
-                        return name
-        raise LookupError("the replica set has no primary")
 
     async def whole(self) -> None:
         """Wait until all nodes of the broker see each other, as `ordersaga doctor` judges it. Raises TimeoutError."""
@@ -241,10 +239,7 @@ def own_stack(
     own = OwnStack(Path(tempfile.mkdtemp(prefix="ordersaga-chaos-")))
     layout = Layout(own.directory)
     disks = [disk_of(layout, server) for server in on_small_disks]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    kept |= {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ}
-    # A state directory of its own: other commands must not find this stack as the one used last.
-    environment = {**kept, **settings, "XDG_STATE_HOME": str(own.directory / "state")}
+    environment = {**own_environment(own.directory), **settings}
     try:
         for disk in disks:
             disk.mount()
@@ -253,7 +248,7 @@ def own_stack(
             start_in_background(options, listener, environment)
         yield own
     finally:
-        _end(layout, display)
+        end(layout, display)
         for disk in disks:
             disk.keep() if own.keep else disk.unmount()
         if own.keep:
@@ -267,13 +262,3 @@ def _free_offset() -> int:
     ports = [*CLUSTER_PORTS.values(), *(process.port for process in PROCESSES.values())]
     offsets = random.sample(OFFSETS, len(OFFSETS))
     return next((offset for offset in offsets if all(is_free(port + offset) for port in ports)), OFFSETS[0])
-
-
-def _end(layout: Layout, display: StackDisplay) -> None:
-    """End every process of the stack; ctrl-C is ignored meanwhile."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with display.stopping():
-            end_stack(layout)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -2,43 +2,24 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from operations.errors import UnreachableError
 from operations.settings import Stack, locate_stack
 from operations.stack.background import start_in_background
 from operations.stack.layout import Layout
-from operations.stack.orphans import end_stack
 from operations.stack.processes import find
-from operations.stack.run import StackListener, StackOptions
+from operations.stack.run import StackOptions
 from operations.stack.state import ProcessState, read_state
+from operations.stack.temporary import StackDisplay, end, own_environment, without_settings
 from shared.services import PROCESSES
 
 POLL_SECONDS = 0.05
-# The locations of the servers' programs depend on the machine. Any other setting would change the scenarios.
-KEPT_SETTINGS = ("ORDERSAGA_MONGOD", "ORDERSAGA_RABBITMQ_SERVER")
-
-
-class StackDisplay(Protocol):
-    """Shows the start and the end of a temporary stack."""
-
-    def starting(self, layout: Layout) -> AbstractContextManager[StackListener]:
-        """Show the start."""
-
-    def stopping(self) -> AbstractContextManager[object]:
-        """Show the end."""
-
-    def data_kept(self, root: Path) -> None:
-        """Show where the data and logs of a failed run are."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ def temporary_stack(display: StackDisplay, *, no_auth: bool = False) -> Iterator
     """
     root = Path(tempfile.mkdtemp(prefix="ordersaga-demo-"))
     layout = Layout(root)
-    environment = _environment(root)
+    environment = own_environment(root)
     keep = True
     try:
         with display.starting(layout) as listener:
@@ -103,7 +84,7 @@ def temporary_stack(display: StackDisplay, *, no_auth: bool = False) -> Iterator
         keep = False
         raise
     finally:
-        _end(layout, display)
+        end(layout, display)
         if keep:
             display.data_kept(root)
         else:
@@ -118,32 +99,12 @@ def lasting_stack(display: StackDisplay, settings: Mapping[str, str]) -> Iterato
     """
     root = Path(tempfile.mkdtemp(prefix="ordersaga-demo-"))
     layout = Layout(root)
-    environment = {**_without_settings(), **settings}
+    environment = {**without_settings(), **settings}
     try:
         with display.starting(layout) as listener:
             start_in_background(StackOptions(root, tuple(PROCESSES)), listener, environment)
         yield DemoStack(layout, locate_stack(root, environment))
     except BaseException:
-        _end(layout, display)
+        end(layout, display)
         shutil.rmtree(root, ignore_errors=True)
         raise
-
-
-def _environment(root: Path) -> Mapping[str, str]:
-    # A state directory of the demo: other commands must not find this stack as the one used last.
-    return {**_without_settings(), "XDG_STATE_HOME": str(root / "state")}
-
-
-def _without_settings() -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
-    return kept | {name: os.environ[name] for name in KEPT_SETTINGS if name in os.environ}
-
-
-def _end(layout: Layout, display: StackDisplay) -> None:
-    """End every process of the stack; ctrl-C is ignored meanwhile."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with display.stopping():
-            end_stack(layout)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -164,7 +164,7 @@ async def is_still_known(scope: Scope) -> bool:
 
 
 def identified_caller(scope: Scope) -> Principal:
-    """Return who calls. Raises RuntimeError on an open path, where nobody is asked."""
+    """Return who calls. Raises RuntimeError on an open path, which answers to callers who are not known."""
     caller = caller_of(scope)
     if caller is None:
         raise RuntimeError(f"{scope['path']} is an open path, and has no caller")

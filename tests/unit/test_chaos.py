@@ -119,6 +119,7 @@ class FakeStack:
     """A cluster with two processes of each service, of which some are away."""
 
     nodes, members, is_cluster = NODES, MEMBERS, True
+    spare_one = ChaosStack.spare_one
 
     def __init__(self, *away: str) -> None:
         self.away = set(away)
