@@ -16,7 +16,6 @@ from typing import Any
 
 from order_service.saga import SAGA, Saga
 from provisioning_service import job, jobs, lifecycle
-from shared import failpoints
 from shared.contracts import (
     CancelProvisioning,
     CapturePayment,
@@ -43,14 +42,12 @@ from shared.contracts import (
     StockReturned,
     StockShipped,
 )
+from simulation import plan
 from simulation.entropy import replace_until_exit
 
 Pair = tuple[str, str]
 
-_ELSEWHERE = ("notification.", "operations.")
-"""The prefixes of failpoints in services that the simulation leaves out."""
-
-FAILPOINTS = frozenset(point for point in failpoints.ALL_POINTS if not point.startswith(_ELSEWHERE))
+FAILPOINTS = frozenset(point for points in plan.FAILPOINTS.values() for point in points)
 
 NEVER_UNDONE_EARLY = (
     "nothing is undone before the order is CANCELLED or FAILED, and no order is PENDING again after that"
