@@ -6,14 +6,14 @@ COMMANDS lists all commands. Only the module of the requested command is importe
 drivers that it does not need.
 """
 
-import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+from shared import quick_start  # first, because it makes the other imports quicker
 
 # isort: split
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -146,13 +146,18 @@ def _add(application: typer.Typer, name: str, entry: Entry) -> None:
 
 def main() -> None:
     """Run the command line of this process."""
-    run(sys.argv[1:])
+    run(sys.argv[1:], when_imported=quick_start.started)
 
 
-def run(words: Sequence[str]) -> None:
-    """Run a command line, and raise SystemExit with its exit status. The reason for a failure is on stderr."""
+def run(words: Sequence[str], when_imported: Callable[[], None] = lambda: None) -> None:
+    """Run a command line, and raise SystemExit with its exit status. The reason for a failure is on stderr.
+
+    `when_imported` is called once the modules of the command are imported.
+    """
     try:
-        build_application(words)(words)
+        application = build_application(words)
+        when_imported()
+        application(words)
     except CommandError as error:
         print_error(str(error))
         sys.exit(status_of(error))

@@ -1,6 +1,6 @@
 """The entry point of the simulator: `python -m provisioning_service.simulator`; SIGTERM or SIGINT ends it."""
 
-import shared.quick_start  # noqa: F401 - first, because it makes the other imports quicker
+from shared import quick_start  # first, because it makes the other imports quicker
 
 # isort: split
 import asyncio
@@ -25,6 +25,7 @@ def main() -> None:
     try:
         settings = load(SimulatorSettings)
         configure_logging(SIMULATOR.name, settings.log_level, settings.log_format)
+        quick_start.started()
         uvloop.run(_run(settings))
     except StartError as error:
         exit_with(error)
