@@ -123,15 +123,25 @@ class ReplicaSet:
                     await stack.enter_async_context(member.failpoint("stopReplProducer"))
             yield
 
-    async def caught_up(self, within: float = WITHIN_SECONDS) -> None:
-        """Wait until there is a primary, and two members that follow it, for at most so many seconds."""
+    async def can_roll_back(self) -> None:
+        """Wait until each member has a state to return to: mongod aborts if it has none and must take back a write."""
+        for member in self.members:
+
+            async def has_one(member: Member = member) -> bool:
+                await member.command({"fsync": 1})  # a checkpoint now, which would come within a minute
+                return bool((await member.command({"replSetGetStatus": 1}))["lastStableRecoveryTimestamp"].time)
+
+            await eventually(has_one, WITHIN_SECONDS, f"{member.address} to have a state to return to")
+
+    async def caught_up(self) -> None:
+        """Wait until there is a primary, and two members that follow it."""
 
         async def complete() -> bool:
             status = await (await self.primary()).command({"replSetGetStatus": 1})
             states = sorted(member["stateStr"] for member in status["members"])
             return states == ["PRIMARY", "SECONDARY", "SECONDARY"]
 
-        await eventually(complete, within, "all members to be well")
+        await eventually(complete, WITHIN_SECONDS, "all members to be well")
 
 
 async def _is_writable(member: Member) -> bool:
