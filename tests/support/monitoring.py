@@ -79,7 +79,11 @@ class Metric(NamedTuple):
 
 
 def declared_metrics() -> dict[str, Metric]:
-    """All metrics of all programs, by name."""
+    """All metrics of all programs, by name.
+
+    Call it while the tests are collected: later on, libraries that a test has used in this process may have registered
+    theirs too (stamina counts the retries of the client's package, which no program uses).
+    """
     mains = (f"{service.package}.__main__" for service in SERVICES.values())
     for module in (*mains, "operations.metrics", "order_service.rpc.calls"):
         importlib.import_module(module)
