@@ -61,10 +61,10 @@ SETTINGS: Mapping[str, Any] = {
     "failed_hold_seconds": 10,
     "republish_after_seconds": 2,
     "resend_after_seconds": 4,
-    "sweep_interval_seconds": 2,
+    "sweep_interval_seconds": 3,
     "mark_flush_seconds": 1,
     "mark_sweep_seconds": 6,
-    "hold_sweep_seconds": 2,
+    "hold_sweep_seconds": 3,
     "credentials_key": base64.urlsafe_b64encode(bytes(32)).decode(),
     "buy_retry_delays": "1,2",
     "status_retry_delays": "1,2",
@@ -82,11 +82,11 @@ SETTINGS: Mapping[str, Any] = {
 """Time limits in the proportions of the real ones, and short enough that a world of orders ends in a few minutes."""
 
 _POLLS = (
-    (scheduler, "POLL_SECONDS", 2.5),
-    (provisioning_outbox, "SWEEP_SECONDS", 4.0),
-    (reconciler, "PAUSE_SECONDS", 2.0),
-    (orphaned_sessions, "PAUSE_SECONDS", 1.5),
-    (watch, "LOOK_SECONDS", 3.0),
+    (scheduler, "POLL_SECONDS", 4.0),
+    (provisioning_outbox, "SWEEP_SECONDS", 6.0),
+    (reconciler, "PAUSE_SECONDS", 3.0),
+    (orphaned_sessions, "PAUSE_SECONDS", 1.8),
+    (watch, "LOOK_SECONDS", 4.5),
 )
 """Pauses between looks for work that are no settings. Most looks find nothing, and would take most of a run's time."""
 

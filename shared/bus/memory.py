@@ -190,7 +190,7 @@ class MemoryBroker:
             else:
                 kept.append(stored)
         self._queues.setdefault(queue, deque()).extendleft(reversed(kept))
-        self._wake()
+        self._wake(queue)
 
     def _route(self, envelope: Envelope) -> list[str]:
         if envelope.exchange == "":
@@ -227,11 +227,13 @@ class MemoryBroker:
         waiting = self._queues.setdefault(queue, deque())
         position = self._random.randint(0, len(waiting)) if self.happens(self.faults.reorder) else len(waiting)
         waiting.insert(position, _Stored(envelope))
-        self._wake()
+        self._wake(queue)
 
-    def _wake(self) -> None:
+    def _wake(self, queue: str | None = None) -> None:
+        """Let the buses look for messages: all of them, or those that consume a queue."""
         for bus in self._buses:
-            bus.wake()
+            if queue is None or bus.consumes(queue):
+                bus.wake()
 
 
 class MemoryBus:
@@ -339,6 +341,10 @@ class MemoryBus:
         self.unacknowledged.clear()
         if returned:
             self._broker.put_back(self._queue or "", returned)
+
+    def consumes(self, queue: str) -> bool:
+        """Return whether its messages come from this queue."""
+        return self._queue == queue
 
     def wake(self) -> None:
         """Check the broker again, after a change."""
