@@ -40,7 +40,7 @@ from shared.clock import Clock
 from shared.contracts import Message
 from shared.database import Database
 from shared.failpoints import SimulatedCrashError
-from shared.http import create_app
+from shared.http import add_routes, create_app
 from shared.pausing import watch
 from shared.pausing.records import PauseRecords
 from shared.service import Connections, Parts
@@ -164,7 +164,7 @@ def _application(root: _Root) -> FastAPI:
             else _PartOfLife(maker, place)
             for place, each in enumerate(_required(getattr(module, name)))
         ]
-        app.include_router(getattr(module, name)(*arguments))
+        add_routes(app.router, getattr(module, name)(*arguments))
     return app
 
 
