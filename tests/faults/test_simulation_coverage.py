@@ -20,32 +20,7 @@ from simulation.plan import Action, Fault, Plan, Story
 from simulation.runner import run_seeds
 from tests.support.seeds import IS_LONG_FORM
 
-CHOSEN = (
-    56,
-    114,
-    122,
-    181,
-    190,
-    212,
-    288,
-    298,
-    317,
-    369,
-    388,
-    569,
-    589,
-    605,
-    649,
-    684,
-    691,
-    707,
-    727,
-    740,
-    756,
-    879,
-    933,
-    979,
-)
+CHOSEN = (9, 21, 71, 87, 109, 114, 122, 149, 159, 171, 257, 281, 320, 344, 361, 447, 537, 600)
 """Seeds that meet all but what the plans below are for. When plans are drawn in another way, choose others: of the
 first thousand seeds, those whose faults are at the failpoints that are missing, as long as each meets something new.
 """
@@ -105,9 +80,11 @@ def test_the_chosen_seeds_meet_all_that_can_be_met() -> None:
 
 @pytest.mark.long_form
 @pytest.mark.skipif(not IS_LONG_FORM, reason="the first thousand seeds take some minutes")
-def test_the_first_thousand_seeds_meet_all_that_can_be_met() -> None:
+def test_the_first_thousand_seeds_meet_all_but_what_is_rare() -> None:
     summary = run_seeds(range(1000))
     assert not summary.failed
+    for each in RARE:
+        summary.met.add(world.run(each).met)
     assert {kind: missing for kind, missing in summary.met.missing().items() if missing} == {}
     assert_nothing_unexpected(summary.met)
 
