@@ -112,8 +112,8 @@ audit-dependencies: setup  ## Look the locked packages up in the data about know
 	@$(BIN)/python scripts/audit_dependencies.py .venv/.tools/bin/pip-audit locks/runtime.lock
 
 .PHONY: bench
-bench: setup  ## Load a fresh stack with 5000 orders and report throughput and latency
-	@scripts/bench
+bench: setup  ## Measure the goals for speed on a fresh stack, beside the committed figures; ONLY=full,alone is shorter
+	@$(BIN)/python -m benchmarks.goals $${ONLY:+--only $$ONLY} $${MANY:+--many $$MANY} $${SAVE:+--save}
 
 # Simulations of the whole system take most of the time: about an hour.
 .PHONY: test-seeds

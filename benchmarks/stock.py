@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing.synchronize import Barrier
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import psutil
@@ -195,8 +195,17 @@ def mongod_cpu(url: str) -> float:
     return float("nan")
 
 
-def measure(url: str, way: str, workers: int, size: int, orders: int) -> tuple[str, ...]:
-    """Run one setting; return the cells of its row."""
+class Measured(NamedTuple):
+    """What one setting came to; `lost` is per batch, both CPU times in microseconds per reservation."""
+
+    per_second: float
+    lost: float
+    worker_cpu: float
+    mongod_cpu: float
+
+
+def measure(url: str, way: str, workers: int, size: int, orders: int) -> Measured:
+    """Run one setting."""
     uvloop.run(prepare(url))
     spawn = multiprocessing.get_context("spawn")
     batches = max(MIN_BATCHES, orders // (workers * size))
@@ -214,7 +223,7 @@ def measure(url: str, way: str, workers: int, size: int, orders: int) -> tuple[s
     elapsed = max(share.ended for share in done) - min(share.started for share in done)
     lost = sum(share.lost for share in done) / (workers * batches)
     cpu = 1e6 * sum(share.cpu for share in done) / total
-    return f"{total / elapsed:,.0f}", f"{lost:.2f}", f"{cpu:,.0f}", f"{1e6 * mongod / total:,.0f}"
+    return Measured(total / elapsed, lost, cpu, 1e6 * mongod / total)
 
 
 def die(point: str) -> None:
@@ -270,7 +279,14 @@ def main() -> None:
     table = Table("workers", "batch", "way", "per second", "lost", "worker µs", "mongod µs")
     for workers, size, way in product(arguments.workers, arguments.batches, WAYS):
         orders = arguments.orders if size > 1 else max(100, arguments.orders // 10)
-        table.add_row(str(workers), str(size), way, *measure(arguments.url, way, workers, size, orders))
+        found = measure(arguments.url, way, workers, size, orders)
+        cells = (
+            f"{found.per_second:,.0f}",
+            f"{found.lost:.2f}",
+            f"{found.worker_cpu:,.0f}",
+            f"{found.mongod_cpu:,.0f}",
+        )
+        table.add_row(str(workers), str(size), way, *cells)
     console.print(table)
     if not arguments.no_recovery:
         for way in WAYS:
