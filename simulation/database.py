@@ -20,6 +20,19 @@ _AFTER_UNCONFIRMED_READ = (plan.AFTER_STEP, plan.AFTER_UNCONFIRMED_READ)
 _AFTER_WRITE = (plan.AFTER_STEP, plan.AFTER_WRITE)
 
 
+def _travel(seconds: float) -> "asyncio.Future[None]":
+    """Return what is done after this time: as `asyncio.sleep`, for what nobody cancels, at a fraction of the work."""
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[None] = loop.create_future()
+    loop.call_later(seconds, _arrive, arrived)
+    return arrived
+
+
+def _arrive(arrived: "asyncio.Future[None]") -> None:
+    if not arrived.done():
+        arrived.set_result(None)
+
+
 class DatabaseSteps:
     """What happens around each step of a process at a database: time passes, or a fault happens."""
 
@@ -51,7 +64,7 @@ class DatabaseSteps:
     async def _request(self, life: Life, operation: str, collection: str) -> None:
         """Let the request travel. Raises an error of the driver where a fault keeps it from arriving."""
         self._trace.note(f"{operation} {collection}")
-        await asyncio.sleep(self._latency(life.process))
+        await _travel(self._latency(life.process))
         await pass_through(life, self._reach(life, *(_BEFORE_READ if operation in _READS else _BEFORE_WRITE)))
         now = asyncio.get_running_loop().time()
         if fault := self._injector.chance(plan.REFUSE, life.process):
