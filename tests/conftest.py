@@ -8,10 +8,12 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from pymongo import AsyncMongoClient
 
 from tests.support import sharding
 from tests.support.memory_databases import MEMORY, MONGODB
@@ -23,7 +25,8 @@ from tests.support.servers import (
     Servers,
     delete_topology,
     drop_databases,
-    empty_databases,
+    drop_databases_of,
+    empty_databases_of,
     native_servers,
     run_servers,
 )
@@ -68,16 +71,20 @@ def pytest_xdist_auto_num_workers() -> int:
 
 SLOW_FILES = (
     "end_to_end/test_up_native.py",
+    "end_to_end/test_incident.py",
     "end_to_end/test_cluster.py",
     "faults/test_outages.py",
-    "end_to_end/test_incident.py",
-    "end_to_end/test_tutorial.py",
-    "faults/test_broker_alarms.py",
-    "end_to_end/test_demo.py",
-    "integration/test_console_pages.py",
-    "faults/test_kill.py",
-    "end_to_end/test_upgrade.py",
     "faults/test_provisioning_kills.py",
+    "integration/test_console_pages.py",
+    "integration/test_broker_users.py",
+    "faults/test_kill.py",
+    "end_to_end/test_chaos.py",
+    "integration/test_readiness.py",
+    "faults/test_outage_words.py",
+    "faults/test_broker_alarms.py",
+    "integration/test_metrics.py",
+    "end_to_end/test_demo.py",
+    "end_to_end/test_upgrade.py",
     "end_to_end/test_saga.py",
     "end_to_end/test_funds.py",
     "faults/test_funds.py",
@@ -201,28 +208,39 @@ def unique_id() -> str:
     return secrets.token_hex(8)
 
 
+@pytest.fixture(scope="session")
+async def housekeeper(servers: Servers) -> AsyncIterator[AsyncMongoClient[dict[str, Any]]]:
+    """The client that removes what tests leave."""
+    async with AsyncMongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        yield client
+
+
 @pytest.fixture
-async def database_prefix(mongodb_url: str, unique_id: str) -> AsyncIterator[str]:
+async def database_prefix(
+    mongodb_url: str, unique_id: str, housekeeper: AsyncMongoClient[dict[str, Any]]
+) -> AsyncIterator[str]:
     """A prefix for the names of this test's databases; they are dropped when it ends."""
     prefix = f"t{unique_id}"
     yield prefix
     if mongodb_url != MEMORY:
-        await drop_databases(mongodb_url, prefix)
+        await drop_databases_of(housekeeper, prefix)
 
 
 @pytest.fixture(scope="module")
-async def module_prefix(servers: Servers) -> AsyncIterator[str]:
+async def module_prefix(housekeeper: AsyncMongoClient[dict[str, Any]]) -> AsyncIterator[str]:
     """A prefix for the names of databases that the tests of a module share; they are dropped after the last."""
     prefix = f"t{secrets.token_hex(8)}"
     yield prefix
-    await drop_databases(servers.mongodb_url, prefix)
+    await drop_databases_of(housekeeper, prefix)
 
 
 @pytest.fixture
-async def emptied_prefix(module_prefix: str, mongodb_url: str) -> AsyncIterator[str]:
+async def emptied_prefix(
+    module_prefix: str, mongodb_url: str, housekeeper: AsyncMongoClient[dict[str, Any]]
+) -> AsyncIterator[str]:
     """A `database_prefix` for modules whose tests do not look at how collections are created, which costs more than
     most tests: each finds those of the tests before, without documents.
     """
     yield module_prefix
     if mongodb_url != MEMORY:
-        await empty_databases(mongodb_url, module_prefix)
+        await empty_databases_of(housekeeper, module_prefix)

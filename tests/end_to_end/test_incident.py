@@ -40,7 +40,7 @@ PATIENCE = 120_000
 """Milliseconds that a page may take on a loaded machine."""
 
 SIZES = Sizes(good=500, misread=80, lost=1, without_answer=120, foreign=99, not_json=1, servers=4, customers=10)
-GROUPS, LETTERS = 150, 10_000 if IS_LONG_FORM else 2_500
+GROUPS, LETTERS = 150, 10_000 if IS_LONG_FORM else 1_000
 KINDS, ON_A_PAGE = 4, 50
 WEBHOOK_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 SHORT_NAMES = {name.removeprefix("ORDERSAGA_").lower(): value for name, value in SETTINGS.items()}

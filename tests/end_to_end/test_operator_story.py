@@ -158,6 +158,8 @@ async def page(shop: Shop) -> AsyncIterator[Page]:
         expect.set_options(timeout=5000)
 
 
+# test_incident.py does the same on the pages; tests/faults has the kills: test_dead_letters.py and test_kill.py.
+@pytest.mark.extended
 async def test_an_operators_night(shop: Shop, page: Page) -> None:
     for product, quantity in (("p1", 5000), ("p2", 10)):
         await shop.stock(product, quantity)

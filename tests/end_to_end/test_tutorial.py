@@ -140,6 +140,7 @@ async def page() -> AsyncIterator[Page]:
         expect.set_options(timeout=5000)
 
 
+@pytest.mark.extended  # tests/unit/test_docs.py looks whether the commands and the buttons exist
 async def test_the_tutorial_is_true(tutorial: Tutorial, page: Page) -> None:
     await start_and_sign_in(tutorial, page)
     await tutorial.run("KEY=")

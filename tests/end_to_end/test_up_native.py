@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,13 @@ import pytest
 
 from operations.stack.api_keys import own_key_file
 from operations.stack.layout import CLUSTER_PORTS, SERVER_PORTS, Layout
-from operations.stack.ports import FREE_PORTS, PortClaims
+from operations.stack.ports import FREE_PORTS, PortClaims, PortTakenError
 from operations.stack.processes import find_marked
 from operations.stack.state import read_state
 from operations.stack.status import as_json, check_stack
 from shared.services import SERVICES
 from shared.urls import hide_credentials
+from tests.support import warm_processes
 from tests.support.access import bearer
 from tests.support.builders import order_body
 from tests.support.eventually import eventually
@@ -35,6 +36,7 @@ from tests.support.servers import Servers
 from tests.support.simulators import package, run_simulator
 from tests.support.stack_users import mongodb_url_of
 
+SOME_SERVICES = ("order", "inventory", "payment", "provisioning")
 WHY = {"Ordersaga-Reason": "the customer asks for it"}
 ROOT = Path(__file__).parents[2]
 
@@ -73,8 +75,8 @@ class CommandLine:
         return [sys.executable, "-m", "operations.cli", *words]
 
     def run(self, *words: str, within: float = 150) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*words), env=self.environment, cwd=self.home, capture_output=True, text=True, timeout=within
+        return warm_processes.run_in_thread(
+            "operations.cli", *words, environment=self.environment, directory=self.home, within=within
         )
 
     def must(self, *words: str) -> str:
@@ -325,8 +327,8 @@ def count(mongodb_url: str) -> int:
     "number",
     [
         signal.SIGINT,
-        signal.SIGHUP,
-        # `down` sends it to the same program.
+        # The same program ends by them: `down` sends SIGTERM.
+        pytest.param(signal.SIGHUP, marks=pytest.mark.extended),
         pytest.param(signal.SIGTERM, marks=pytest.mark.extended),
     ],
 )
@@ -402,35 +404,19 @@ async def test_where_nothing_can_run_down_has_nothing_to_do_and_up_says_so_in_on
         assert "Traceback" not in failed.stderr
 
 
-async def test_given_servers_are_used_and_not_started_and_an_offset_gives_exactly_these_ports_or_none(
+async def test_given_servers_and_a_given_provider_are_used_and_credentials_outlive_a_fresh_stack(
     services_only: CommandLine, servers: Servers
 ) -> None:
-    with PortClaims() as claims:
-        offset = claims.claim_free() - 3008
-    up = ("up", "--detach", "--only", "order", "--port-offset", str(offset))
-    output = services_only.must(*up)
-    status = services_only.status()
-    (process,) = status["processes"]
-    assert (process["name"], process["url"]) == ("order", f"http://127.0.0.1:{3008 + offset}")
-    assert (status["mongodbUrl"], status["amqpUrl"]) == (servers.mongodb_url, hide_credentials(servers.amqp_url))
-    assert "mongodb is external" in output
-
-    other = CommandLine(services_only.home / "other", services_only.settings)
-    other.home.mkdir()
-    refused = other.run(*up)
-    assert refused.returncode == 1
-    assert f"{3008 + offset} (order)" in refused.stderr
-
-
-async def test_a_given_provider_is_used_and_the_credentials_of_its_servers_outlive_a_fresh_stack(
-    services_only: CommandLine,
-) -> None:
-    """A fresh stack over a given database keeps the key to what is in it."""
+    """A fresh stack over a given database keeps the key to what is in it; an offset gives these ports or none."""
+    offset = free_offset()
     async with run_simulator() as simulator:
         await simulator.packages([package("203.0.113")])
         provider = {f"ORDERSAGA_{name.upper()}": value for name, value in simulator.settings.items()}
         services_only.settings.update(provider)
-        await asyncio.to_thread(services_only.must, "up", "--detach", "--only", "order,inventory,payment,provisioning")
+        up = ("up", "--detach", "--only", ",".join(SOME_SERVICES), "--port-offset", str(offset))
+        assert "mongodb is external" in await asyncio.to_thread(services_only.must, *up)
+        only_services_are_started(services_only, servers, offset)
+        await others_are_refused_these_ports(services_only, up, offset)
         before, path = await credentials_of_a_bought_server(services_only)
         provisioning = psutil.Process(services_only.process("provisioning")["pid"])
         assert provisioning.environ()["ORDERSAGA_SMARTVPS_URL"] == simulator.url
@@ -442,6 +428,32 @@ async def test_a_given_provider_is_used_and_the_credentials_of_its_servers_outli
             after = (await client.get(f"{url}{path}", headers=WHY)).raise_for_status().json()
     assert after == before
     assert after["password"]
+
+
+def free_offset() -> int:
+    """An offset of which no port is taken."""
+    for _ in range(100):
+        with PortClaims() as claims, contextlib.suppress(PortTakenError):
+            offset = claims.claim_free() - SERVICES["order"].port
+            claims.claim_exactly({name: SERVICES[name].port + offset for name in SOME_SERVICES[1:]})
+            return offset
+    raise AssertionError("no offset is free")
+
+
+def only_services_are_started(stack: CommandLine, servers: Servers, offset: int) -> None:
+    status = stack.status()
+    assert {process["name"]: process["url"] for process in status["processes"]} == {
+        name: f"http://127.0.0.1:{SERVICES[name].port + offset}" for name in SOME_SERVICES
+    }
+    assert (status["mongodbUrl"], status["amqpUrl"]) == (servers.mongodb_url, hide_credentials(servers.amqp_url))
+
+
+async def others_are_refused_these_ports(stack: CommandLine, up: Sequence[str], offset: int) -> None:
+    other = CommandLine(stack.home / "other", stack.settings)
+    other.home.mkdir()
+    refused = await asyncio.to_thread(other.run, *up)
+    assert refused.returncode == 1
+    assert f"{3008 + offset} (order)" in refused.stderr
 
 
 async def credentials_of_a_bought_server(stack: CommandLine) -> tuple[dict[str, Any], str]:

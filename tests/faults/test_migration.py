@@ -98,6 +98,17 @@ async def assert_declared(url: str) -> None:
     assert set((await count_messages(url, names)).values()) == {None}
 
 
+@pytest.fixture(autouse=True)
+async def nothing_is_left(amqp_url: str) -> AsyncIterator[None]:
+    """What a migration has made and not deleted goes with its test: `clean_broker` deletes what services declare."""
+    yield
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        for queue in topology.all_queues(topology.DEFAULT_EVENTS_RETENTION):
+            await channel.queue_delete(topology.migration_queue(queue).name)
+            await channel.exchange_delete(topology.migration_exchange(queue).name)
+        await channel.exchange_delete(topology.MIGRATION.name)
+
+
 @pytest.fixture
 async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
     """A stack over queues of an earlier form."""

@@ -37,6 +37,11 @@ async def issuer() -> AsyncIterator[MockIssuer]:
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def app(
     service: str, issuer: MockIssuer, ring: KeyRing, mongodb_url: str, database_prefix: str
 ) -> AsyncIterator[FastAPI]:

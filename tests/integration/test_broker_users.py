@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from shared.bus.rabbitmq import RabbitBus
 from shared.bus.reading import read
 from shared.contracts import OrderCreated, PaymentRefunded, RefundPayment
 from shared.services import NOTIFICATION, ORDER, PAYMENT
+from tests.support import warm_processes
 from tests.support.builders import an_order, connected
 from tests.support.buses import take_batch
 from tests.support.eventually import eventually
@@ -66,9 +66,8 @@ def environment(data_directory: Path) -> dict[str, str]:
 
 
 def ordersaga(data_directory: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "operations.cli", *words]
     given = environment(data_directory) | variables
-    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=240, check=False)
+    return warm_processes.run_in_thread("operations.cli", *words, environment=given, within=240)
 
 
 async def up(data_directory: Path) -> Brokers:

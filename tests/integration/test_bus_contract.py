@@ -20,7 +20,7 @@ INBOX = topology.PAYMENT_INBOX
 
 @pytest.fixture(params=["memory", "rabbitmq"])
 async def harness(request: pytest.FixtureRequest, amqp_url: str) -> AsyncIterator[Harness]:
-    async with open_harness(request.param, amqp_url) as opened:
+    async with open_harness(request.param, amqp_url, "declare") as opened:
         yield opened
 
 

@@ -36,7 +36,7 @@ INBOX = topology.PAYMENT_INBOX
 
 @pytest.fixture
 async def harness(amqp_url: str) -> AsyncIterator[RabbitHarness]:
-    async with RabbitHarness.open(amqp_url) as opened:
+    async with RabbitHarness.open(amqp_url, "declare") as opened:
         yield opened
 
 

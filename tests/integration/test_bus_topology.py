@@ -28,7 +28,7 @@ QUEUES = {queue.name: queue for queue in topology.queues(SHORT_LADDER)}
 
 @pytest.fixture
 async def harness(amqp_url: str) -> AsyncIterator[RabbitHarness]:
-    async with RabbitHarness.open(amqp_url) as opened:
+    async with RabbitHarness.open(amqp_url, "declare") as opened:
         yield opened
 
 

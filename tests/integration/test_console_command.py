@@ -3,12 +3,12 @@
 import asyncio
 import os
 import subprocess
-import sys
 
 import httpx
 import pytest
 
 from shared.access.permissions import Role
+from tests.support import warm_processes
 from tests.support.access import ADMIN_KEY, KEYS
 from tests.support.consoles import NOWHERE, OURS, console_dependencies, served
 
@@ -21,9 +21,8 @@ async def run(url: str, *words: str, key: str = ADMIN_KEY) -> subprocess.Complet
         "ORDERSAGA_API_KEY": key,
         "ORDERSAGA_OPERATOR": "ann",
     }
-    command = [sys.executable, "-m", "operations.cli", "console", *words]
     return await asyncio.to_thread(
-        subprocess.run, command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        lambda: warm_processes.run_in_thread("operations.cli", "console", *words, environment=environment, within=120)
     )
 
 

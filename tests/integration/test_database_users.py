@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,6 +37,7 @@ from shared.errors import StartError
 from shared.reencryption import Reencryption
 from shared.services import CONSOLE, NOTIFICATION, ORDER, SERVICES, Service
 from shared.unfinished_restore import COLLECTION as MARK
+from tests.support import warm_processes
 from tests.support.database_attempts import assert_least_rights, refused
 from tests.support.guarded_mongodb import guarded_mongodb
 
@@ -68,11 +68,9 @@ class Prepared:
         file = self.directory.parent / "administrator"
         write_private(file, (url or self.root_url).encode())
         given = {"ORDERSAGA_MONGODB_URL_FILE": str(file), "ORDERSAGA_DATABASE_PREFIX": PREFIX, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "operations.cli", "database", "prepare", "--secrets", str(self.directory)]
+        command = ("operations.cli", "database", "prepare", "--secrets", str(self.directory), *words)
         return await asyncio.to_thread(
-            lambda: subprocess.run(
-                [*command, *words], env=known | given, capture_output=True, text=True, timeout=120, check=False
-            )
+            lambda: warm_processes.run_in_thread(*command, environment=known | given, within=120)
         )
 
 

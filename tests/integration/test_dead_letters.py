@@ -238,6 +238,7 @@ async def test_a_retry_without_a_retry_queue_is_a_letter_and_can_be_replayed(dea
     assert (await dead_letters.replay(Filters(service="payment")))["published"] == 1
     (replayed,) = await dead_letters.harness.take_from(INBOX, 1)
     assert (replayed.body, replayed.type) == (body, "payment.refund")
+    await dead_letters.harness.bus(topology_mode="declare")  # declares the queue again
 
 
 async def test_a_letter_has_everything_about_the_failure(dead_letters: DeadLetterHarness) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Literal
 
 import pytest
 from pydantic import SecretStr
@@ -29,6 +30,12 @@ from shared.database import Database
 from tests.support import stripe_api
 from tests.support.builders import connected, new_id
 
+pytestmark = pytest.mark.parametrize(
+    ("kind", "driver"),
+    [(kind, driver) for kind in ("simulated", "stripe") for driver in ("pymongo", "memory")] + [("simulated", "motor")],
+)
+"""Motor calls what PyMongo does, and Stripe's tests take longest: once is enough."""
+
 
 @dataclass
 class Bench:
@@ -52,17 +59,22 @@ class Bench:
         return request, outcome
 
 
-@pytest.fixture(params=["pymongo", "motor", "memory"])
-async def database(request: pytest.FixtureRequest, mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
-    async with connected(mongodb_url, f"{database_prefix}_payments", request.param) as database:
+@pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
+async def database(driver: str, mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
+    async with connected(mongodb_url, f"{database_prefix}_payments", driver) as database:
         yield database
 
 
-@pytest.fixture(params=["simulated", "stripe"])
-async def bench(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Bench]:
+@pytest.fixture
+async def bench(kind: Literal["simulated", "stripe"], database: Database) -> AsyncIterator[Bench]:
     async with stripe_api.run_stripe_api() as api:
         settings = PaymentSettings(
-            card_gateway=request.param,
+            card_gateway=kind,
             stripe_api_key=SecretStr(stripe_api.API_KEY),
             stripe_api_url=api.url,
             gateway_timeout_seconds=60,
@@ -76,7 +88,7 @@ async def bench(request: pytest.FixtureRequest, database: Database) -> AsyncIter
             held = {"outcome": {"$in": ["AUTHORIZED", "CHARGED"]}, "refundedAt": None}
             return {record["_id"] async for record in database[COLLECTION].find(held)}
 
-        if request.param == "stripe":
+        if kind == "stripe":
             yield Bench(first, second, stripe_api.VISA, stripe_api.REFUSED, held_by_stripe)
         else:
             yield Bench(first, second, "tok_ok", "tok_declined", held_by_simulation)

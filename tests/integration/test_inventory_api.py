@@ -14,6 +14,11 @@ from tests.support.inventory_worker import Gate, Worker, inventory_database, ord
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Worker]:
     async with inventory_database(mongodb_url, database_prefix) as db:
         yield Worker(db)

@@ -22,6 +22,11 @@ pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[Worker]:
     async with inventory_database(mongodb_url, database_prefix) as db:
         worker = Worker(db)

@@ -27,6 +27,11 @@ from tests.support.inventory_worker import Worker, inventory_database, order, se
 VPS = Description(Kind.VPS, name="Small server", price=1999, package="103.181.9", package_id="17", ram=4)
 
 
+@pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
 @pytest.fixture(params=["pymongo", "motor", "memory"])
 async def worker(mongodb_url: str, database_prefix: str, request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
     async with inventory_database(mongodb_url, database_prefix, request.param) as db:

@@ -33,6 +33,11 @@ RESERVE = "stock.reserve"
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def workers(mongodb_url: str, database_prefix: str) -> AsyncIterator[list[Worker]]:
     async with AsyncExitStack() as stack:
         databases = [

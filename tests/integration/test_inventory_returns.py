@@ -28,6 +28,11 @@ LINES = {"p": 3, "q": 2}
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def db(mongodb_url: str, database_prefix: str) -> AsyncIterator[Database]:
     async with inventory_database(mongodb_url, database_prefix) as db:
         yield db

@@ -16,6 +16,11 @@ async def nothing_is_down() -> dict[str, str]:
 
 
 @pytest.fixture
+def database_prefix(emptied_prefix: str) -> str:
+    return emptied_prefix
+
+
+@pytest.fixture
 async def worker(mongodb_url: str, database_prefix: str) -> AsyncIterator[PaymentWorker]:
     async with payment_worker(mongodb_url, database_prefix) as worker:
         yield worker

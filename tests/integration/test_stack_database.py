@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from operations.stack.start import StackStartError, start
 from operations.stack.status import as_json, check_stack
 from shared import schema
 from shared.services import ORDER, SERVICES
+from tests.support import warm_processes
 from tests.support.database_attempts import Attempt, assert_least_rights, refused
 from tests.support.stack_users import mongodb_url_of
 
@@ -54,10 +54,8 @@ class Database:
         known = {name: value for name, value in os.environ.items() if not name.startswith("ORDERSAGA_")}
         own = {"ORDERSAGA_DATA_DIR": str(self.directory), "XDG_STATE_HOME": str(self.directory.parent / "xdg")}
         own |= {"ORDERSAGA_DATABASE_PREFIX": PREFIX, "ORDERSAGA_AMQP_URL": self.amqp_url, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "operations.cli", *words]
-        return subprocess.run(
-            command, env=known | own | variables, capture_output=True, text=True, timeout=240, check=False
-        )
+        given = known | own | variables
+        return warm_processes.run_in_thread("operations.cli", *words, environment=given, within=240)
 
     async def must(self, *words: str, **variables: str) -> str:
         done = await asyncio.to_thread(lambda: self.ordersaga(*words, **variables))

@@ -12,6 +12,7 @@ import aio_pika
 
 from shared import topology
 from shared.bus import Bus, Envelope
+from shared.bus.amqp.link import TopologyMode
 from shared.bus.memory import MemoryBroker, MemoryBus
 from shared.bus.rabbitmq import RabbitBus
 from tests.support.eventually import NotWithinError
@@ -137,18 +138,19 @@ class MemoryHarness(Harness):
 class RabbitHarness(Harness):
     """RabbitMQ, inspected through a separate connection of the test."""
 
-    def __init__(self, url: str, channel: aio_pika.abc.AbstractChannel) -> None:
+    def __init__(self, url: str, channel: aio_pika.abc.AbstractChannel, mode: TopologyMode) -> None:
         super().__init__()
         self.url = url
         self._channel = channel
+        self._mode = mode
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str) -> AsyncIterator["RabbitHarness"]:
-        """Connect, and start from empty queues."""
+    async def open(cls, url: str, mode: TopologyMode = "trust") -> AsyncIterator["RabbitHarness"]:
+        """Connect, and start from empty queues. The first bus declares them; `mode` is that of all others."""
         async with await aio_pika.connect(url) as connection, connection.channel() as channel:
-            harness = cls(url, channel)
-            await harness.bus()
+            harness = cls(url, channel, mode)
+            await harness.bus(topology_mode="declare")
             await harness._empty()
             try:
                 yield harness
@@ -157,7 +159,7 @@ class RabbitHarness(Harness):
                 await harness._empty()
 
     def _new_bus(self, **options: Any) -> Bus:
-        return RabbitBus(self.url, **({"ladder": SHORT_LADDER} | options))
+        return RabbitBus(self.url, **({"ladder": SHORT_LADDER, "topology_mode": self._mode} | options))
 
     async def _empty(self) -> None:
         for name in QUEUES:
@@ -206,14 +208,14 @@ class RabbitHarness(Harness):
 
 
 @contextlib.asynccontextmanager
-async def open_harness(kind: str, amqp_url: str) -> AsyncIterator[Harness]:
+async def open_harness(kind: str, amqp_url: str, mode: TopologyMode = "trust") -> AsyncIterator[Harness]:
     """The harness over `kind`: "memory" or "rabbitmq"."""
     if kind == "memory":
         memory = MemoryHarness()
         yield memory
         await memory.close()
     else:
-        async with RabbitHarness.open(amqp_url) as rabbit:
+        async with RabbitHarness.open(amqp_url, mode) as rabbit:
             yield rabbit
 
 

@@ -19,8 +19,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
@@ -97,6 +100,44 @@ async def run(
     return await process.wait(), printed.decode(), said.decode()
 
 
+def run_in_thread(
+    module: str, *words: str, environment: Mapping[str, str], within: float, directory: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """The same for a thread without an event loop, as `subprocess.run` does; processes that it leaves may run on.
+
+    Raises subprocess.TimeoutExpired.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        with open(os.devnull, "rb") as nothing:
+            standard = (nothing.fileno(), output.fileno(), errors.fileno())
+            pid, status = _forked_for_thread(module, words, environment, standard, directory)
+        with status:
+            status.settimeout(within)
+            try:
+                ended = int(status.recv(_LENGTH_BYTES * 4) or -signal.SIGKILL)
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired([module, *words], within) from None
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess([module, *words], ended, output.read(), errors.read())
+
+
+def _forked_for_thread(
+    module: str,
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    standard: tuple[int, int, int],
+    directory: Path | None,
+) -> tuple[int, socket.socket]:
+    """Have a program started; return its pid and what its exit status comes from."""
+    # Packets, so that the two lines are read one by one.
+    status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        _Forker.ours().ask(module, words, environment, (*standard, theirs.fileno()), directory)
+    return int(status.recv(_LENGTH_BYTES * 4)), status
+
+
 async def _pipe() -> tuple[asyncio.StreamReader, int]:
     """A pipe: what is written into the descriptor is read here, until every copy of it is closed."""
     source, sink = os.pipe()
@@ -112,10 +153,7 @@ async def _fork(
     """Have a program started with these descriptors; return its pid and a reader of its exit status."""
     status, exit_pipe = await _pipe()
     try:
-        request = json.dumps({"module": module, "words": words, "environment": dict(environment)}).encode()
-        control = _Forker.ours().control
-        socket.send_fds(control, [len(request).to_bytes(_LENGTH_BYTES)], [*standard, exit_pipe])
-        control.sendall(request)
+        _Forker.ours().ask(module, words, environment, (*standard, exit_pipe))
     finally:
         os.close(exit_pipe)
     return int(await status.readline()), status
@@ -125,6 +163,8 @@ class _Forker:
     """The process that forks, from this side: started with the first program, ended with this process."""
 
     _ours: "_Forker | None" = None
+    _lock = threading.Lock()
+    """Held by the thread that starts it, or that asks it."""
 
     def __init__(self) -> None:
         self.control, theirs = socket.socketpair()
@@ -145,9 +185,26 @@ class _Forker:
 
     @classmethod
     def ours(cls) -> "_Forker":
-        if cls._ours is None:
-            cls._ours = cls()
-        return cls._ours
+        with cls._lock:
+            if cls._ours is None:
+                cls._ours = cls()
+            return cls._ours
+
+    def ask(
+        self,
+        module: str,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        descriptors: tuple[int, int, int, int],
+        directory: Path | None = None,
+    ) -> None:
+        """Ask for a program with these descriptors: the standard ones, and one for its pid and its exit status."""
+        place = None if directory is None else str(directory)
+        values = {"module": module, "words": words, "environment": dict(environment), "directory": place}
+        request = json.dumps(values).encode()
+        with self._lock:
+            socket.send_fds(self.control, [len(request).to_bytes(_LENGTH_BYTES)], descriptors)
+            self.control.sendall(request)
 
 
 # --- In the process that forks. ---
@@ -237,6 +294,8 @@ def _main() -> None:
         return
     os.environ.clear()
     os.environ.update(request["environment"])
+    if request["directory"] is not None:
+        os.chdir(request["directory"])
     sys.argv = [request["module"], *request["words"]]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 

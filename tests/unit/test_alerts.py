@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,25 @@ def test_prometheus_takes_the_configuration_and_the_rules(tmp_path: Path, name: 
     promtool("check", "config", directory / name)
 
 
-def test_alerts_fire_when_they_should_and_are_silent_otherwise() -> None:
-    promtool("test", "rules", *ALERT_TESTS)
+def test_alerts_fire_when_they_should_and_are_silent_otherwise(tmp_path: Path) -> None:
+    """The same as `promtool test rules deploy/prometheus/*.test.yml`, at a tenth of its cost."""
+    files = [file for tests in ALERT_TESTS for file in with_only_the_rules_it_needs(tests, tmp_path)]
+    promtool("test", "rules", *files)
+
+
+def with_only_the_rules_it_needs(tests: Path, directory: Path) -> Iterator[Path]:
+    """Write each test into a file of its own: promtool evaluates all rules of a file at every step of every test."""
+    document = yaml.safe_load(tests.read_text())
+    (rules,) = document["rule_files"]
+    groups = yaml.safe_load((tests.parent / rules).read_text())["groups"]
+    for number, test in enumerate(document["tests"]):
+        asserted = {case["alertname"] for case in test["alert_rule_test"]}
+        needed = [group | {"rules": [rule for rule in group["rules"] if rule["alert"] in asserted]} for group in groups]
+        own_rules = directory / f"{tests.stem}-{number}.rules.yml"
+        own_rules.write_text(yaml.safe_dump({"groups": needed}))
+        file = directory / f"{tests.stem}-{number}.yml"
+        file.write_text(yaml.safe_dump(document | {"rule_files": [own_rules.name], "tests": [test]}))
+        yield file
 
 
 @pytest.mark.parametrize("alert", RULES)

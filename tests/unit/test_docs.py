@@ -2,12 +2,16 @@
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from inventory_service.settings import InventorySettings
+from operations import cli
 from operations.settings import OperationsSettings
 from order_service.diagram import picture, redraw
 from order_service.settings import OrderSettings
@@ -72,6 +76,28 @@ def test_make_targets_that_are_named_exist(page: str) -> None:
     code = " ".join(re.findall(r"`make [^`\n]+`|^\$ .*$", TEXTS[page], re.MULTILINE))
     for target in re.findall(r"(?:`|\$ )make ([a-z][\w-]+)", code):
         assert target in targets, f"{page} names make {target}"
+
+
+def test_the_commands_of_the_tutorial_are_taken() -> None:
+    """`tests/end_to_end/test_tutorial.py` does run them and presses the buttons, where there is time for a stack."""
+    lines = re.findall(r"^\$ (?:KEY=\$\()?ordersaga (.+?)\)?$", TEXTS["docs/tutorial.md"], re.MULTILINE)
+    assert lines
+    for words in map(shlex.split, lines):
+        parse(get_command(cli.build_application(words)), words)
+
+
+def parse(command: Any, words: list[str]) -> None:
+    """Parse the words as `ordersaga` does, without running it; fails with a click exception."""
+    context = command.make_context("ordersaga", list(words))
+    if hasattr(command, "resolve_command"):
+        _, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        parse(found, rest)
+
+
+def test_what_the_tutorial_says_to_press_is_in_the_console() -> None:
+    for label in re.findall(r"\*\*(.+?)\*\*", TEXTS["docs/tutorial.md"]):
+        for piece in re.split(r"\d+", label):
+            assert piece.strip() in SOURCES, f"the tutorial says to press {label}"
 
 
 def test_the_diagram_of_the_saga_is_current() -> None:

@@ -17,6 +17,7 @@ from shared import contracts as c
 from shared.contracts.inventory import ServerSpecification
 from shared.contracts.orders import DeliveryInstruction, Item, PaymentInstruction
 from shared.contracts.provisioning import Server
+from tests.support.seeds import IS_LONG_FORM
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 ID = "0123456789abcdef"
@@ -180,5 +181,5 @@ class Conversation(RuleBasedStateMachine):
         assert (self.order.status is Status.CANCELLED) == (self.order.cancel_requested and self.job.state == "FAILED")
 
 
-Conversation.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+Conversation.TestCase.settings = settings(max_examples=200 if IS_LONG_FORM else 100, stateful_step_count=40)
 TestConversation = Conversation.TestCase
