@@ -81,18 +81,18 @@ class Intake:
             raise refusal
 
     @contextmanager
-    def joining(self) -> Iterator[None]:
-        """Count an order that is being stored."""
+    def joining(self) -> Iterator[float]:
+        """Count an order that is being stored; yields the moment from which on it waits."""
         self._joining += 1
         try:
-            yield
+            yield time.monotonic()
         finally:
             self._joining -= 1
 
-    def accepted(self, order: Order) -> None:
-        """Note that a new order was stored."""
+    def accepted(self, order: Order, since: float) -> None:
+        """Note that a new order was stored, which has been waiting since then."""
         if self._backlog is not None:
-            self._backlog.add(order.order_id, order.owner_id, time.monotonic())
+            self._backlog.add(order.order_id, order.owner_id, since)
 
     def announce(self, orders: Iterable[Order]) -> None:
         """Note how orders are after a change, whichever processes accepted them."""

@@ -102,10 +102,10 @@ class OrderPlacement:
                 note_repeat(_PLACE, order_id=former["_id"])
                 return former
         await self._intake.admit(caller.owner, record.order.order_id if idempotency_key is not None else None)
-        with self._intake.joining():
+        with self._intake.joining() as since:
             earlier = await self._store_with_others(record)
         if earlier is None:
-            self._intake.accepted(record.order)
+            self._intake.accepted(record.order, since)
             placed.inc()
             self._outbox.post(record.order)
             return record

@@ -65,6 +65,13 @@ def test_while_nothing_leaves_orders_are_refused_long_before_the_saga_gives_up_a
     assert backlog.retry_after(SHOP, 300.0) is None
 
 
+def test_a_standstill_comes_on_top_of_what_is_to_be_worked_off() -> None:
+    backlog, now = overloaded()
+    assert backlog.expected(now + 4) == pytest.approx(19, rel=0.05)
+    assert backlog.retry_after(SHOP, now) is None
+    assert backlog.retry_after(SHOP, now + 4) is not None
+
+
 def test_a_few_orders_that_are_stuck_by_themselves_are_no_queue() -> None:
     backlog = filled(FEW - 1)
     backlog.add("new", SHOP, 1000.0)
