@@ -115,6 +115,10 @@ audit-dependencies: setup  ## Look the locked packages up in the data about know
 bench: setup  ## Measure the goals for speed on a fresh stack, beside the committed figures; ONLY=full,alone is shorter
 	@$(BIN)/python -m benchmarks.goals $${ONLY:+--only $$ONLY} $${MANY:+--many $$MANY} $${SAVE:+--save}
 
+.PHONY: overload
+overload: setup  ## Offer a fresh stack twice what it can do for three minutes, with a kill in it; DURATION is the time
+	@$(BIN)/python -m benchmarks.overload --seconds $${DURATION:-180}
+
 # Simulations of the whole system take most of the time: about an hour.
 .PHONY: test-seeds
 test-seeds: setup-tests  ## Run the tests that have a long form in it, randomized ones with up to 200 seeds

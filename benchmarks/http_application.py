@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from order_service.api import create_router
 from order_service.deadlines import Timeouts
+from order_service.intake import Intake
 from order_service.new_order import NewOrder
 from order_service.order import Order
 from order_service.orders import NewRecord
@@ -42,8 +43,8 @@ async def _nothing_down() -> dict[str, str]:
 
 _TIMEOUTS = Timeouts(timedelta(minutes=5), timedelta(days=1), timedelta(seconds=10), timedelta(seconds=30))
 _STAND_INS: tuple[Any, Any] = (_Orders(), _Outbox())
-_PLACEMENT = OrderPlacement(*_STAND_INS, _TIMEOUTS, utc_now)
 _NOT_CALLED: Any = None
+_PLACEMENT = OrderPlacement(*_STAND_INS, _TIMEOUTS, utc_now, Intake(_NOT_CALLED, _NOT_CALLED, utc_now, limit=None))
 
 configure_logging("benchmark", "WARNING", "json")
 app = create_app("benchmark", "", _nothing_down, authenticator=Authenticator(None))

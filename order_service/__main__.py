@@ -12,6 +12,7 @@ from order_service.api import create_router
 from order_service.deadlines import Timeouts
 from order_service.following import Followers
 from order_service.handlers import handlers
+from order_service.intake import Intake
 from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
@@ -50,11 +51,13 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         resend_after=timeouts.resend_after,
         failpoint=connections.failpoint,
     )
+    intake = Intake(orders, pauses, utc_now, settle_limit(settings))
     placement = OrderPlacement(
         orders,
         outbox,
         timeouts,
         utc_now,
+        intake,
         require_prices=settings.require_prices,
         within=settings.placement_timeout_seconds,
     )
@@ -67,16 +70,23 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
     followers = Followers(orders)
     sweeper = Sweeper(orders, outbox, pauses, timeouts, utc_now, settings.sweep_interval_seconds)
     return Parts(
-        handlers=handlers(orders, pauses, timeouts, utc_now, everyone),
+        handlers=handlers(orders, pauses, timeouts, utc_now, (*everyone, intake)),
         router=create_router(orders, placement, actions, refunds, waiting, followers),
         collections=SCHEMA,
-        background=(sweeper.run, outbox.note_published, *(requests.run for requests in everyone)),
+        background=(sweeper.run, outbox.note_published, intake.run, *(requests.run for requests in everyone)),
         stopping=(*(requests.stop for requests in everyone), followers.stop),
         drain=(placement.drain, outbox.drain),
         other_server=grpc_server(settings, orders, placement, actions, followers, bookings)
         if settings.grpc_port
         else None,
     )
+
+
+def settle_limit(settings: OrderSettings) -> float | None:
+    """Return within how many seconds new orders have to settle: well before the saga would give them up."""
+    if settings.max_settle_seconds is None:
+        return None
+    return min(settings.max_settle_seconds, settings.saga_timeout_seconds / 2)
 
 
 def grpc_server(

@@ -62,6 +62,7 @@ from shared.problems import (
     ORDER_STATE,
     OTHER_PERSON,
     OUTCOME_UNKNOWN,
+    OVERLOADED,
     SECOND_PERSON_NEEDED,
     SLOTS_FULL,
     TOO_MANY_STREAMS,
@@ -200,7 +201,11 @@ def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: Waitin
         return _placed(placed, outcome.final, headers)
 
     headers = with_headers("Preference-Applied")
-    answers = {200: _WAITED | headers, 202: headers, **documented(OTHER_PERSON, SLOTS_FULL, OUTCOME_UNKNOWN)}
+    answers = {
+        200: _WAITED | headers,
+        202: headers,
+        **documented(OTHER_PERSON, SLOTS_FULL, OVERLOADED, OUTCOME_UNKNOWN),
+    }
     router.add_api_route(
         "/orders",
         place_order,

@@ -4,14 +4,14 @@ A whole batch is one read and one write. If another worker changed any order of 
 read and decided again: transitions that are stored already only repeat their messages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from order_service.deadlines import Timeouts, after_message
 from order_service.metrics import count_changes
 from order_service.order import HistoryEntry, Order
 from order_service.orders import Change, Orders
 from order_service.saga import SAGA
-from order_service.waiting import WaitingRequests
 from shared import tracing
 from shared.bus import Handlers
 from shared.clock import Clock
@@ -24,14 +24,19 @@ ATTEMPTS = 20
 """Conflicts are bounded: every lost race means that another worker made progress."""
 
 
+class Listener(Protocol):
+    """A part of this process that needs to know of changed orders."""
+
+    def announce(self, orders: Iterable[Order]) -> None:
+        """Take note of orders as they are stored now."""
+        ...
+
+
 class AnswerHandlers:
     """The order service's handler of answers."""
 
-    def __init__(
-        self, orders: Orders, timeouts: Timeouts, clock: Clock, waiting: Sequence[WaitingRequests] = ()
-    ) -> None:
-        """`waiting` are the requests of this process that wait for the orders."""
-        self._waiting = waiting
+    def __init__(self, orders: Orders, timeouts: Timeouts, clock: Clock, listeners: Sequence[Listener] = ()) -> None:
+        self._listeners = listeners
         self._orders = orders
         self._timeouts = timeouts
         self._clock = clock
@@ -45,8 +50,8 @@ class AnswerHandlers:
                 count_changes(changes)
                 for change in changes:
                     tracing.note(change.after.order_id, change.after.status)
-                for requests in self._waiting:
-                    requests.announce(change.after for change in changes)
+                for listener in self._listeners:
+                    listener.announce(change.after for change in changes)
                 return messages
         raise TransientError(f"other workers changed the orders of {len(answers)} answers first, {ATTEMPTS} times")
 
@@ -87,8 +92,8 @@ class PauseHandlers:
 
 
 def handlers(
-    orders: Orders, pauses: PauseRecords, timeouts: Timeouts, clock: Clock, waiting: Sequence[WaitingRequests]
+    orders: Orders, pauses: PauseRecords, timeouts: Timeouts, clock: Clock, listeners: Sequence[Listener]
 ) -> Handlers:
     """Return the handler of each answer: the same for all, so that the answers of a join can meet in one batch."""
-    answers = dict.fromkeys(SAGA.answer_types, AnswerHandlers(orders, timeouts, clock, waiting).advance_orders)
+    answers = dict.fromkeys(SAGA.answer_types, AnswerHandlers(orders, timeouts, clock, listeners).advance_orders)
     return {**answers, ConsumerPausesChanged: PauseHandlers(pauses, clock).note_pauses}

@@ -75,6 +75,7 @@ _OF_SAGA = {"history": False, **UNREAD}
 KNOWN = {"sagaVersion": {"$not": {"$gt": SAGA_VERSION}}}
 """The condition of orders that this process can decide about: the others are left to newer processes."""
 
+_WAITS_FOR_LONG = [Status.PROVISIONING.value, Status.FAILED.value]
 _FINAL = [status.value for status in FINAL]
 
 _HELD_FOR_A_DECISION = {"status": Status.FAILED.value, "compensating": {"$exists": False}}
@@ -257,6 +258,22 @@ class Orders:
     async def documents(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the whole documents of the orders that exist, by id."""
         return {document["_id"]: document async for document in self._collection.find({"_id": {"$in": list(ids)}})}
+
+    async def stored(self, ids: Iterable[str]) -> set[str]:
+        """Return the ids of the orders that exist."""
+        found = self._collection.find({"_id": {"$in": list(ids)}}, {"_id": True})
+        return {document["_id"] async for document in found}
+
+    async def in_progress(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the orders that are on their way, see intake.py."""
+        query = {"_id": {"$in": ids}, "settled": False, "status": {"$nin": _WAITS_FOR_LONG}}
+        return {document["_id"] async for document in self._collection.find(query, {"_id": True}).hint("_id_")}
+
+    async def newest_pending(self, limit: int) -> list[tuple[str, datetime]]:
+        """Return ids and times of at most so many PENDING orders, newest first; the index alone has both."""
+        found = self._collection.find({"status": Status.PENDING.value}, {"_id": True, "createdAt": True})
+        newest = found.sort([("createdAt", DESCENDING), ("_id", DESCENDING)]).limit(limit)
+        return [(document["_id"], document["createdAt"]) async for document in newest]
 
     async def ended(self, ids: Sequence[str]) -> list[Order]:
         """Return those of the orders that are in a final status, without their histories."""

@@ -27,6 +27,8 @@ def _receivers() -> Mapping[type[Message], frozenset[str]]:
 
 _RECEIVERS = _receivers()
 """The services that answer each command."""
+_FOR_NEW_ORDERS = frozenset({ORDER.name}).union(*(_RECEIVERS[each.undo_type] for each in PARTICIPANTS))
+"""The services that every order needs before it can settle."""
 
 
 def awaited_services(order: Order) -> frozenset[str]:
@@ -48,6 +50,11 @@ def waits_for_paused_only(order: Order, paused: Collection[str]) -> bool:
     """
     awaited = awaited_services(order)
     return bool(awaited) and (awaited <= frozenset(paused) or ORDER.name in paused)
+
+
+def new_orders_wait(paused: Collection[str]) -> bool:
+    """Return whether new orders cannot settle while these services are paused."""
+    return bool(_FOR_NEW_ORDERS.intersection(paused))
 
 
 def known_pauses(records: Iterable[PauseRecord], hears_since: datetime, now: datetime) -> Mapping[str, Pauses]:

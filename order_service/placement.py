@@ -16,6 +16,7 @@ import pymongo
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 from order_service.deadlines import Timeouts, after_intent
+from order_service.intake import Intake
 from order_service.metrics import placed
 from order_service.new_order import NewOrder, fingerprint
 from order_service.order import Order
@@ -59,6 +60,7 @@ class OrderPlacement:
         outbox: Outbox,
         timeouts: Timeouts,
         clock: Clock,
+        intake: Intake,
         *,
         require_prices: bool = True,
         within: float = DEFAULT_SECONDS,
@@ -67,6 +69,7 @@ class OrderPlacement:
 
         A write begins within `within` seconds, and takes no longer than that.
         """
+        self._intake = intake
         self._within = within
         self._require_prices = require_prices
         self._former_keys = _FormerKeys(orders, clock)
@@ -82,8 +85,9 @@ class OrderPlacement:
         """Store the caller's order and return it; return the stored document if the key and body were used before.
 
         Raises the 422 problem if the key was used with another body, the 403 problem if the caller places orders for
-        one person, and this is another's. While MongoDB is away, raises NotStartedError if nothing was stored; else the
-        driver's error where the key tells what was, and the 504 problem where there is none.
+        one person, and this is another's, the 503 problem if a new order would not settle in time. While MongoDB is
+        away, raises NotStartedError if nothing was stored; else the driver's error where the key tells what was, and
+        the 504 problem where there is none.
         """
         _check_person(new, caller)
         record = NewRecord(
@@ -97,8 +101,11 @@ class OrderPlacement:
             if former is not None:
                 note_repeat(_PLACE, order_id=former["_id"])
                 return former
-        earlier = await self._store_with_others(record)
+        await self._intake.admit(caller.owner, record.order.order_id if idempotency_key is not None else None)
+        with self._intake.joining() as since:
+            earlier = await self._store_with_others(record)
         if earlier is None:
+            self._intake.accepted(record.order, since)
             placed.inc()
             self._outbox.post(record.order)
             return record

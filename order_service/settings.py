@@ -11,6 +11,10 @@ def _no_port(value: object) -> object:
     return None if value == "" else value
 
 
+def _no_limit(value: object) -> object:
+    return None if value in ("", "off") else value
+
+
 class OrderSettings(ServiceSettings):
     """What orders need, their time limits, and the times after which lost messages are published or sent again."""
 
@@ -18,6 +22,7 @@ class OrderSettings(ServiceSettings):
     failed_hold_seconds: Annotated[float, Field(gt=0, le=90 * 86_400)] = 86_400
     republish_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 10
     resend_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 30
+    max_settle_seconds: Annotated[Annotated[float, Field(ge=1, le=3600)] | None, BeforeValidator(_no_limit)] = 30
     placement_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5
     require_prices: bool = True
     approval_amount: Amount = None

@@ -290,8 +290,9 @@ OVERLOADED = ProblemType(
     "overloaded",
     _S.SERVICE_UNAVAILABLE,
     "Too much is in progress",
-    "Nothing was stored. Try again after `Retry-After`.",
-    "There are too many connections; try again",
+    "Too many connections, or more orders than settle within `ORDERSAGA_MAX_SETTLE_SECONDS`. Nothing was stored. Try "
+    "again after `Retry-After`.",
+    "Too many orders are in progress: a new one would take about 21 s; nothing was stored, try again in 3 s",
 )
 PROVIDER_UNAVAILABLE = ProblemType(
     "provider-unavailable",

@@ -30,6 +30,9 @@ def load(
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that orders may take to settle after the last answer.")
     ] = 120,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds for which an order is tried again that is refused for the moment.")
+    ] = 30,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Place orders on a running stack, wait until all are settled, and report throughput, latency, cost and an audit.
@@ -38,7 +41,9 @@ def load(
     if a server cannot be reached.
     """
     try:
-        plan = LoadPlan(orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots, details)
+        plan = LoadPlan(
+            orders, rate, concurrency, products, lines, payment_token, seed, timeout, slots, details, patience
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--lines") from None
     stack = chosen_stack()

@@ -52,6 +52,8 @@ def show(report: LoadReport, console: Console) -> None:
     if (slots := report.slots) is not None:
         refused = f"; {slots.refused:,} orders were refused because all slots are full" if slots.refused else ""
         console.print(f"delivery slots: {slots.slots:,}, for {slots.orders:,} orders{refused}", highlight=False)
+    if report.refused:
+        console.print(f"refused: {report.refused:,} orders, as too many were in progress", highlight=False)
     for title, counts in (("failure reasons", report.reasons), ("errors", report.errors)):
         if counts:
             console.print(_counts(title, counts), highlight=False, markup=False)

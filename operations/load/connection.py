@@ -8,7 +8,7 @@ import asyncio
 import time
 import urllib.parse
 from collections.abc import Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 
@@ -29,6 +29,13 @@ class NoAnswerError(CommandError):
     """The connection broke or the answer did not arrive in time; the server may have handled the request."""
 
 
+class Answer(NamedTuple):
+    """The status of an answer, and its `Retry-After` in seconds if it has one."""
+
+    status: int
+    retry_after: float | None = None
+
+
 class Connection:
     """Posts to one path, one request at a time; connects on demand."""
 
@@ -45,8 +52,8 @@ class Connection:
         self._protocol: _Protocol | None = None
         self._last_used = 0.0
 
-    async def post(self, body: bytes, timeout: float) -> int:  # noqa: ASYNC109 - of the whole request
-        """Post a body and return the status of the answer.
+    async def post(self, body: bytes, timeout: float) -> Answer:  # noqa: ASYNC109 - of the whole request
+        """Post a body and return the answer.
 
         Raises NotSentError, or NoAnswerError if there is no answer within the timeout (seconds).
         """
@@ -93,9 +100,10 @@ class _Protocol(asyncio.Protocol):
     def __init__(self) -> None:
         self.open = False
         self._parser = httptools.HttpResponseParser(self)
-        self._answer: asyncio.Future[int] | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self._retry_after: float | None = None
 
-    def send(self, request: bytes) -> "asyncio.Future[int]":
+    def send(self, request: bytes) -> "asyncio.Future[Answer]":
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._answer
@@ -120,13 +128,18 @@ class _Protocol(asyncio.Protocol):
         self.open = False
         self._fail(f"the connection was closed: {exc!r}")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after" and value.isdigit():
+            self._retry_after = float(value)
+
     def on_message_complete(self) -> None:
         status, keeps = self._parser.get_status_code(), self._parser.should_keep_alive()
+        answer, self._retry_after = Answer(status, self._retry_after), None
         self._parser = httptools.HttpResponseParser(self)
         if not keeps:
             self.close()
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result(status)
+            self._answer.set_result(answer)
 
     def _fail(self, why: str) -> None:
         if self._answer is not None and not self._answer.done():

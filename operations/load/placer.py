@@ -7,14 +7,16 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from operations.load.connection import Connection, NoAnswerError, NotSentError
+from operations.load.connection import Answer, Connection, NoAnswerError, NotSentError
 from operations.load.plan import LoadPlan
 
 ACCEPTED = 202
 RETRYABLE = (429, 503)
 
 ANSWER_SECONDS = 30.0
-"""Timeout of a request, and how long a refused order is retried."""
+"""Timeout of a request."""
+
+_NOT_CONNECTED = Answer(0)
 
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
@@ -24,9 +26,10 @@ class OrderPlacer:
     """Places the orders of one load test.
 
     `done` counts all orders that have been dealt with, `accepted` those answered with 202, `in_doubt` those without an
-    answer, which may have been accepted or not. `errors` counts everything else by kind, including errors that a retry
-    fixed. `latencies` (seconds) are those of accepted orders. With a rate they start at the scheduled time of the
-    order, so the wait for a free connection counts.
+    answer, which may have been accepted or not, `refused` those that were given up after answers of 429 or 503.
+    `errors` counts everything else by kind, including errors that a retry fixed. `latencies` (seconds) are those of
+    accepted orders. With a rate they start at the scheduled time of the order, so the wait for a free connection
+    counts.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class OrderPlacer:
         self.done = 0
         self.accepted = 0
         self.in_doubt = 0
+        self.refused = 0
         self.errors: Counter[str] = Counter()
         self.latencies = array("d")
 
@@ -65,29 +69,32 @@ class OrderPlacer:
             connection.close()
 
     async def _place(self, connection: Connection, body: bytes, scheduled_at: float) -> None:
-        give_up_at = time.monotonic() + ANSWER_SECONDS
+        give_up_at = time.monotonic() + self._plan.patience
         for attempt in itertools.count():
-            if not await self._retryable(connection, body, scheduled_at):
+            refusal = await self._refusal(connection, body, scheduled_at)
+            if refusal is None:
                 return
-            if time.monotonic() > give_up_at:
+            pause = refusal.retry_after or min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)
+            if time.monotonic() + pause > give_up_at:
                 self.errors["given up"] += 1
+                self.refused += refusal.status in RETRYABLE
                 return
-            await asyncio.sleep(min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
+            await asyncio.sleep(pause)
 
-    async def _retryable(self, connection: Connection, body: bytes, scheduled_at: float) -> bool:
-        """Post an order once and count the result; return True if the order was refused for the moment only."""
+    async def _refusal(self, connection: Connection, body: bytes, scheduled_at: float) -> Answer | None:
+        """Post an order once and count the result; return the answer if the order was refused for the moment only."""
         try:
-            status = await connection.post(body, ANSWER_SECONDS)
+            answer = await connection.post(body, ANSWER_SECONDS)
         except NoAnswerError:
             self.errors["no answer"] += 1
             self.in_doubt += 1
-            return False
+            return None
         except NotSentError:
             self.errors["not connected"] += 1
-            return True
-        if status == ACCEPTED:
+            return _NOT_CONNECTED
+        if answer.status == ACCEPTED:
             self.accepted += 1
             self.latencies.append(time.monotonic() - scheduled_at)
-            return False
-        self.errors[f"HTTP {status}"] += 1
-        return status in RETRYABLE
+            return None
+        self.errors[f"HTTP {answer.status}"] += 1
+        return answer if answer.status in RETRYABLE else None

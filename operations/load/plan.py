@@ -41,8 +41,9 @@ class LoadPlan:
     With `rate` (orders per second) orders are placed at fixed times, whether or not earlier ones were answered and as
     far as `concurrency` connections allow. Without it, each connection places its next order as soon as it has an
     answer. With `slots` each order asks for the earliest delivery slot with room, under the rules of the stack. With
-    `details` each order has a customer, an address, options, a discount and all else that a shop may know about it.
-    `timeout` (seconds) limits how long orders may take to settle after the last answer.
+    `details` each order has a customer, an address, options, a discount and all else that a shop may know about it. An
+    order that is refused for the moment (429, 503) is tried again for `patience` seconds. `timeout` (seconds) limits
+    how long orders may take to settle after the last answer.
     """
 
     orders: int
@@ -55,6 +56,7 @@ class LoadPlan:
     timeout: float = 120
     slots: bool = False
     details: bool = False
+    patience: float = 30
 
     def __post_init__(self) -> None:
         """Raise ValueError for a plan that cannot be carried out."""

@@ -43,13 +43,15 @@ class LoadReport:
 
     `latencies_ms` has the percentiles of `post` (until the answer, by the client's clock), `final` (from acceptance to
     the final status) and `settled` (from acceptance to the last compensation), both by the order service's clock.
-    `in_doubt` orders got no answer and may have been accepted. `audited` counts those of its orders that the
-    audit judged, in `audited_in`. `slots` is set if the orders asked for delivery slots.
+    `in_doubt` orders got no answer and may have been accepted; `refused` ones were given up after answers of 429 or
+    503. `audited` counts those of its orders that the audit judged, in `audited_in`. `slots` is set if the orders asked
+    for delivery slots.
     """
 
     placed: int
     accepted: int
     in_doubt: int
+    refused: int
     recorded: int
     unsettled: int
     seconds: float
@@ -91,6 +93,7 @@ class LoadReport:
             "orders": self.placed,
             "accepted": self.accepted,
             "inDoubt": self.in_doubt,
+            "refused": self.refused,
             "recorded": self.recorded,
             "settled": self.recorded - self.unsettled,
             "unsettled": self.unsettled,

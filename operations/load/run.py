@@ -93,6 +93,7 @@ def _report(
         placed=plan.orders,
         accepted=placer.accepted,
         in_doubt=placer.in_doubt,
+        refused=placer.refused,
         recorded=outcomes.orders,
         unsettled=outcomes.unsettled,
         seconds=outcomes.seconds,

@@ -30,7 +30,7 @@ from tests.support.access import KEYS, OTHER_CLIENT_KEY
 from tests.support.builders import connected
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
-from tests.support.grpc_servers import GrpcService, metadata, new_order, refusal, run_grpc_service
+from tests.support.grpc_servers import GrpcService, metadata, new_order, refusal, refused, run_grpc_service
 
 SLOT = "slot:1893456000"
 CLIENT = metadata(KEYS[Role.CLIENT])
@@ -497,3 +497,20 @@ async def run(*command: str, directory: Path, **environment: str) -> str:
     printed, _ = await process.communicate()
     assert process.returncode == 0, command
     return printed.decode()
+
+
+async def test_a_call_that_would_wait_too_long_is_refused_with_the_time_to_try_again(database: Any) -> None:
+    async with run_grpc_service(database, max_settle_seconds=1) as service:
+        answers: list[Any] = []
+
+        async def is_refused() -> bool:
+            try:
+                await service.orders.CreateOrder(new_order(), metadata=CLIENT)
+            except aio.AioRpcError as error:
+                answers.append(refused(error))
+            return bool(answers)
+
+        await eventually(is_refused, 60, "a call to be refused")
+    answer = answers[0]
+    assert (answer.code, answer.reason) == (StatusCode.UNAVAILABLE, "OVERLOADED")
+    assert 1 <= answer.retry_seconds <= 10

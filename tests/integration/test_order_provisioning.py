@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from order_service.api import create_router
 from order_service.following import Followers
 from order_service.handlers import AnswerHandlers, PauseHandlers
+from order_service.intake import Intake
 from order_service.order_actions import OrderActions
 from order_service.orders import COLLECTION, Orders
 from order_service.outbox import Outbox
@@ -72,7 +73,8 @@ class OrderService:
         self.pauses = PauseRecords(database)
         self.sweeper = Sweeper(self.orders, self.outbox, self.pauses, TIMEOUTS, self.now, interval=1)
         self.handlers = AnswerHandlers(self.orders, TIMEOUTS, self.now)
-        placement = OrderPlacement(self.orders, self.outbox, TIMEOUTS, self.now)
+        intake = Intake(self.orders, self.pauses, self.now, limit=None)
+        placement = OrderPlacement(self.orders, self.outbox, TIMEOUTS, self.now, intake)
         app = create_app("order", "Orders", _nothing_is_down, authenticator=key_authenticator())
         actions = OrderActions(self.orders, self.outbox, TIMEOUTS, self.now)
         refunds = RefundRequests(self.orders, self.outbox, TIMEOUTS, self.now)

@@ -55,7 +55,7 @@ async def run_grpc_service(database: Database, **settings: Any) -> AsyncIterator
     port = settings.pop("grpc_port", None) or ports.claim_free()
     authenticator = settings.pop("authenticator", None) or key_authenticator()
     rate, failures = (parse_limit(given) if (given := settings.pop(n, None)) else None for n in ("rate", "failures"))
-    configured = OrderSettings(grpc_port=port, **settings)
+    configured = OrderSettings(grpc_port=port, **{"max_settle_seconds": None, **settings})
     parts = order_service.assemble(
         configured, Connections(database, Publisher(MemoryBus(MemoryBroker())), nothing_fails)
     )

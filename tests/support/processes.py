@@ -92,6 +92,7 @@ class Stack:
             "database_prefix": self.database_prefix,
             "http_port": port,
             "payment_failure_rate": 0,
+            "max_settle_seconds": "off",  # tests stop services on purpose, and machines are slow
             "keys_file": keys_file(),
             **self._settings,
             **settings,

@@ -31,7 +31,12 @@ from tests.support.simulators import package, run_simulator
 from tests.support.tasks import end_tasks
 
 A_SERVER: dict[str, Any] = {"items": [{"productId": "vps", "quantity": 1, "price": 10}]}
-QUICK = {"republish_after_seconds": 0.2, "sweep_interval_seconds": 0.05, "payment_failure_rate": 0.0}
+QUICK = {
+    "republish_after_seconds": 0.2,
+    "sweep_interval_seconds": 0.05,
+    "payment_failure_rate": 0.0,
+    "max_settle_seconds": None,
+}
 SERVICES: dict[str, tuple[Any, type[Any]]] = {
     "order": (order, OrderSettings),
     "inventory": (inventory, InventorySettings),

@@ -17,6 +17,7 @@ from operations.load.plan import LoadPlan
 
 ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+OVERLOADED = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
 WRONG = b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Length: 0\r\n\r\n"
 LAST = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 HANGS_UP = b""
@@ -67,7 +68,7 @@ def _is_never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_posts_go_over_one_connection() -> None:
     async with shop() as opened:
         connection = Connection(opened.url, "/orders")
-        assert [await connection.post(body, PATIENT) for body in (b"{}", b'{"userId":"u1"}')] == [202, 202]
+        assert [(await connection.post(body, PATIENT)).status for body in (b"{}", b'{"userId":"u1"}')] == [202, 202]
         connection.close()
         assert opened.connections == 1
         assert opened.bodies == [b"{}", b'{"userId":"u1"}']
@@ -85,14 +86,14 @@ async def test_an_answer_may_come_in_pieces() -> None:
 
     async with await asyncio.start_server(in_pieces, "127.0.0.1", 0) as server:
         connection = Connection(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/orders")
-        assert await connection.post(b"", PATIENT) == 202
+        assert (await connection.post(b"", PATIENT)).status == 202
         connection.close()
 
 
 async def test_a_server_that_closes_is_connected_to_again() -> None:
     async with shop(LAST, ACCEPTED) as opened:
         connection = Connection(opened.url, "/orders")
-        assert [await connection.post(b"{}", PATIENT) for _ in range(2)] == [202, 202]
+        assert [(await connection.post(b"{}", PATIENT)).status for _ in range(2)] == [202, 202]
         connection.close()
         assert opened.connections == 2
 
@@ -101,7 +102,7 @@ async def test_a_connection_that_was_idle_is_not_used_again(monkeypatch: pytest.
     monkeypatch.setattr(http, "IDLE_SECONDS", 0.0)
     async with shop() as opened:
         connection = Connection(opened.url, "/orders")
-        assert [await connection.post(b"{}", PATIENT) for _ in range(2)] == [202, 202]
+        assert [(await connection.post(b"{}", PATIENT)).status for _ in range(2)] == [202, 202]
         connection.close()
         assert opened.connections == 2
 
@@ -112,7 +113,7 @@ async def test_no_answer_is_not_a_refusal(answer: bytes) -> None:
         connection = Connection(opened.url, "/orders")
         with pytest.raises(NoAnswerError):
             await connection.post(b"{}", PATIENT)
-        assert await connection.post(b"{}", PATIENT) == 202
+        assert (await connection.post(b"{}", PATIENT)).status == 202
         connection.close()
 
 
@@ -156,6 +157,27 @@ async def test_a_busy_server_is_tried_again() -> None:
     assert placer.errors == {"HTTP 503": 2}
 
 
+async def test_an_order_is_tried_again_when_the_answer_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async with shop(OVERLOADED, ACCEPTED, BUSY) as opened:
+        monkeypatch.setattr(placer_module, "asyncio", SimpleNamespace(sleep=note, TaskGroup=asyncio.TaskGroup))
+        placer = await place(opened, LoadPlan(orders=2, concurrency=1))
+    assert pauses == [7.0, placer_module.FIRST_PAUSE_SECONDS]
+    assert (placer.accepted, placer.refused) == (2, 0)
+
+
+async def test_an_order_without_patience_is_placed_once() -> None:
+    async with shop(OVERLOADED) as opened:
+        placer = await place(opened, LoadPlan(orders=2, concurrency=1, patience=0))
+        assert len(opened.bodies) == 2
+    assert (placer.done, placer.accepted, placer.refused) == (2, 1, 1)
+    assert placer.errors == {"HTTP 503": 1, "given up": 1}
+
+
 async def test_an_invalid_order_is_not_posted_again() -> None:
     async with shop(WRONG) as opened:
         placer = await place(opened, LoadPlan(orders=2, concurrency=1))
@@ -172,10 +194,9 @@ async def test_an_order_without_an_answer_is_in_doubt_and_not_posted_again() -> 
 
 
 async def test_an_order_that_is_never_accepted_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placer_module, "ANSWER_SECONDS", 0.1)
     moments = itertools.count(0.0, 0.04)  # it gives up after the third attempt, however long one takes
     monkeypatch.setattr(placer_module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
-    plan = LoadPlan(orders=1)
+    plan = LoadPlan(orders=1, patience=0.3)
     placer = OrderPlacer(plan, "http://127.0.0.1:1", plan.bodies("load-1"))
     await placer.run()
     assert (placer.done, placer.accepted) == (1, 0)

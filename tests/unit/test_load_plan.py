@@ -132,6 +132,7 @@ REPORT = LoadReport(
     placed=10,
     accepted=10,
     in_doubt=0,
+    refused=0,
     recorded=10,
     unsettled=0,
     seconds=2.0,
