@@ -168,7 +168,7 @@ async def _consume(url: str, path: str, headers: Mapping[str, str], until: float
     connection, granted = Connection(url, path, headers), 0
     try:
         while time.perf_counter() < until:
-            status = await connection.post(orjson.dumps({"amount": 0.01}), ANSWER_SECONDS)
+            status = (await connection.post(orjson.dumps({"amount": 0.01}), ANSWER_SECONDS)).status
             if status not in (200, 201):
                 raise SystemExit(f"a consumption was answered with {status}")
             granted += 1

@@ -73,7 +73,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         handlers=handlers(orders, pauses, timeouts, utc_now, (*everyone, intake)),
         router=create_router(orders, placement, actions, refunds, waiting, followers),
         collections=SCHEMA,
-        background=(sweeper.run, outbox.note_published, intake.run, *(requests.run for requests in everyone)),
+        background=(sweeper.run, outbox.note_published, *(requests.run for requests in everyone), *intake.background),
         stopping=(*(requests.stop for requests in everyone), followers.stop),
         drain=(placement.drain, outbox.drain),
         other_server=grpc_server(settings, orders, placement, actions, followers, bookings)

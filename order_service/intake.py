@@ -6,8 +6,9 @@ repeats may exist, and by a loop, for orders whose answers other processes have 
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 
 from prometheus_client import Counter, Gauge
@@ -102,10 +103,14 @@ class Intake:
                 if not is_in_progress(order):
                     self._backlog.remove(order.order_id, now)
 
-    async def run(self) -> None:
+    @property
+    def background(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """What has to run in the background: nothing where all are admitted."""
+        return () if self._backlog is None else (partial(self._look_again_and_again, self._backlog.look_every),)
+
+    async def _look_again_and_again(self, every: float) -> None:
         """Look up orders whose end this process has not seen, until cancelled."""
-        if self._backlog is not None:
-            await run_periodically(self.look, every=self._backlog.look_every, name="looking up orders in progress")
+        await run_periodically(self.look, every=every, name="looking up orders in progress")
 
     async def look(self) -> None:
         """Take over the orders of an earlier life, once; then look up some of the orders that have waited for long."""

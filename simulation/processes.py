@@ -57,6 +57,7 @@ from simulation.provider import ProviderSite, SimulatedProvider
 from simulation.trace import Trace
 
 SETTINGS: Mapping[str, Any] = {
+    "max_settle_seconds": None,  # each look at orders in progress is a step, and a world has too few to refuse any
     "saga_timeout_seconds": 16,
     "failed_hold_seconds": 10,
     "republish_after_seconds": 2,
