@@ -147,7 +147,7 @@ async def post(url: str, task: Task, until: float, answers: Counter[str]) -> Non
     try:
         while time.perf_counter() < until:
             try:
-                answers[str(await connection.post(task.body, ANSWER_SECONDS))] += 1
+                answers[str((await connection.post(task.body, ANSWER_SECONDS)).status)] += 1
             except (NoAnswerError, NotSentError) as error:
                 answers[type(error).__name__] += 1
     finally:

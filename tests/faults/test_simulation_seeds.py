@@ -16,10 +16,10 @@ from simulation import books, plan, report, shrinking, world
 from simulation.plan import Plan
 from simulation.trace import HEADER
 from simulation.world import Outcome
-from tests.support.seeds import SEEDS
+from tests.support.seeds import IS_LONG_FORM, SEEDS
 
-GROUPS = 6
-SEEDS_PER_GROUP = max(1, SEEDS // GROUPS)
+GROUPS = 20
+SEEDS_PER_GROUP = SEEDS // 2 if IS_LONG_FORM else 25
 
 
 def short_plan(seed: int, orders: int = 4) -> Plan:
