@@ -5,7 +5,7 @@ clients know what they were told, the provider knows what it has sold, and nothi
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -289,7 +289,7 @@ def _as_asked(order: Document, asked: Mapping[str, Any]) -> Iterator[str]:
 
 
 _ENDS = {"cancel": ("CANCELLED",), "refund": ("CANCELLED", "FAILED"), "deliver": ("COMPLETED",)}
-"""How an order may end after a request that was accepted."""
+"""How an order may end after a request that was accepted; a cancellation of what had failed counts as a refund."""
 
 
 def _as_answered(order: Document, shop: Shop) -> Iterator[str]:
@@ -298,8 +298,8 @@ def _as_answered(order: Document, shop: Shop) -> Iterator[str]:
     for kind in sorted(accepted):
         if kind == "cancel" and order.get("server"):
             continue  # provisioning was asked to stop, and had bought already
-        if kind == "cancel" and order["status"] == "FAILED" and ("refund" in accepted or order.get("provisioningRun")):
-            continue  # it was being refunded, or provisioning had bought a wrong server
+        if kind == "cancel" and order["status"] == "FAILED" and order.get("provisioningRun"):
+            continue  # provisioning had bought a wrong server
         if order["status"] not in _ENDS.get(kind, (order["status"],)):
             yield f"forgotten: {kind} of order {order['_id']} was accepted, and it is {order['status']}"
 
@@ -380,13 +380,29 @@ def _announced(books: Books, news: News) -> Iterator[str]:
                 yield f"news: order {order_id} is {order['status']}, and {name} was published"
 
 
+def _server_of(order: Document, job: Document) -> str | None:
+    if order.get("server"):
+        return str(order["server"]["ip"])
+    return job.get("ip") if job.get("state") == "FAILED" else None
+
+
+def _in_doubt(job: Document) -> Sequence[str]:
+    """Return the addresses of a job's last purchase, if it has failed before that was found out."""
+    purchase: Document = job.get("purchase") or {}
+    return purchase["asked"] if job["state"] == "FAILED" and purchase.get("looked") is False else ()
+
+
 def _sold(books: Books, site: ProviderSite) -> Iterator[str]:
     """Yield the servers that were sold and belong to no order, and the orders whose server was not sold.
 
-    Only what the provider itself has sold by mistake belongs to nobody; what a service calls wrong does not count.
+    Only what the provider itself has sold by mistake belongs to nobody; what a service calls wrong does not count. An
+    order that failed because nobody was told how to get into its server has it in its job. One that failed because it
+    could not be found out whether the provider has sold what it was asked for names that, for an operator to retry.
     """
-    sold = sorted(sale.ip for sale in site.state.purchases if sale.ip not in site.sold_wrongly)
-    owned = sorted(order["server"]["ip"] for order in books.orders.values() if order.get("server"))
+    found = (_server_of(order, books.jobs.get(order_id, {})) for order_id, order in books.orders.items())
+    owned = sorted(ip for ip in found if ip is not None and ip not in site.sold_wrongly)
+    in_doubt = {ip for job in books.jobs.values() for ip in _in_doubt(job)} - {*owned}
+    sold = sorted(sale.ip for sale in site.state.purchases if sale.ip not in {*site.sold_wrongly, *in_doubt})
     if sold != owned:
         yield f"servers: the provider has sold {', '.join(sold)}; orders have {', '.join(owned)}"
 

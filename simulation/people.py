@@ -202,7 +202,8 @@ async def _act(action: Action, number: int, order_id: str, story: Story, client:
         return
     for answer in await _asked(f"/orders/{order_id}/{action.kind}", None, None, action, client):
         if answer.status == 202:
-            shop.ended[order_id].add(action.kind)
+            is_refund = action.kind == "cancel" and answer.body["status"] == "FAILED"
+            shop.ended[order_id].add("refund" if is_refund else action.kind)
 
 
 async def _asked(path: str, body: Any, key: str | None, action: Action, client: Person) -> Sequence[Answer]:

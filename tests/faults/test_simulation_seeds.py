@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,6 +115,37 @@ def test_an_error_that_a_service_survives_is_a_violation(monkeypatch: pytest.Mon
     outcome = world.run(plan.draw(5).keep((1,), ()))
     assert _says(outcome, "defect, background work failed: inventory-1"), outcome.violations
     assert _says(outcome, "error=TypeError: a defect"), outcome.violations
+
+
+@pytest.mark.parametrize(
+    ("seed", "orders", "faults"),
+    [
+        pytest.param(1197, (5, 6, 8, 9), (1, 2, 10, 20), id="cancelled while it is refunded, as its hold has ended"),
+        pytest.param(2869, (10,), (3, 13, 15, 20), id="the way into a bought server is not found out"),
+        pytest.param(2400, (2, 9), (6, 8, 9, 18, 19, 23), id="whether a server was bought is not found out"),
+    ],
+)
+def test_an_order_may_fail_after_what_was_accepted_or_bought(
+    seed: int, orders: tuple[int, ...], faults: tuple[int, ...]
+) -> None:
+    outcome = world.run(plan.draw(seed).keep(orders, faults))
+    assert outcome.violations == ()
+    assert outcome.statuses["FAILED"] >= 1
+
+
+def test_a_server_that_was_sold_and_belongs_to_no_order_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = books.read_books
+
+    def without_servers(databases: Any) -> Any:
+        found = read(databases)
+        for order in found.orders.values():
+            order.pop("server", None)
+        return found
+
+    monkeypatch.setattr(books, "read_books", without_servers)
+    sold = next(plan.draw(seed) for seed in range(20) if any(("vps", 1) in s.items for s in plan.draw(seed).stories))
+    outcome = world.run(replace(sold, faults=()))
+    assert _says(outcome, "servers: the provider has sold"), outcome.violations
 
 
 def test_a_simulation_that_fails_names_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
