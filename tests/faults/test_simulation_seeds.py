@@ -20,7 +20,7 @@ from simulation.world import Outcome
 from tests.support.seeds import IS_LONG_FORM, SEEDS
 
 GROUPS = 20
-SEEDS_PER_GROUP = SEEDS // 2 if IS_LONG_FORM else 25
+SEEDS_PER_GROUP = SEEDS // 2 if IS_LONG_FORM else 5
 
 
 def short_plan(seed: int, orders: int = 4) -> Plan:
