@@ -5,6 +5,7 @@ import gc
 import hashlib
 import random
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,36 +100,40 @@ class Outcome:
 def run(of: Plan, until: int | None = None) -> Outcome:
     """Run a plan; at the step with the number `until`, stop in the debugger."""
     applications()  # made before time and chance are replaced
+    with _garbage_kept():
+        return _run(of, until)
+
+
+def _run(of: Plan, until: int | None) -> Outcome:
+    """Run a plan; nothing but the outcome refers to its world any more afterwards."""
     loop = SimulatedLoop()
     trace = Trace(loop.time, until)
-    with _garbage_kept():
-        try:
-            return _run(of, loop, trace)
-        finally:
-            loop.close()
-
-
-def _run(of: Plan, loop: SimulatedLoop, trace: Trace) -> Outcome:
-    with seeded(of.seed, loop), patched(), logging_to(trace) as logs, observed(met := Met()):
-        world = World(of, loop, trace, met)
-        violations = _judged(world, loop)
-        outcome = world.outcome([*world.defects(), *logs.defects, *violations])
-        loop.bury()
-    return outcome
+    try:
+        with seeded(of.seed, loop), patched(), logging_to(trace) as logs, observed(met := Met()):
+            world = World(of, loop, trace, met)
+            violations = _judged(world, loop)
+            outcome = world.outcome([*world.defects(), *logs.defects, *violations])
+            loop.bury()
+        return outcome
+    finally:
+        loop.close()
 
 
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
     """Collect no garbage until the context ends: what is collected may run code, and when is up to chance.
 
-    Then only what has come up meanwhile is collected. To look through all that was there before takes longer.
+    Then only what has come up meanwhile is collected. To look through all that was there before takes longer. What of
+    it has never begun or ended is no mistake: it belonged to processes that were killed.
     """
     gc.disable()
     gc.freeze()
     try:
         yield
     finally:
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            gc.collect()
         gc.unfreeze()
         gc.enable()
 

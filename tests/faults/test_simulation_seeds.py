@@ -1,5 +1,6 @@
 """The deterministic simulation over a number of seeds; `ordersaga simulate --seeds 10000` runs more of them."""
 
+import gc
 import json
 import os
 import subprocess
@@ -73,6 +74,16 @@ def test_seeds_give_the_same_books_whatever_the_order_of_sets() -> None:
     ]
     assert printed[0] == printed[1]
     assert len(set(printed[0].split())) == 6
+
+
+def test_nothing_of_a_world_is_left_when_it_has_ended() -> None:
+    before = worlds()  # pytest may keep some that belong to tests before this one
+    world.run(short_plan(3))
+    assert [each for each in worlds() if each not in before] == []
+
+
+def worlds() -> list[world.World]:
+    return [each for each in gc.get_objects() if isinstance(each, world.World)]
 
 
 def test_another_seed_gives_other_steps() -> None:
