@@ -5,7 +5,7 @@
 Starts a stack of its own with `ordersaga up` in a temporary directory and loads it. Figures depend on the machine, and
 on what else runs there, so the table has the ratio to the committed figure as well; compare two states of the code on
 one machine, in turns. `--many` places that many orders and compares what an order costs before and after; without it,
-that row is left out. `--save` writes benchmarks/goals.json, which is to be committed with a change of speed.
+that row is left out. `--save` writes benchmarks/goals.json: commit it with a change that affects speed.
 """
 
 import argparse
@@ -38,11 +38,13 @@ from operations.load.connection import Connection
 from operations.load.cost import GENERATOR, Usage, cost_between, measure_usage, usage_of
 from operations.load.outcomes import PlacedOrders
 from operations.load.placer import OrderPlacer
+from operations.load.run import create_products
 from operations.settings import Stack, locate_stack
-from shared.services import INVENTORY, ORDER, PAYMENT, PROCESSES
+from shared.services import INVENTORY, ORDER, PAYMENT
 from tests.support.stack_users import mongodb_url_of
 
 OFFSET = 5700
+SERVICES = (ORDER.name, INVENTORY.name, PAYMENT.name)
 FILE = Path(__file__).with_suffix(".json")
 PROCESS_COUNTS = (1, 2, 4, 8)
 CLIENTS, CLIENT_SECONDS, ANSWER_SECONDS = 200, 10.0, 60.0
@@ -51,7 +53,7 @@ SETTLED_WITHIN = 600.0
 
 
 class Goal(NamedTuple):
-    """What is to be reached: the figure's unit, its limit, and whether the limit is the least or the most."""
+    """A figure to reach: its unit, its limit, and whether the limit is a minimum or a maximum."""
 
     what: str
     unit: str
@@ -101,10 +103,7 @@ class Bench:
     async def load(self, plan: LoadPlan, further: Mapping[str, FurtherProcess] = {}) -> tuple[float, float]:
         """Place orders at all processes of the order service; return orders per second and CPU ms per order."""
         load_id = f"load-{secrets.token_hex(4)}"
-        for product in plan.product_ids(load_id):
-            url = f"{self.stack.urls[INVENTORY.name]}/inventory/{product}"
-            async with self.session.put(url, json={"quantity": plan.stock}) as answer:
-                answer.raise_for_status()
+        await create_products(self.session, self.stack.urls[INVENTORY.name], plan, load_id)
         others = (process.state.url for name, process in further.items() if name.startswith(f"{ORDER.name}-"))
         urls = [self.stack.urls[ORDER.name], *(url for url in others if url is not None)]
         share = replace(plan, orders=plan.orders // len(urls), concurrency=max(1, plan.concurrency // len(urls)))
@@ -184,8 +183,7 @@ async def processes(bench: Bench) -> Figures:
         async with AsyncExitStack() as running:
             further: Mapping[str, FurtherProcess] = {}
             if count > 1:
-                services = [name for name in PROCESSES if name in (ORDER.name, INVENTORY.name, PAYMENT.name)]
-                further = await running.enter_async_context(further_processes(bench.directory, count, services))
+                further = await running.enter_async_context(further_processes(bench.directory, count, SERVICES))
             found[count] = await bench.load(bench.plan, further)
     rate, cpu = found[1]
     return {f"processes-{count}-rate": found[count][0] / rate for count in PROCESS_COUNTS[1:]} | {
@@ -260,7 +258,8 @@ def table_of(now: Mapping[str, Any], committed: Mapping[str, Any]) -> Table:
             "-" if not before else f"{figure / before:.2f}",
             "reached" if goal.is_reached_by(figure) else "",
         )
-    table.caption = f"{now['cores']} cores at a load of {now['load']}; the committed figures: {committed.get('load')}"
+    before_at = f"; the committed figures at {committed['load']}" if committed else ""
+    table.caption = f"{now['cores']} cores at a load of {now['load']}{before_at}"
     return table
 
 
@@ -283,7 +282,7 @@ def main() -> None:
     options = parser.parse_args()
     names = [*options.only, "many"] if options.many and "many" not in options.only else options.only
     committed = json.loads(FILE.read_text()) if FILE.exists() else {}
-    with own_stack("--only", ",".join((ORDER.name, INVENTORY.name, PAYMENT.name)), offset=OFFSET) as directory:
+    with own_stack("--only", ",".join(SERVICES), offset=OFFSET) as directory:
         now = described(uvloop.run(measure(directory, names, options.orders, options.many or 100_000)))
     print(json.dumps(now, indent=2)) if options.json else Console().print(table_of(now, committed))
     if options.save:

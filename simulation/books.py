@@ -395,9 +395,9 @@ def _in_doubt(job: Document) -> Sequence[str]:
 def _sold(books: Books, site: ProviderSite) -> Iterator[str]:
     """Yield the servers that were sold and belong to no order, and the orders whose server was not sold.
 
-    Only what the provider itself has sold by mistake belongs to nobody; what a service calls wrong does not count. An
-    order that failed because nobody was told how to get into its server has it in its job. One that failed because it
-    could not be found out whether the provider has sold what it was asked for names that, for an operator to retry.
+    Only what the provider itself has sold by mistake belongs to nobody; what a service calls wrong does not count. If
+    the provider did not say how to get into a server, its order failed and the job has the server. If nobody could find
+    out whether the provider sold what it was asked for, the job names that, and an operator may retry.
     """
     found = (_server_of(order, books.jobs.get(order_id, {})) for order_id, order in books.orders.items())
     owned = sorted(ip for ip in found if ip is not None and ip not in site.sold_wrongly)

@@ -21,7 +21,7 @@ _AFTER_WRITE = (plan.AFTER_STEP, plan.AFTER_WRITE)
 
 
 def _travel(seconds: float) -> "asyncio.Future[None]":
-    """Return what is done after this time: as `asyncio.sleep`, for what nobody cancels, at a fraction of the work."""
+    """Return a future that is done after these seconds: `asyncio.sleep` without a coroutine for each step."""
     loop = asyncio.get_running_loop()
     arrived: asyncio.Future[None] = loop.create_future()
     loop.call_later(seconds, _arrive, arrived)

@@ -35,6 +35,7 @@ from operations.load import LoadPlan
 from operations.load.cost import Usage, cost_between, measure_usage, usage_of
 from operations.load.outcomes import PlacedOrders
 from operations.load.placer import OrderPlacer
+from operations.load.run import create_products
 from operations.settings import Stack, locate_stack
 from shared.database import Document
 from shared.services import INVENTORY, ORDER, PAYMENT
@@ -164,10 +165,7 @@ async def _ready(urls: Iterable[str]) -> None:
 async def load(way: Ours | Plain, session: aiohttp.ClientSession, plan: LoadPlan) -> Round:
     """Place the orders of a plan, and wait for their end."""
     load_id = f"load-{secrets.token_hex(4)}"
-    for product in plan.product_ids(load_id):
-        url = f"{way.urls[INVENTORY.name]}/inventory/{product}"
-        async with session.put(url, json={"quantity": plan.stock}, headers=way.headers) as answer:
-            answer.raise_for_status()
+    await create_products(session, way.urls[INVENTORY.name], plan, load_id)
     placer = OrderPlacer(plan, way.urls[ORDER.name], plan.bodies(load_id), way.headers)
     before = way.usage()
     await placer.run()

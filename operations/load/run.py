@@ -44,7 +44,7 @@ async def run_load(stack: Stack, plan: LoadPlan, progress: LoadProgress | None =
     connector = aiohttp.TCPConnector(ssl=client_context())
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=stack.headers) as session:
-        await _create_products(session, stack.urls["inventory"], plan, load_id)
+        await create_products(session, stack.urls["inventory"], plan, load_id)
         placer = progress.placer = OrderPlacer(plan, stack.urls["order"], plan.bodies(load_id), stack.headers)
         orders = PlacedOrders(session, stack.urls["order"], load_id)
         before = measure_usage(stack.data_dir)
@@ -67,7 +67,8 @@ async def run_load(stack: Stack, plan: LoadPlan, progress: LoadProgress | None =
     return _report(plan, placer, outcomes, cost_between(before, after), books, len(judged), stack.describe())
 
 
-async def _create_products(session: aiohttp.ClientSession, inventory_url: str, plan: LoadPlan, load_id: str) -> None:
+async def create_products(session: aiohttp.ClientSession, inventory_url: str, plan: LoadPlan, load_id: str) -> None:
+    """Create the products of a plan with enough stock. Raises UnreachableError if the service does not accept them."""
     for product_id in plan.product_ids(load_id):
         url = f"{inventory_url}/inventory/{product_id}"
         try:

@@ -25,7 +25,7 @@ async def stack(servers: Any, database_prefix: str) -> AsyncIterator[Stack]:
     ) as running:
         await running.start("order")
         yield running
-    # Services that start here later must not find the messages about orders that nobody carried out.
+    # Services that later tests start must not find messages about the orders that were left unfinished here.
     await delete_topology(servers.amqp_url)
 
 

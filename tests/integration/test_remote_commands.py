@@ -180,7 +180,7 @@ async def test_what_is_read_is_the_same_from_another_machine(shop: Shop, command
 async def read_the_same(one_way: Callable[[], Awaitable[Ended]], another: Callable[[], Awaitable[Ended]]) -> Ended:
     """Read in two ways until both give the same, and return it.
 
-    What a stack shows goes on while it runs: incidents and audits are recorded between two looks, and charts get bins.
+    A running stack changes between two looks: incidents and audits are recorded, and charts get new bins.
     """
     seen: list[Ended] = []
 
