@@ -22,7 +22,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -95,6 +95,7 @@ class _Operation(Generic[Result]):
     deadline: float
     on_refusal: OnRefusal | None
     done: "asyncio.Future[Result]"
+    context: Context = field(default_factory=copy_context)
     arrived: float = field(default_factory=time.monotonic)
     waits: bool = True
     end_of_wait: Callable[[], None] | None = None
@@ -212,8 +213,8 @@ class Transactions:
         for group in self._queue.start():
             for operation in group.operations:
                 operation.stop_waiting()
-            # In a separate context: the log context of one caller must not stick to all of them.
-            task = asyncio.create_task(self._run_group(group), context=Context())
+            # In the context of the first: this may be called in that of the group before.
+            task = asyncio.create_task(self._run_group(group), context=group.operations[0].context)
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 

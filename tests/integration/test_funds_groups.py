@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 
 import pytest
 from prometheus_client import REGISTRY
@@ -16,6 +17,7 @@ from tests.support.turns import turn_taken
 pytestmark = pytest.mark.both_databases
 
 COLLECTION = "counters"
+_number: ContextVar[int] = ContextVar("_number")
 A, B = Reference(COLLECTION, "a"), Reference(COLLECTION, "b")
 
 
@@ -157,3 +159,19 @@ async def test_what_a_refusal_leaves_is_committed_with_its_group(
         await transactions.run("counted", refused, [A], on_refusal=note)
     assert await database["notes"].find_one() == {"_id": "refused", "detail": "no"}
     assert await count(database) == 0
+
+
+async def test_a_group_runs_in_the_context_of_its_first_operation(transactions: Transactions) -> None:
+    """Its log lines and spans belong to a request that it carries out, not to one that has ended."""
+
+    async def seen(_unit: UnitOfWork) -> int:
+        return _number.get()
+
+    async def run_as(number: int) -> int:
+        _number.set(number)
+        return await transactions.run("counted", seen, [A])
+
+    async with turn_taken(transactions, A):
+        running = [asyncio.create_task(run_as(number)) for number in (1, 2)]
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*running) == [1, 1]
