@@ -1,13 +1,14 @@
 """The cost of contention: clients of the funds API on one account, on one account each, and on crossing transfers.
 
     python -m benchmarks.funds "mongodb://127.0.0.1:27017/?replicaSet=rs0" "amqp://guest:guest@127.0.0.1:5672/"
-        [--clients 200] [--seconds 10]
+        [--clients 200] [--seconds 10] [--processes 2]
 
 The benchmark starts its own payment processes, first one and then a second, with their own database, which it drops at
 the end; the broker must have no other users. Each client posts as soon as its last request is answered: consumptions
 from one retainer, consumptions from a retainer per client, or transfers, half of them from A to B and half from B to A.
-The table shows granted requests per second, all other answers, and, from the processes' `/metrics`, the share of
-transactions that were retried and the median and 99th percentile of their duration, including waiting.
+The table shows granted requests per second, all other answers, the CPU time of the processes and of a mongod on this
+machine per request, and, from the processes' `/metrics`, the share of operations that were retried and the median and
+99th percentile of their duration, including waiting.
 """
 
 import argparse
@@ -23,12 +24,14 @@ from dataclasses import dataclass
 
 import httpx
 import orjson
+import psutil
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 from pymongo import AsyncMongoClient
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.payments import cpu_seconds, mongod_at
 from operations.load.connection import Connection, NoAnswerError, NotSentError
 from shared.database import Document
 
@@ -154,17 +157,27 @@ async def post(url: str, task: Task, until: float, answers: Counter[str]) -> Non
         connection.close()
 
 
-async def measure(urls: Sequence[str], tasks: Sequence[Task], seconds: float) -> Sequence[str]:
+async def measure(
+    urls: Sequence[str],
+    used: Sequence[psutil.Process],
+    mongod: psutil.Process | None,
+    tasks: Sequence[Task],
+    seconds: float,
+) -> Sequence[str]:
     """Let all clients post for that many seconds and return a row of the table."""
     before, started = await read(urls), time.perf_counter()
+    cpu = [sum(map(cpu_seconds, used)), cpu_seconds(mongod)]
     answers: Counter[str] = Counter()
     clients = zip(itertools.cycle(urls), tasks, strict=False)
     await asyncio.gather(*(post(url, task, started + seconds, answers) for url, task in clients))
     took, counted = time.perf_counter() - started, (await read(urls)).since(before)
+    cpu = [sum(map(cpu_seconds, used)) - cpu[0], cpu_seconds(mongod) - cpu[1]]
+    answered = answers.total()
     granted = answers.pop("200", 0) + answers.pop("201", 0)
     return (
         f"{granted / took:,.0f}",
         ", ".join(f"{count} of {answer}" for answer, count in answers.items()) or "none",
+        *(f"{1000 * seconds / answered:.2f}" for seconds in cpu),
         f"{counted.attempts / counted.transactions - 1:.3f}",
         f"{1000 * counted.quantile(0.5):.0f}",
         f"{1000 * counted.quantile(0.99):.0f}",
@@ -175,10 +188,12 @@ async def run(options: argparse.Namespace) -> None:
     """Measure all patterns with one process and with two, and print the table."""
     prefix = f"benchmark{secrets.token_hex(4)}"
     urls = [f"http://127.0.0.1:{PORT}", f"http://127.0.0.1:{PORT + 1}"]
-    table = Table("processes", f"{options.clients} clients on", "granted/s", "others", "retries", "p50 ms", "p99 ms")
+    headings = ("granted/s", "others", "service CPU ms", "mongod CPU ms", "retries", "p50 ms", "p99 ms")
+    table = Table("processes", f"{options.clients} clients on", *headings)
+    mongod = mongod_at(options.mongodb_url)
     processes: list[asyncio.subprocess.Process] = []
     try:
-        for number, url in enumerate(urls, start=1):
+        for number, url in enumerate(urls[: options.processes], start=1):
             processes.append(await start(url, environment(options, prefix)))
             patterns = {
                 "one account": await consumptions(url, 1, options.clients),
@@ -186,7 +201,8 @@ async def run(options: argparse.Namespace) -> None:
                 "A→B and B→A": await crossing(url, options.clients),
             }
             for name, tasks in patterns.items():
-                table.add_row(str(number), name, *await measure(urls[:number], tasks, options.seconds))
+                used = [psutil.Process(process.pid) for process in processes]
+                table.add_row(str(number), name, *await measure(urls[:number], used, mongod, tasks, options.seconds))
     finally:
         for process in processes:
             process.terminate()
@@ -202,6 +218,7 @@ def main() -> None:
     parser.add_argument("mongodb_url")
     parser.add_argument("amqp_url")
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--processes", type=int, default=2, choices=(1, 2), help="the most to measure with")
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
     uvloop.run(run(parser.parse_args()))
 

@@ -61,7 +61,7 @@ def assemble(settings: PaymentSettings, connections: Connections) -> Parts:
         router=router,
         collections=SCHEMA,
         background=(reconciler.run, sessions.run),
-        drain=(gateway.drain, sessions.deregister),
+        drain=(gateway.drain, transactions.drain, sessions.deregister),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from payment_service.ledger.transactions import Session
+from payment_service.ledger.unit_of_work import UnitOfWork
 from payment_service.lifecycle import (
     Part,
     PartStatus,
@@ -82,9 +82,9 @@ class Payments:
             return [existing.get(payment.order_id, payment) for payment in payments]
         return list(payments)
 
-    async def read(self, order_ids: Iterable[str], session: Session | None = None) -> dict[str, Payment]:
+    async def read(self, order_ids: Iterable[str]) -> dict[str, Payment]:
         """Return the payments that exist, by order id."""
-        cursor = self._collection.find({"_id": {"$in": list(order_ids)}}, session=session)
+        cursor = self._collection.find({"_id": {"$in": list(order_ids)}})
         return {document["_id"]: payment_of(document) async for document in cursor}
 
     async def read_existing(self, order_ids: Iterable[str]) -> dict[str, Payment]:
@@ -96,16 +96,6 @@ class Payments:
         """Return one payment, None if there is none that is visible."""
         document = await self._collection.find_one({"_id": order_id, **visible})
         return payment_of(document) if document else None
-
-    async def insert(self, payments: Sequence[Payment], session: Session) -> None:
-        """Insert payments in a transaction. Raises the driver's DuplicateKeyError, which aborts the transaction."""
-        if payments:
-            await self._collection.insert_many([_document(payment) for payment in payments], session=session)
-
-    async def update(self, before: Payment, after: Payment, session: Session) -> Payment:
-        """Make one change in a transaction; return `after`, or the recorded payment if another worker was faster."""
-        result = await self._collection.bulk_write([_update(before, after)], session=session)
-        return after if result.matched_count else (await self.read([before.order_id], session))[before.order_id]
 
     async def update_many(self, changes: Sequence[PaymentChange]) -> list[Payment]:
         """Make the changes in one write and return the payments as recorded, in the same order.
@@ -123,7 +113,7 @@ class Payments:
             raise LookupError(f"payments that were recorded are gone: {', '.join(gone[:5])}")
         return [recorded[before.order_id] for before, _ in changes]
 
-    async def add_part(self, payment: Payment, part: Part, session: Session | None = None) -> bool:
+    async def add_part(self, payment: Payment, part: Part) -> bool:
         """Add a part; return False if the payment, or any of its parts, has changed since it was read."""
         unchanged = {**_unchanged(payment), "partsVersion": payment.parts_version or None}
         result = await self._collection.update_one(
@@ -133,7 +123,6 @@ class Payments:
                 "$inc": {"partsVersion": 1},
                 "$set": {"updatedAt": part.updated_at},
             },
-            session=session,
         )
         return bool(result.matched_count)
 
@@ -212,6 +201,52 @@ class Payments:
         return [payment_of(document) async for document in cursor]
 
 
+async def read_in(unit: UnitOfWork, order_id: str) -> Payment | None:
+    """Return a payment as the transaction sees it, None if there is none."""
+    document = await unit.get(COLLECTION, order_id)
+    return None if document is None else payment_of(document)
+
+
+def insert_in(unit: UnitOfWork, payment: Payment) -> None:
+    """Record a new payment in the transaction."""
+    unit.insert(COLLECTION, _document(payment))
+
+
+async def update_in(unit: UnitOfWork, before: Payment, after: Payment) -> Payment:
+    """Make one change in the transaction; return `after`, or the recorded payment if another worker was faster."""
+    document = await _existing(unit, before.order_id)
+    if not _matches(document, _unchanged(before)):
+        return payment_of(document)
+    changed, gone = _difference(before, after)
+    unit.update(COLLECTION, {name: value for name, value in (document | changed).items() if name not in gone})
+    return after
+
+
+async def add_part_in(unit: UnitOfWork, payment: Payment, part: Part) -> None:
+    """Add a part, in the transaction that has read the payment."""
+    document = await _existing(unit, payment.order_id)
+    unit.update(
+        COLLECTION,
+        document
+        | {
+            "parts": [*document.get("parts", ()), _part_document(part)],
+            "partsVersion": document.get("partsVersion", 0) + 1,
+            "updatedAt": part.updated_at,
+        },
+    )
+
+
+async def _existing(unit: UnitOfWork, order_id: str) -> Document:
+    document = await unit.get(COLLECTION, order_id)
+    if document is None:
+        raise LookupError(f"payment {order_id} is gone")
+    return document
+
+
+def _matches(document: Document, query: Document) -> bool:
+    return all(document.get(name) == value for name, value in query.items())
+
+
 def _may_be_in_flight(payment: Payment) -> bool:
     """Return whether a charge or a capture may be in flight that does not know of a refund."""
     return payment.status in (PaymentStatus.PENDING, PaymentStatus.AUTHORIZED) and not payment.refund_requested
@@ -219,12 +254,18 @@ def _may_be_in_flight(payment: Payment) -> bool:
 
 def _update(before: Payment, after: Payment) -> UpdateOne:
     """Write the difference, unless another worker has changed the payment since it was read."""
-    old, new = _document(before), _document(after)
-    changed = {name: value for name, value in new.items() if old.get(name) != value}
-    change: dict[str, Any] = {"$set": {"updatedAt": after.updated_at, **changed}}
-    if gone := (old.keys() | _OF_AN_UNKNOWN_OUTCOME) - new.keys():
+    changed, gone = _difference(before, after)
+    change: dict[str, Any] = {"$set": changed}
+    if gone:
         change["$unset"] = dict.fromkeys(gone, "")
     return UpdateOne(_unchanged(before), change)
+
+
+def _difference(before: Payment, after: Payment) -> tuple[Document, set[str]]:
+    """Return the fields that have another value, and those that have none any more."""
+    old, new = _document(before), _document(after)
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
+    return {"updatedAt": after.updated_at, **changed}, (old.keys() | _OF_AN_UNKNOWN_OUTCOME) - new.keys()
 
 
 def _unchanged(payment: Payment) -> Document:

@@ -6,18 +6,18 @@ retainers need not wait; the reconciler decides it later (`decide_postponed`), a
 """
 
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 import structlog
-from pymongo.errors import DuplicateKeyError
 
 from payment_service import parts
 from payment_service.ledger import chart_of_accounts, journal_entries
-from payment_service.ledger.ledger import ACTIVE, Ledger, account_name, format_amount
-from payment_service.ledger.transactions import ContentionError, Session, Transactions
+from payment_service.ledger.ledger import ACTIVE, Ledger, account_name, format_amount, references
+from payment_service.ledger.transaction_errors import ContentionError
+from payment_service.ledger.transactions import Transactions
+from payment_service.ledger.unit_of_work import Reference, UnitOfWork
 from payment_service.lifecycle import (
     FREE,
     Part,
@@ -28,7 +28,8 @@ from payment_service.lifecycle import (
     mark_unpublished,
     with_next_lookup,
 )
-from payment_service.payments import Payments
+from payment_service.payments import COLLECTION as PAYMENTS
+from payment_service.payments import Payments, add_part_in, insert_in, read_in, update_in
 from payment_service.refusals import INSUFFICIENT_BALANCE, KEPT_IN, NO_RETAINER
 from shared import tracing
 from shared.clock import Clock
@@ -83,10 +84,9 @@ class RetainerCharger:
 
         Raises LedgerRefusalError if the retainer does not take the money, for example because it does not exist.
         """
-        account = chart_of_accounts.retainer(payment.retainer_id or "")
 
-        async def work(session: Session) -> Part:
-            recorded = (await self._payments.read([payment.order_id], session))[payment.order_id]
+        async def work(unit: UnitOfWork) -> Part:
+            recorded = await _recorded(unit, payment)
             if known := parts.find(recorded, request.refund_id):
                 return known
             part = parts.decide(recorded, request, self._clock())
@@ -96,13 +96,13 @@ class RetainerCharger:
                 entry = journal_entries.order_part_refunded(
                     recorded.retainer_id or "", recorded.order_id, part.refund_id, part.amount, recorded.currency or ""
                 )
-                posted = await self._ledger.post(entry, session)
+                posted = await self._ledger.post(entry, unit)
                 part = replace(part, status=PartStatus.REFUNDED, entry_id=posted.entry_id)
-            if not await self._payments.add_part(recorded, part, session):
-                raise LookupError(f"payment {recorded.order_id} differs from what this transaction has read")
+            await add_part_in(unit, recorded, part)
             return part
 
-        return await self._transactions.run("order.part_refunded", work, keys=[account])
+        touches = _touched(payment.retainer_id, [payment.order_id])
+        return await self._transactions.run("order.part_refunded", work, touches)
 
     async def _charge_or_postpone(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         try:
@@ -117,63 +117,63 @@ class RetainerCharger:
         account = chart_of_accounts.retainer(retainer_id)
         known: set[str] = set()
 
-        async def work(session: Session) -> list[Payment]:
+        async def work(unit: UnitOfWork) -> list[Payment]:
             now = self._clock()
-            recorded = await self._payments.read((order.order_id for order in orders), session)
+            found = [await read_in(unit, order.order_id) for order in orders]
+            recorded = {payment.order_id: payment for payment in found if payment}
             known.update(order_id for order_id, payment in recorded.items() if charge_answer(payment))
-            retainer = await self._ledger.find(account, session)
+            retainer = await self._ledger.find(account, unit)
             new = [_traced_payment(order, now) for order in orders if order.order_id not in recorded]
-            decided = [await self._post(payment, session) for payment in decide(new, retainer, now)]
-            await self._payments.insert(decided, session)
-            recorded |= {payment.order_id: payment for payment in decided}
+            for decision in decide(new, retainer, now):
+                recorded[decision.order_id] = decided = await self._post(decision, unit)
+                insert_in(unit, decided)
             return [recorded[order.order_id] for order in orders]
 
-        while True:
-            # A duplicate key: another worker has inserted one of these payments, or its tombstone, since the snapshot.
-            with contextlib.suppress(DuplicateKeyError):
-                paid = await self._transactions.run("order.paid", work, keys=[account], within=BUSY_RETAINER_SECONDS)
-                note_repeats("payment.charge", known)
-                return paid
+        touches = _touched(retainer_id, [order.order_id for order in orders])
+        paid = await self._transactions.run("order.paid", work, touches, within=BUSY_RETAINER_SECONDS)
+        note_repeats("payment.charge", known)
+        return paid
 
     async def _decide_again(self, payment: Payment) -> Payment:
         account = chart_of_accounts.retainer(payment.retainer_id or "")
 
-        async def work(session: Session) -> Payment:
+        async def work(unit: UnitOfWork) -> Payment:
             now = self._clock()
-            recorded = (await self._payments.read([payment.order_id], session))[payment.order_id]
+            recorded = await _recorded(unit, payment)
             if recorded.status is not PaymentStatus.PENDING:
                 return recorded
             if recorded.refund_requested:
                 decided = replace(recorded, status=PaymentStatus.VOIDED, next_lookup_at=None, updated_at=now)
             else:
-                (decision,) = decide([recorded], await self._ledger.find(account, session), now)
-                decided = await self._post(decision, session)
-            return await self._payments.update(recorded, mark_unpublished(recorded, decided), session)
+                (decision,) = decide([recorded], await self._ledger.find(account, unit), now)
+                decided = await self._post(decision, unit)
+            return await update_in(unit, recorded, mark_unpublished(recorded, decided))
 
         try:
-            return await self._transactions.run("order.paid", work, keys=[account], within=BUSY_RETAINER_SECONDS)
+            touches = _touched(payment.retainer_id, [payment.order_id])
+            return await self._transactions.run("order.paid", work, touches, within=BUSY_RETAINER_SECONDS)
         except ContentionError:
             return payment  # its next look-up is scheduled already
 
-    async def _post(self, payment: Payment, session: Session) -> Payment:
+    async def _post(self, payment: Payment, unit: UnitOfWork) -> Payment:
         """Post the journal entry of a payment that goes through, and return the payment with the entry's id."""
         if payment.status is not PaymentStatus.PROCESSED or payment.transaction_id is not None:
             return payment
         entry = journal_entries.order_paid(
             payment.retainer_id or "", payment.order_id, payment.amount or 0, payment.currency or ""
         )
-        posted = await self._ledger.post(entry, session)
+        posted = await self._ledger.post(entry, unit)
         return replace(payment, transaction_id=posted.entry_id)
 
     async def _refund_one(self, payment: Payment) -> Payment:
         refunded = replace(payment, status=PaymentStatus.REFUNDED, updated_at=self._clock())
         retainer_id, entry_id = payment.retainer_id or "", payment.transaction_id
 
-        async def work(session: Session) -> Payment:
+        async def work(unit: UnitOfWork) -> Payment:
             # Parts may have been refunded since the payment was read; what they have left is returned.
-            before = (await self._payments.read([payment.order_id], session))[payment.order_id]
+            before = await _recorded(unit, payment)
             amount = parts.left(before)
-            recorded = await self._payments.update(payment, refunded, session)
+            recorded = await update_in(unit, payment, refunded)
             # Only the worker whose update took effect posts the entry: a repeated refund moves no money.
             if recorded is refunded and entry_id != FREE and amount:
                 whole = amount == payment.amount
@@ -184,10 +184,11 @@ class RetainerCharger:
                     payment.currency or "",
                     reverses=entry_id if whole else None,
                 )
-                await self._ledger.post(entry, session)
+                await self._ledger.post(entry, unit)
             return recorded
 
-        return await self._transactions.run("order.refunded", work, keys=[chart_of_accounts.retainer(retainer_id)])
+        touches = _touched(retainer_id, [payment.order_id])
+        return await self._transactions.run("order.refunded", work, touches)
 
 
 def retainer_payment(order: OrderCreated, now: datetime) -> Payment:
@@ -244,3 +245,17 @@ def _refusal(payment: Payment, retainer: Mapping[str, object] | None, left: int)
 
 def _traced_payment(order: OrderCreated, now: datetime) -> Payment:
     return replace(retainer_payment(order, now), traceparent=tracing.of_order(order.order_id))
+
+
+async def _recorded(unit: UnitOfWork, payment: Payment) -> Payment:
+    """Return a payment that exists as the transaction sees it."""
+    recorded = await read_in(unit, payment.order_id)
+    if recorded is None:
+        raise LookupError(f"payment {payment.order_id} is gone")
+    return recorded
+
+
+def _touched(retainer_id: str | None, order_ids: Sequence[str]) -> list[Reference]:
+    """Return the places of the retainer's account and of the orders' payments."""
+    account = chart_of_accounts.retainer(retainer_id or "")
+    return [*references([account]), *(Reference(PAYMENTS, order_id) for order_id in order_ids)]

@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from pydantic import BaseModel
 
 from payment_service.funds import requests, views
+from payment_service.funds.bank import TRANSFERS
 from payment_service.funds.failures import failures_logged
 from payment_service.funds.funds import Funds
 from payment_service.funds.idempotency import (
@@ -20,13 +21,16 @@ from payment_service.funds.idempotency import (
     StoredResponse,
     refusal_response,
 )
+from payment_service.funds.payments import COLLECTION as PAYMENTS
 from payment_service.funds.payments import COMPLETED, credited_account
 from payment_service.funds.requests import DEFAULT_CURRENCY
 from payment_service.ledger import chart_of_accounts
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.journal_entries import LedgerOperation
+from payment_service.ledger.ledger import ENTRIES, references
 from payment_service.ledger.refusals import LedgerRefusalError
-from payment_service.ledger.transactions import Session
+from payment_service.ledger.transactions import Work
+from payment_service.ledger.unit_of_work import Reference, UnitOfWork
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission
 from shared.access.principal import PERSON_FIELD, Principal, Visible
@@ -60,7 +64,6 @@ IdempotencyKey = Annotated[
     ),
 ]
 _REFUSALS = documented(BOOKS_REFUSE, INSUFFICIENT_BALANCE, NOT_FOUND, CONFLICT)
-Work = Callable[[Session], Awaitable[StoredResponse]]
 
 
 def create_router(funds: Funds) -> APIRouter:
@@ -91,7 +94,7 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
         """A retainer, with its newest consumptions and deposits."""
         account = chart_of_accounts.retainer(retainer_id)
         shown = views.show_retainer(
-            await _found(funds.ledger.get(account, visible=_visible(caller, person="clientId")))
+            await _found(funds.ledger.get_visible(account, visible=_visible(caller, person="clientId")))
         )
         for name, increasing in (("consumptions", False), ("deposits", True)):
             entries = await funds.ledger.movements(account, increasing=increasing, limit=NEWEST_MOVEMENTS)
@@ -109,17 +112,15 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Take from a retainer: as earned, or to pay an invoice."""
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
-            account = await funds.retainers.consume(session, retainer_id, **fields)
+            account = await funds.retainers.consume(unit, retainer_id, **fields)
             return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
-        keys = [
-            chart_of_accounts.retainer(retainer_id),
-            *([chart_of_accounts.invoice(body.invoice_id)] if body.invoice_id else []),
-        ]
+        paid = [chart_of_accounts.invoice(body.invoice_id)] if body.invoice_id else []
+        touches = references([chart_of_accounts.retainer(retainer_id), *paid])
         return await _run_once(
-            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.RETAINER_CONSUMED, work, keys
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.RETAINER_CONSUMED, work, touches
         )
 
     @router.post("/api/retainers/{retainer_id}/replenish", response_model=views.RetainerAnswer, responses=_REFUSALS)
@@ -133,14 +134,21 @@ def _add_retainers(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Add to a retainer: from outside, or from the credit that a completed payment gave the client."""
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
-            account = await funds.retainers.replenish(session, retainer_id, **fields)
+            account = await funds.retainers.replenish(unit, retainer_id, **fields)
             return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
-        keys = [chart_of_accounts.retainer(retainer_id), *await _credited_account(funds, body.payment_id)]
+        touches = [
+            *references([chart_of_accounts.retainer(retainer_id)]),
+            *await _payment_and_account(funds, body.payment_id),
+        ]
         return await _run_once(
-            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.RETAINER_REPLENISHED, work, keys
+            funds,
+            _identify(request, caller, idempotency_key, body),
+            LedgerOperation.RETAINER_REPLENISHED,
+            work,
+            touches,
         )
 
 
@@ -152,9 +160,9 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Open a retainer with what the client has paid in advance."""
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             account = await funds.retainers.open(
-                session,
+                unit,
                 owner_id=caller.owner,
                 client_id=body.client_id,
                 retainer_type=body.retainer_type,
@@ -172,11 +180,11 @@ def _add_opening_of_retainers(router: APIRouter, funds: Funds) -> None:
     async def change_retainer(retainer_id: IdParameter, body: requests.RetainerChange) -> Response:
         """Make a retainer active or inactive."""
 
-        async def work(session: Session) -> StoredResponse:
-            account = await funds.retainers.set_status(session, retainer_id, body.status)
+        async def work(unit: UnitOfWork) -> StoredResponse:
+            account = await funds.retainers.set_status(unit, retainer_id, body.status)
             return StoredResponse(200, {"retainer": views.show_retainer(account)})
 
-        return await _run(funds, "retainer.status", work, [chart_of_accounts.retainer(retainer_id)])
+        return await _run(funds, "retainer.status", work, references([chart_of_accounts.retainer(retainer_id)]))
 
 
 def _add_invoices(router: APIRouter, funds: Funds) -> None:
@@ -187,9 +195,9 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Issue an invoice, all of it due."""
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             account = await funds.invoices.issue(
-                session,
+                unit,
                 owner_id=caller.owner,
                 client_id=body.client_id,
                 amount=body.total_amount,
@@ -213,7 +221,7 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
     async def get_invoice(invoice_id: IdParameter, caller: Caller) -> Response:
         """An invoice, with what is paid and what is due."""
         visible = _visible(caller, person="clientId")
-        account = await _found(funds.ledger.get(chart_of_accounts.invoice(invoice_id), visible=visible))
+        account = await _found(funds.ledger.get_visible(chart_of_accounts.invoice(invoice_id), visible=visible))
         return json_response({"invoice": views.show_invoice(account)})
 
     @router.post("/api/invoices/{invoice_id}/payments", response_model=views.InvoiceAnswer, responses=_REFUSALS)
@@ -227,14 +235,14 @@ def _add_invoices(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Pay an invoice, or a part of it, from outside."""
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"amount": body.amount}
-            account = await funds.invoices.pay(session, invoice_id, **fields)
+            account = await funds.invoices.pay(unit, invoice_id, **fields)
             return StoredResponse(200, {"invoice": views.show_invoice(account)})
 
-        keys = [chart_of_accounts.invoice(invoice_id)]
+        touches = references([chart_of_accounts.invoice(invoice_id)])
         return await _run_once(
-            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.INVOICE_PAID, work, keys
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.INVOICE_PAID, work, touches
         )
 
 
@@ -246,9 +254,9 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Record a payment; with `status` completed it is completed at once."""
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             payment = await funds.payments.create(
-                session,
+                unit,
                 owner_id=caller.owner,
                 customer_id=body.customer_id,
                 amount=body.amount,
@@ -258,15 +266,17 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
                 default_currency=DEFAULT_CURRENCY,
             )
             if body.status == COMPLETED:
-                payment = await funds.payments.complete(session, payment["_id"])
+                payment = await funds.payments.complete(unit, payment["_id"])
             return StoredResponse(201, {"payment": views.show_payment(payment)})
 
         if body.invoice_id:
-            keys = [chart_of_accounts.invoice(body.invoice_id)]
+            credited = chart_of_accounts.invoice(body.invoice_id)
         else:
-            keys = [chart_of_accounts.customer(body.customer_id, body.currency or DEFAULT_CURRENCY)]
+            credited = chart_of_accounts.customer(body.customer_id, body.currency or DEFAULT_CURRENCY)
         operation = LedgerOperation.PAYMENT_COMPLETED if body.status == COMPLETED else "payment.created"
-        return await _run_once(funds, _identify(request, caller, idempotency_key, body), operation, work, keys)
+        return await _run_once(
+            funds, _identify(request, caller, idempotency_key, body), operation, work, references([credited])
+        )
 
     @router.get("/api/payments", response_model=views.FundPaymentPage)
     @requires(Permission.FUNDS_READ)
@@ -291,13 +301,13 @@ def _add_payments(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Complete a pending payment, once: it pays its invoice, or becomes the customer's credit."""
 
-        async def work(session: Session) -> StoredResponse:
-            payment = await funds.payments.complete(session, payment_id)
+        async def work(unit: UnitOfWork) -> StoredResponse:
+            payment = await funds.payments.complete(unit, payment_id)
             return StoredResponse(200, {"payment": views.show_payment(payment)})
 
-        keys = [f"payment:{payment_id}", *await _credited_account(funds, payment_id)]
+        touches = await _payment_and_account(funds, payment_id)
         return await _run_once(
-            funds, _identify(request, caller, idempotency_key), LedgerOperation.PAYMENT_COMPLETED, work, keys
+            funds, _identify(request, caller, idempotency_key), LedgerOperation.PAYMENT_COMPLETED, work, touches
         )
 
 
@@ -309,9 +319,9 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Enter a bank account with what it holds."""
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             fields = body.model_dump(by_alias=False) | {"balance": body.balance}
-            account = await funds.bank.open(session, **fields)
+            account = await funds.bank.open(unit, **fields)
             return StoredResponse(201, {"account": views.show_bank_account(account)})
 
         return await _run_once(
@@ -331,7 +341,7 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     @requires(Permission.FUNDS_READ)
     async def get_bank_account(account_id: IdParameter, caller: Caller) -> Response:
         """One bank account."""
-        account = await _found(funds.ledger.get(chart_of_accounts.bank(account_id), visible=_visible(caller)))
+        account = await _found(funds.ledger.get_visible(chart_of_accounts.bank(account_id), visible=_visible(caller)))
         return json_response({"account": views.show_bank_account(account)})
 
     @router.patch("/api/bank-accounts/{account_id}", response_model=views.BankAccountAnswer, responses=_REFUSALS)
@@ -339,11 +349,11 @@ def _add_bank_accounts(router: APIRouter, funds: Funds) -> None:
     async def change_bank_account(account_id: IdParameter, body: requests.BankAccountChange) -> Response:
         """Close a bank account that is empty, or open it again."""
 
-        async def work(session: Session) -> StoredResponse:
-            account = await funds.bank.set_status(session, account_id, body.status)
+        async def work(unit: UnitOfWork) -> StoredResponse:
+            account = await funds.bank.set_status(unit, account_id, body.status)
             return StoredResponse(200, {"account": views.show_bank_account(account)})
 
-        return await _run(funds, "bank.status", work, [chart_of_accounts.bank(account_id)])
+        return await _run(funds, "bank.status", work, references([chart_of_accounts.bank(account_id)]))
 
 
 def _add_transfers(router: APIRouter, funds: Funds) -> None:
@@ -354,9 +364,9 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
     ) -> Response:
         """Move money between two bank accounts."""
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             transfer = await funds.bank.transfer(
-                session,
+                unit,
                 from_id=body.from_account_id,
                 to_id=body.to_account_id,
                 amount=body.amount,
@@ -365,9 +375,10 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
             )
             return StoredResponse(201, {"transfer": views.show_transfer(transfer)})
 
-        keys = [chart_of_accounts.bank(body.from_account_id), chart_of_accounts.bank(body.to_account_id)]
+        ends = (body.from_account_id, body.to_account_id)
+        touches = references(chart_of_accounts.bank(end) for end in ends)
         return await _run_once(
-            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.TRANSFER_MADE, work, keys
+            funds, _identify(request, caller, idempotency_key, body), LedgerOperation.TRANSFER_MADE, work, touches
         )
 
     @router.get("/api/bank-transfers", response_model=views.TransferPage)
@@ -397,13 +408,13 @@ def _add_transfers(router: APIRouter, funds: Funds) -> None:
         """Reverse a transfer, fee included, once; refused if the receiver has spent the money."""
         cancellation = body or requests.TransferCancellation()
 
-        async def work(session: Session) -> StoredResponse:
-            transfer = await funds.bank.cancel(session, transfer_id, cancellation.reason)
+        async def work(unit: UnitOfWork) -> StoredResponse:
+            transfer = await funds.bank.cancel(unit, transfer_id, cancellation.reason)
             return StoredResponse(200, {"transfer": views.show_transfer(transfer)})
 
-        keys = await _accounts_of(funds, transfer_id)
+        touches = await _transfer_and_accounts(funds, transfer_id)
         sent = _identify(request, caller, idempotency_key, cancellation)
-        return await _run_once(funds, sent, LedgerOperation.TRANSFER_CANCELLED, work, keys)
+        return await _run_once(funds, sent, LedgerOperation.TRANSFER_CANCELLED, work, touches)
 
 
 def _add_ledger(router: APIRouter, funds: Funds) -> None:
@@ -438,27 +449,31 @@ async def _require_own(funds: Funds, caller: Principal, account: str | None) -> 
     if await funds.ledger.find(account) is None or not chart_of_accounts.has_document(account):
         raise not_found(f"Account {account}")
     try:
-        await funds.ledger.get(account, visible=_visible(caller, person="clientId"))
+        await funds.ledger.get_visible(account, visible=_visible(caller, person="clientId"))
     except LedgerRefusalError:
         raise not_found(f"Account {account}") from None
 
 
 async def _run_once(
-    funds: Funds, request: IdempotentRequest, operation: str, work: Work, keys: Collection[str] = ()
+    funds: Funds,
+    request: IdempotentRequest,
+    operation: str,
+    work: Work[StoredResponse],
+    touches: Collection[Reference] = (),
 ) -> Response:
     """Run the operation once under its key and return the response, also for a refusal."""
     try:
-        return _respond(await funds.idempotency.run(request, operation, work, keys=keys), request.path)
+        return _respond(await funds.idempotency.run(request, operation, work, touches=touches), request.path)
     except LedgerRefusalError as refusal:
         return _respond(refusal_response(refusal))
     except IdempotencyKeyReusedError:
         raise key_reused("The Idempotency-Key was used before for another request; use a new one") from None
 
 
-async def _run(funds: Funds, operation: str, work: Work, keys: Collection[str]) -> Response:
+async def _run(funds: Funds, operation: str, work: Work[StoredResponse], touches: Collection[Reference]) -> Response:
     try:
-        with failures_logged(operation, keys):
-            return _respond(await funds.transactions.run(operation, work, keys))
+        with failures_logged(operation, touches):
+            return _respond(await funds.transactions.run(operation, work, touches))
     except LedgerRefusalError as refusal:
         return _respond(refusal_response(refusal))
 
@@ -490,16 +505,25 @@ async def _found(reading: Awaitable[Document]) -> Document:
         raise ProblemError(refusal.status, refusal.detail) from None
 
 
-async def _credited_account(funds: Funds, payment_id: str | None) -> list[str]:
-    """Return the account that a payment of ours credits, for its lock; the transaction checks the payment itself."""
+async def _payment_and_account(funds: Funds, payment_id: str | None) -> list[Reference]:
+    """Return the places of a payment and of the account that it credits; the transaction checks the payment itself."""
     payment = await funds.payments.find(payment_id) if payment_id else None
-    return [credited_account(payment)] if payment else []
+    if payment is None:
+        return []
+    return [Reference(PAYMENTS, payment["_id"]), *references([credited_account(payment)])]
 
 
-async def _accounts_of(funds: Funds, transfer_id: str) -> list[str]:
-    """Return the accounts of a transfer, for their locks; the transaction checks the transfer itself."""
+async def _transfer_and_accounts(funds: Funds, transfer_id: str) -> list[Reference]:
+    """Return the places of a transfer, its entry and its accounts; the transaction checks the transfer itself."""
     transfer = await funds.bank.find(transfer_id)
-    return [chart_of_accounts.bank(transfer[end]) for end in ("fromAccountId", "toAccountId")] if transfer else []
+    if transfer is None:
+        return []
+    ends = (transfer["fromAccountId"], transfer["toAccountId"])
+    return [
+        Reference(TRANSFERS, transfer_id),
+        Reference(ENTRIES, transfer["entryId"]),
+        *references(chart_of_accounts.bank(end) for end in ends),
+    ]
 
 
 async def _accounts(

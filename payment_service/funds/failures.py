@@ -9,9 +9,12 @@ from typing import Any
 
 import structlog
 
+from payment_service.funds.payments import COLLECTION as PAYMENTS
 from payment_service.ledger.chart_of_accounts import AccountKind
+from payment_service.ledger.ledger import ACCOUNTS
 from payment_service.ledger.refusals import LedgerRefusalError
-from payment_service.ledger.transactions import failure_reason
+from payment_service.ledger.transaction_errors import failure_reason
+from payment_service.ledger.unit_of_work import Reference
 from shared.errors import RefusalError
 
 _AMOUNTS = ("amount", "totalAmount", "initialAmount", "balance")
@@ -22,22 +25,22 @@ _log = structlog.get_logger(__name__)
 
 @contextmanager
 def failures_logged(
-    operation: str, keys: Collection[str], *, path: str | None = None, body: Any = None
+    operation: str, touches: Collection[Reference], *, path: str | None = None, body: Any = None
 ) -> Iterator[None]:
-    """Log an error that ends this context, which passes through; `keys` are the accounts, the rest is the request's."""
+    """Log an error that ends this context, which passes through; of what it touches, the line names the accounts."""
     try:
         yield
     except Exception as error:
         log = _log.info if isinstance(error, RefusalError) else _log.warning
-        log("transaction failed", **_described(operation, keys, path, body), reason=_reason(error))
+        log("transaction failed", **_described(operation, touches, path, body), reason=_reason(error))
         raise
 
 
-def _described(operation: str, keys: Collection[str], path: str | None, body: Any) -> dict[str, Any]:
+def _described(operation: str, touches: Collection[Reference], path: str | None, body: Any) -> dict[str, Any]:
     described: dict[str, Any] = {"operation": operation}
     if path is not None:
         described["path"] = path
-    if accounts := sorted(key for key in keys if not key.startswith(f"{AccountKind.CUSTOMER}:")):
+    if accounts := sorted(name for each in touches if (name := _name(each))):
         described["accounts"] = accounts
     fields = body if isinstance(body, dict) else {}
     if (amount := next((fields[name] for name in _AMOUNTS if fields.get(name) is not None), None)) is not None:
@@ -45,6 +48,15 @@ def _described(operation: str, keys: Collection[str], path: str | None, body: An
     if currency := fields.get("currency"):
         described["currency"] = currency
     return described
+
+
+def _name(reference: Reference) -> str | None:
+    """Return the name of an account or a payment; that of a customer's credit would name the customer."""
+    if reference.collection == PAYMENTS:
+        return f"payment:{reference.id}"
+    if reference.collection != ACCOUNTS or reference.id.startswith(f"{AccountKind.CUSTOMER}:"):
+        return None
+    return reference.id
 
 
 def _reason(error: Exception) -> str:

@@ -30,7 +30,7 @@ def open_funds(database: Database, ledger: Ledger, transactions: Transactions, c
     """Wire the funds over a ledger that orders paid from retainers share."""
     payments = FundPayments(database, ledger, clock)
     return Funds(
-        idempotency=IdempotentRunner(database, transactions, clock),
+        idempotency=IdempotentRunner(transactions, clock),
         transactions=transactions,
         ledger=ledger,
         retainers=Retainers(ledger, payments),

@@ -5,28 +5,29 @@
 Keys belong to the owner that sent them, so nobody gets the response to another's request. Records without an owner are
 from before that, or from a system without authentication: a repeated request still gets their response.
 
-The response of an operation is stored in the operation's own transaction, so neither exists without the other. A
-refusal changes nothing, so its response is stored on its own, after the transaction is aborted; if the same request
-has succeeded in another process in the meantime, its response wins. Responses that do not depend on the books (an
-invalid body, 503) are not stored.
+The response of an operation is stored in the operation's own transaction, so neither exists without the other. That of
+a refusal, which changes nothing else, is stored in the transaction that read the books. Of two processes that store a
+response under one key, the second fails, and finds the first one's when it tries again. Responses that do not depend on
+the books (an invalid body, 503) are not stored.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 from pymongo import ASCENDING, IndexModel
-from pymongo.errors import DuplicateKeyError
 
 from payment_service.funds.failures import failures_logged
 from payment_service.ledger.refusals import InsufficientBalanceError, LedgerRefusalError
-from payment_service.ledger.transactions import ContentionError, Session, Transactions
+from payment_service.ledger.transactions import Transactions, Work
+from payment_service.ledger.unit_of_work import Reference, UnitOfWork
 from shared import problems
 from shared.clock import Clock
-from shared.database import Database, Document
+from shared.database import Document
 from shared.errors import RefusalError
 from shared.http import problem_content
 from shared.problems import ProblemType
@@ -35,9 +36,6 @@ from shared.schema import CollectionSchema
 
 COLLECTION = "idempotency"
 SCHEMA = CollectionSchema((IndexModel([("at", ASCENDING)], name="by_time"),))
-
-_ATTEMPTS = 5
-"""The limit of attempts while other processes insert the same document concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +78,7 @@ class IdempotencyKeyReusedError(RefusalError):
 class IdempotentRunner:
     """Runs operations in transactions, each once per key."""
 
-    def __init__(self, database: Database, transactions: Transactions, clock: Clock) -> None:
-        self._records = database[COLLECTION]
+    def __init__(self, transactions: Transactions, clock: Clock) -> None:
         self._transactions = transactions
         self._clock = clock
 
@@ -89,9 +86,9 @@ class IdempotentRunner:
         self,
         request: IdempotentRequest,
         operation: str,
-        work: Callable[[Session], Awaitable[StoredResponse]],
+        work: Work[StoredResponse],
         *,
-        keys: Collection[str] = (),
+        touches: Collection[Reference] = (),
     ) -> StoredResponse:
         """Run `work` in a transaction and return its response, or the stored response of the request's key.
 
@@ -99,63 +96,30 @@ class IdempotentRunner:
         without a key also LedgerRefusalError.
         """
         if request.key is None:
-            return await self._run_with_retries(request, operation, work, keys)
+            with _failures_logged(request, operation, touches):
+                return await self._transactions.run(operation, work, touches)
 
-        async def first_or_repeated(session: Session) -> StoredResponse:
-            stored = await self._find(request, session)
+        async def first_or_repeated(unit: UnitOfWork) -> StoredResponse:
+            stored = await _find(request, unit)
             if stored is not None:
                 return stored
-            response = await work(session)
-            # In the same transaction: of two concurrent requests under one key, the second fails here and is aborted.
-            await self._records.insert_one(self._record(request, response), session=session)
+            response = await work(unit)
+            unit.insert(COLLECTION, self._record(request, response))
             return response
 
-        key_lock = f"{COLLECTION}:{request.record_id}"
+        def store(unit: UnitOfWork, refusal: LedgerRefusalError) -> None:
+            unit.insert(COLLECTION, self._record(request, refusal_response(refusal)))
+
         try:
-            response = await self._run_with_retries(request, operation, first_or_repeated, keys, key_lock)
+            with _failures_logged(request, operation, touches):
+                response = await self._transactions.run(
+                    operation, first_or_repeated, (*touches, *_records_of(request)), on_refusal=store
+                )
         except LedgerRefusalError as refusal:
-            response = await self._store_refusal(request, refusal_response(refusal))
+            response = refusal_response(refusal)
         if response.replayed:
             note_repeat(operation, path=request.path)
         return response
-
-    async def _run_with_retries(
-        self,
-        request: IdempotentRequest,
-        operation: str,
-        work: Callable[[Session], Awaitable[StoredResponse]],
-        keys: Collection[str],
-        *more_keys: str,
-    ) -> StoredResponse:
-        with failures_logged(operation, keys, path=request.path, body=request.body):
-            for _ in range(_ATTEMPTS):
-                try:
-                    return await self._transactions.run(operation, work, {*keys, *more_keys})
-                except DuplicateKeyError:
-                    # Another process inserted the document after this transaction's snapshot; the next one includes it.
-                    continue
-            raise ContentionError("other requests kept inserting the same document; nothing was changed")
-
-    async def _find(self, request: IdempotentRequest, session: Session | None = None) -> StoredResponse | None:
-        fingerprint = request.fingerprint()
-        ids = {"$in": [request.record_id, request.key]}
-        found = {record["_id"]: record async for record in self._records.find({"_id": ids}, session=session)}
-        record = found.get(request.record_id)
-        if record is None:
-            former = found.get(request.key)
-            record = former if former is not None and former["fingerprint"] == fingerprint else None
-        if record is None:
-            return None
-        if record["fingerprint"] != fingerprint:
-            raise IdempotencyKeyReusedError
-        return StoredResponse(record["status"], record["body"], replayed=True)
-
-    async def _store_refusal(self, request: IdempotentRequest, refusal: StoredResponse) -> StoredResponse:
-        try:
-            await self._records.insert_one(self._record(request, refusal))
-        except DuplicateKeyError:
-            return await self._find(request) or refusal
-        return refusal
 
     def _record(self, request: IdempotentRequest, response: StoredResponse) -> Document:
         return {
@@ -165,6 +129,30 @@ class IdempotentRunner:
             "body": response.body,
             "at": self._clock(),
         }
+
+
+async def _find(request: IdempotentRequest, unit: UnitOfWork) -> StoredResponse | None:
+    own, former = [await unit.get(*reference) for reference in _records_of(request)]
+    fingerprint = request.fingerprint()
+    record = own
+    if record is None and former is not None and former["fingerprint"] == fingerprint:
+        record = former
+    if record is None:
+        return None
+    if record["fingerprint"] != fingerprint:
+        raise IdempotencyKeyReusedError
+    return StoredResponse(record["status"], record["body"], replayed=True)
+
+
+def _records_of(request: IdempotentRequest) -> tuple[Reference, Reference]:
+    """Return the places of the request's record, and of one without an owner."""
+    return Reference(COLLECTION, request.record_id or ""), Reference(COLLECTION, request.key or "")
+
+
+def _failures_logged(
+    request: IdempotentRequest, operation: str, touches: Collection[Reference]
+) -> AbstractContextManager[None]:
+    return failures_logged(operation, touches, path=request.path, body=request.body)
 
 
 def refusal_response(refusal: LedgerRefusalError) -> StoredResponse:

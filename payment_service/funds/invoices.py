@@ -8,12 +8,12 @@ from uuid import uuid4
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger, owned
-from payment_service.ledger.transactions import Session
+from payment_service.ledger.unit_of_work import UnitOfWork
 from shared.database import Document
 
 
 class Invoices:
-    """The invoices in the ledger; every method runs in the transaction of its session.
+    """The invoices in the ledger; every method changes its unit of work.
 
     Each returns the invoice's account after the change, and may raise the errors of Ledger.post.
     """
@@ -22,21 +22,21 @@ class Invoices:
         self._ledger = ledger
 
     async def issue(
-        self, session: Session, *, owner_id: str | None = None, client_id: str, amount: int, currency: str
+        self, unit: UnitOfWork, *, owner_id: str | None = None, client_id: str, amount: int, currency: str
     ) -> Document:
         """Issue an invoice; all of it is due."""
         invoice_id = uuid4().hex
         account = chart_of_accounts.invoice(invoice_id)
         fields = owned(owner_id) | {"clientId": client_id, "totalAmount": amount}
-        await self._ledger.open(account, AccountKind.INVOICE, currency, fields, session)
-        posted = await self._ledger.post(journal_entries.invoice_issued(invoice_id, amount, currency), session)
+        self._ledger.open(account, AccountKind.INVOICE, currency, fields, unit)
+        posted = await self._ledger.post(journal_entries.invoice_issued(invoice_id, amount, currency), unit)
         return posted.accounts[account]
 
     async def pay(
-        self, session: Session, invoice_id: str, *, amount: int, payment_method: str, currency: str | None = None
+        self, unit: UnitOfWork, invoice_id: str, *, amount: int, payment_method: str, currency: str | None = None
     ) -> Document:
         """Accept a payment of an invoice from outside, of at most what is due."""
         account = chart_of_accounts.invoice(invoice_id)
-        currency = currency or (await self._ledger.get(account, session))["currency"]
+        currency = currency or (await self._ledger.get(account, unit))["currency"]
         entry = journal_entries.invoice_paid(invoice_id, amount, currency, payment_method=payment_method)
-        return (await self._ledger.post(entry, session)).accounts[account]
+        return (await self._ledger.post(entry, unit)).accounts[account]

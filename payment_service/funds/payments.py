@@ -8,13 +8,13 @@ A completed payment has exactly one journal entry, `entryId`: it pays its invoic
 
 from uuid import uuid4
 
-from pymongo import ASCENDING, IndexModel, ReturnDocument
+from pymongo import ASCENDING, IndexModel
 
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger, owned
 from payment_service.ledger.refusals import AlreadyCompletedError, MismatchError, MissingRecordError, require_amount_of
-from payment_service.ledger.transactions import Session
+from payment_service.ledger.unit_of_work import UnitOfWork
 from shared.access.principal import EVERYTHING, Visible
 from shared.clock import Clock
 from shared.database import Database, Document
@@ -37,7 +37,7 @@ COMPLETED = "completed"
 
 
 class FundPayments:
-    """The customers' payments of one database; methods with a session run in its transaction."""
+    """The customers' payments of one database; methods with a unit of work change only that."""
 
     def __init__(self, database: Database, ledger: Ledger, clock: Clock) -> None:
         self._payments = database[COLLECTION]
@@ -46,7 +46,7 @@ class FundPayments:
 
     async def create(
         self,
-        session: Session,
+        unit: UnitOfWork,
         *,
         owner_id: str | None = None,
         customer_id: str,
@@ -63,7 +63,7 @@ class FundPayments:
         completed.
         """
         if invoice_id is not None:
-            due_in = (await self._ledger.get(chart_of_accounts.invoice(invoice_id), session))["currency"]
+            due_in = (await self._ledger.get(chart_of_accounts.invoice(invoice_id), unit))["currency"]
             if currency not in (None, due_in):
                 raise MismatchError(f"Invoice {invoice_id} is kept in {due_in}, not in {currency}", field="currency")
             currency = due_in
@@ -80,41 +80,33 @@ class FundPayments:
         }
         if invoice_id is not None:
             payment["invoiceId"] = invoice_id
-        await self._payments.insert_one(payment, session=session)
+        unit.insert(COLLECTION, payment)
         return payment
 
-    async def complete(self, session: Session, payment_id: str) -> Document:
+    async def complete(self, unit: UnitOfWork, payment_id: str) -> Document:
         """Complete a payment: credit its invoice, or else its customer.
 
         Raises MissingRecordError, AlreadyCompletedError, and the errors of Ledger.post.
         """
-        payment = await self.get(payment_id, session)
+        payment = _existing(payment_id, await self.find(payment_id, unit))
         if payment["status"] != PENDING:
             raise AlreadyCompletedError(f"Payment {payment_id} is already completed")
         if "invoiceId" not in payment:
-            await self._open_credit(session, payment)
-        posted = await self._ledger.post(_journal_entry(payment), session)
-        # The snapshot showed it as pending; if another transaction has completed it since, this write conflicts.
-        completed: Document | None = await self._payments.find_one_and_update(
-            {"_id": payment_id, "status": PENDING},
-            {"$set": {"status": COMPLETED, "entryId": posted.entry_id, "completedAt": posted.at}},
-            return_document=ReturnDocument.AFTER,
-            session=session,
-        )
-        if completed is None:
-            raise LookupError(f"payment {payment_id} changed within the transaction")
+            await self._open_credit(unit, payment)
+        posted = await self._ledger.post(_journal_entry(payment), unit)
+        completed = payment | {"status": COMPLETED, "entryId": posted.entry_id, "completedAt": posted.at}
+        unit.update(COLLECTION, completed)
         return completed
 
-    async def find(self, payment_id: str, session: Session | None = None) -> Document | None:
-        """Return a payment, None if it does not exist."""
-        return await self._payments.find_one({"_id": payment_id}, session=session)
+    async def find(self, payment_id: str, unit: UnitOfWork | None = None) -> Document | None:
+        """Return a payment, with the changes of the unit, None if it does not exist."""
+        if unit is not None:
+            return await unit.get(COLLECTION, payment_id)
+        return await self._payments.find_one({"_id": payment_id})
 
-    async def get(self, payment_id: str, session: Session | None = None, visible: Visible = EVERYTHING) -> Document:
+    async def get(self, payment_id: str, visible: Visible = EVERYTHING) -> Document:
         """Return a payment. Raises MissingRecordError if it does not exist, or is not visible."""
-        payment = await self._payments.find_one({"_id": payment_id, **visible}, session=session)
-        if payment is None:
-            raise MissingRecordError(f"Payment {payment_id} does not exist")
-        return payment
+        return _existing(payment_id, await self._payments.find_one({"_id": payment_id, **visible}))
 
     async def page(self, *, after: str | None, limit: int, visible: Visible = EVERYTHING) -> list[Document]:
         """Return visible payments, ordered by id, starting after the given id."""
@@ -123,11 +115,11 @@ class FundPayments:
             query["_id"] = {"$gt": after}
         return await self._payments.find(query).sort("_id", ASCENDING).to_list(limit)
 
-    async def _open_credit(self, session: Session, payment: Document) -> None:
+    async def _open_credit(self, unit: UnitOfWork, payment: Document) -> None:
         customer_id, currency = payment["customerId"], payment["currency"]
         account = chart_of_accounts.customer(customer_id, currency)
         fields = {"customerId": customer_id}
-        await self._ledger.open_if_missing(account, AccountKind.CUSTOMER, currency, fields, session)
+        await self._ledger.open_if_missing(account, AccountKind.CUSTOMER, currency, fields, unit)
 
 
 def credited_account(payment: Document) -> str:
@@ -135,6 +127,12 @@ def credited_account(payment: Document) -> str:
     if "invoiceId" in payment:
         return chart_of_accounts.invoice(payment["invoiceId"])
     return chart_of_accounts.customer(payment["customerId"], payment["currency"])
+
+
+def _existing(payment_id: str, payment: Document | None) -> Document:
+    if payment is None:
+        raise MissingRecordError(f"Payment {payment_id} does not exist")
+    return payment
 
 
 def _journal_entry(payment: Document) -> journal_entries.JournalEntry:

@@ -10,12 +10,12 @@ from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger, format_amount, owned
 from payment_service.ledger.refusals import MismatchError, WrongStateError
-from payment_service.ledger.transactions import Session
+from payment_service.ledger.unit_of_work import UnitOfWork
 from shared.database import Document
 
 
 class Retainers:
-    """The retainers in the ledger; every method runs in the transaction of its session.
+    """The retainers in the ledger; every method changes its unit of work.
 
     Each returns the retainer's account after the change, and may raise the errors of Ledger.post.
     """
@@ -26,7 +26,7 @@ class Retainers:
 
     async def open(
         self,
-        session: Session,
+        unit: UnitOfWork,
         *,
         owner_id: str | None = None,
         client_id: str,
@@ -38,16 +38,16 @@ class Retainers:
         retainer_id = uuid4().hex
         account = chart_of_accounts.retainer(retainer_id)
         fields = owned(owner_id) | {"clientId": client_id, "retainerType": retainer_type}
-        await self._ledger.open(account, AccountKind.RETAINER, currency, fields, session)
+        opened = self._ledger.open(account, AccountKind.RETAINER, currency, fields, unit)
         # An entry of zero does not exist.
         if amount == 0:
-            return await self._ledger.get(account, session)
-        posted = await self._ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), session)
+            return opened
+        posted = await self._ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), unit)
         return posted.accounts[account]
 
     async def consume(
         self,
-        session: Session,
+        unit: UnitOfWork,
         retainer_id: str,
         *,
         amount: int,
@@ -57,15 +57,15 @@ class Retainers:
     ) -> Document:
         """Consume part of a retainer, as revenue or to pay an invoice."""
         account = chart_of_accounts.retainer(retainer_id)
-        currency = currency or (await self._ledger.get(account, session))["currency"]
+        currency = currency or (await self._ledger.get(account, unit))["currency"]
         entry = journal_entries.retainer_consumed(
             retainer_id, amount, currency, invoice_id=invoice_id, description=description
         )
-        return (await self._ledger.post(entry, session)).accounts[account]
+        return (await self._ledger.post(entry, unit)).accounts[account]
 
     async def replenish(
         self,
-        session: Session,
+        unit: UnitOfWork,
         retainer_id: str,
         *,
         amount: int,
@@ -78,8 +78,8 @@ class Retainers:
         payment is ours but gave the client no credit.
         """
         account = chart_of_accounts.retainer(retainer_id)
-        retainer = await self._ledger.get(account, session)
-        payment = await self._payments.find(payment_id, session) if payment_id else None
+        retainer = await self._ledger.get(account, unit)
+        payment = await self._payments.find(payment_id, unit) if payment_id else None
         if payment is not None:
             _require_credit_of(payment, retainer)
         entry = journal_entries.retainer_replenished(
@@ -89,11 +89,11 @@ class Retainers:
             payment_id=payment_id,
             customer_id=payment["customerId"] if payment else None,
         )
-        return (await self._ledger.post(entry, session)).accounts[account]
+        return (await self._ledger.post(entry, unit)).accounts[account]
 
-    async def set_status(self, session: Session, retainer_id: str, status: str) -> Document:
+    async def set_status(self, unit: UnitOfWork, retainer_id: str, status: str) -> Document:
         """Make a retainer active or inactive."""
-        return await self._ledger.set_status(chart_of_accounts.retainer(retainer_id), status, session)
+        return await self._ledger.set_status(chart_of_accounts.retainer(retainer_id), status, unit)
 
 
 def _require_credit_of(payment: Document, retainer: Document) -> None:

@@ -6,32 +6,31 @@
                 description, reverses}
 
 Amounts are minor units. A balance is the sum of the account's postings times its normal sign, and is never negative: it
-changes only in an update that requires what the account must hold. An account's `version` counts its postings, and each
-posting stores the version that it produced, so the order of an account's postings does not depend on clocks. Postings
-of system accounts have neither `balanceAfter` nor `version`. Entries are never changed or deleted.
+changes only in an update that requires the balance on which it was decided. An account's `version` counts its postings,
+and each posting stores the version that it produced, so the order of an account's postings does not depend on clocks.
+Postings of system accounts have neither `balanceAfter` nor `version`. Entries are never changed or deleted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from payment_service.ledger import chart_of_accounts
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.journal_entries import JournalEntry, LedgerOperation, Posting
 from payment_service.ledger.refusals import (
     InsufficientBalanceError,
-    LedgerRefusalError,
     MismatchError,
     MissingRecordError,
     OverpaymentError,
     WrongStateError,
     require_amount_of,
 )
-from payment_service.ledger.transactions import Session
+from payment_service.ledger.unit_of_work import Reference, UnitOfWork
 from shared.access.principal import EVERYTHING, Visible
 from shared.clock import Clock
 from shared.database import Database, Document
@@ -101,8 +100,7 @@ class PostedEntry:
 class Ledger:
     """The ledger of one database.
 
-    Methods that write take the session of a transaction (see Transactions). They never catch the driver's errors: an
-    error swallowed inside a transaction would hide that it is aborted.
+    Methods that write change the unit of work of a transaction (see Transactions), and nothing else.
     """
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -110,75 +108,58 @@ class Ledger:
         self._entries = database[ENTRIES]
         self._clock = clock
 
-    async def open(self, account: str, kind: AccountKind, currency: str, fields: Document, session: Session) -> None:
-        """Open an empty account; `fields` are those of its kind.
-
-        Raises the driver's DuplicateKeyError if the account exists.
-        """
+    def open(self, account: str, kind: AccountKind, currency: str, fields: Document, unit: UnitOfWork) -> Document:
+        """Open an empty account, which must not exist, and return its document; `fields` are those of its kind."""
         now = self._clock()
         opened = {"kind": kind, "currency": currency, "balance": 0, "status": ACTIVE, "version": 0}
-        await self._accounts.insert_one(
-            {"_id": account, **opened, **fields, "createdAt": now, "updatedAt": now}, session=session
-        )
+        document = {"_id": account, **opened, **fields, "createdAt": now, "updatedAt": now}
+        unit.insert(ACCOUNTS, document)
+        return document
 
     async def open_if_missing(
-        self, account: str, kind: AccountKind, currency: str, fields: Document, session: Session
+        self, account: str, kind: AccountKind, currency: str, fields: Document, unit: UnitOfWork
     ) -> None:
-        """Open an account unless it exists. Raises DuplicateKeyError if another process opens it concurrently."""
-        if await self.find(account, session) is None:
-            await self.open(account, kind, currency, fields, session)
+        """Open an account unless it exists."""
+        if await self.find(account, unit) is None:
+            self.open(account, kind, currency, fields, unit)
 
-    async def post(self, entry: JournalEntry, session: Session) -> PostedEntry:
+    async def post(self, entry: JournalEntry, unit: UnitOfWork) -> PostedEntry:
         """Change the balances and write the entry.
 
         Raises MissingRecordError, WrongStateError (inactive or closed), MismatchError (another currency, or decimals
-        that the currency does not have) or InsufficientBalanceError; the caller must then abort the transaction.
+        that the currency does not have) or InsufficientBalanceError; the unit must then be rolled back.
         """
         if entry.operation in _ENTERED_BY_CLIENTS:
             for posting in entry.postings:
                 require_amount_of(entry.currency, abs(posting.amount))
         now = self._clock()
-        # All transactions lock accounts in the same order, so no two of them wait for each other.
-        ordered = sorted(entry.postings, key=lambda posting: posting.account)
         changed = {
-            posting.account: await self._change(posting, entry, now, session)
-            for posting in ordered
+            posting.account: changed_account(posting, entry, await self.find(posting.account, unit), now)
+            for posting in sorted(entry.postings, key=lambda posting: posting.account)
             if chart_of_accounts.has_document(posting.account)
         }
+        for account in changed.values():
+            unit.update(ACCOUNTS, account)
         entry_id = uuid4().hex
-        await self._entries.insert_one(_entry_document(entry_id, now, entry, changed), session=session)
+        unit.insert(ENTRIES, _entry_document(entry_id, now, entry, changed))
         return PostedEntry(entry_id, now, entry, changed)
 
-    async def _change(self, posting: Posting, entry: JournalEntry, now: datetime, session: Session) -> Document:
-        effect = posting.effect()
-        # The guard and the change are one atomic update, so no race takes a balance below zero or beyond its maximum.
-        guard: Document = {"_id": posting.account, "currency": entry.currency}
-        guard["balance"] = {"$gte": -effect} if effect < 0 else {"$lte": MAX_MINOR_UNITS - effect}
-        if entry.operation not in _ALLOWED_WHEN_INACTIVE:
-            guard["status"] = ACTIVE
-        after = await self._accounts.find_one_and_update(
-            guard,
-            {"$inc": {"balance": effect, "version": 1}, "$set": {"updatedAt": now}},
-            return_document=ReturnDocument.AFTER,
-            session=session,
-        )
-        if after is None:
-            raise _refusal(posting, entry, await self.find(posting.account, session))
-        return after
+    async def find(self, account: str, unit: UnitOfWork | None = None) -> Document | None:
+        """Return an account's document, with the changes of the unit, None if it does not exist."""
+        if unit is not None:
+            return await unit.get(ACCOUNTS, account)
+        return await self._accounts.find_one({"_id": account})
 
-    async def find(self, account: str, session: Session | None = None) -> Document | None:
-        """Return an account's document, None if it does not exist."""
-        return await self._accounts.find_one({"_id": account}, session=session)
+    async def get(self, account: str, unit: UnitOfWork) -> Document:
+        """Return an account's document. Raises MissingRecordError if it does not exist."""
+        return _existing(account, await self.find(account, unit))
 
-    async def get(self, account: str, session: Session | None = None, visible: Visible = EVERYTHING) -> Document:
-        """Return an account's document. Raises MissingRecordError if it does not exist, or is not visible.
+    async def get_visible(self, account: str, visible: Visible = EVERYTHING) -> Document:
+        """Return an account's document outside of any transaction; its balance may change at once.
 
-        Its currency never changes. Its balance may change at once: only the guard in `post` decides.
+        Raises MissingRecordError if it does not exist, or is not visible.
         """
-        found = await self._accounts.find_one({"_id": account, **visible}, session=session)
-        if found is None:
-            raise MissingRecordError(f"{account_name(account)} does not exist")
-        return found
+        return _existing(account, await self._accounts.find_one({"_id": account, **visible}))
 
     async def page(
         self, kind: AccountKind, *, after: str | None, limit: int, visible: Visible = EVERYTHING
@@ -189,29 +170,22 @@ class Ledger:
             query["_id"] = {"$gt": after}
         return await self._accounts.find(query).sort("_id", ASCENDING).to_list(limit)
 
-    async def set_status(self, account: str, status: str, session: Session, *, only_empty: bool = False) -> Document:
+    async def set_status(self, account: str, status: str, unit: UnitOfWork, *, only_empty: bool = False) -> Document:
         """Set an account's status and return its document.
 
         Raises MissingRecordError, or WrongStateError if `only_empty` is set and the account is not empty.
         """
-        guard: Document = {"_id": account}
-        if only_empty:
-            guard["balance"] = 0
-        after = await self._accounts.find_one_and_update(
-            guard,
-            {"$set": {"status": status, "updatedAt": self._clock()}},
-            return_document=ReturnDocument.AFTER,
-            session=session,
-        )
-        if after is None:
-            found = await self.get(account, session)
+        found = await self.get(account, unit)
+        if only_empty and found["balance"]:
             left = format_amount(found["balance"], found["currency"])
             raise WrongStateError(f"{account_name(account)} still holds {left}; empty it before it becomes {status}")
+        after = found | {"status": status, "updatedAt": self._clock()}
+        unit.update(ACCOUNTS, after)
         return after
 
-    async def entry(self, entry_id: str, session: Session | None = None) -> Document:
+    async def entry(self, entry_id: str, unit: UnitOfWork) -> Document:
         """Return one entry. Raises LookupError if it does not exist."""
-        found = await self._entries.find_one({"_id": entry_id}, session=session)
+        found = await unit.get(ENTRIES, entry_id)
         if found is None:
             raise LookupError(f"entry {entry_id} is not in the journal")
         return found
@@ -234,6 +208,11 @@ class Ledger:
         query = {"postings.account": account, "postings": {"$elemMatch": line}}
         newest_first = [("at", DESCENDING), ("_id", DESCENDING)]
         return await self._entries.find(query).sort(newest_first).to_list(limit)
+
+
+def references(accounts: Iterable[str]) -> list[Reference]:
+    """Return the places of the documents of accounts."""
+    return [Reference(ACCOUNTS, account) for account in accounts]
 
 
 def owned(owner_id: str | None) -> Document:
@@ -292,19 +271,29 @@ def _lines(postings: Sequence[Posting], changed: Mapping[str, Document]) -> list
     return lines
 
 
-def _refusal(posting: Posting, entry: JournalEntry, account: Document | None) -> LedgerRefusalError:
-    """Find out why the guarded update of the account did not match."""
+def changed_account(posting: Posting, entry: JournalEntry, account: Document | None, now: datetime) -> Document:
+    """Return the account's document after the posting. Raises a LedgerRefusalError if the books do not allow it."""
     name = account_name(posting.account)
+    effect = posting.effect()
     if account is None:
-        return MissingRecordError(f"{name} does not exist")
+        raise MissingRecordError(f"{name} does not exist")
     if account["currency"] != entry.currency:
-        return MismatchError(f"{name} is kept in {account['currency']}, not in {entry.currency}", field="currency")
+        raise MismatchError(f"{name} is kept in {account['currency']}, not in {entry.currency}", field="currency")
     if account["status"] != ACTIVE and entry.operation not in _ALLOWED_WHEN_INACTIVE:
-        return WrongStateError(f"{name} is {account['status']}")
-    if posting.effect() > 0:
+        raise WrongStateError(f"{name} is {account['status']}")
+    balance = account["balance"] + effect
+    if effect > 0 and balance > MAX_MINOR_UNITS:
         limit = format_amount(MAX_MINOR_UNITS, entry.currency)
-        return MismatchError(f"{name} would hold more than {limit}", field="amount")
-    return _insufficient(name, account, -posting.effect())
+        raise MismatchError(f"{name} would hold more than {limit}", field="amount")
+    if balance < 0:
+        raise _insufficient(name, account, -effect)
+    return account | {"balance": balance, "version": account["version"] + 1, "updatedAt": now}
+
+
+def _existing(account: str, found: Document | None) -> Document:
+    if found is None:
+        raise MissingRecordError(f"{account_name(account)} does not exist")
+    return found
 
 
 def _insufficient(name: str, account: Document, amount: int) -> InsufficientBalanceError:

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import structlog
 
-from payment_service.ledger.transactions import Session
+from payment_service.ledger.stored_documents import Session
 from shared.background import run_periodically
 from shared.database import Database, Document
 

@@ -1,87 +1,129 @@
-"""Runs MongoDB transactions, in this one place: majority writes, snapshot reads, and retries with a limit.
+"""Runs operations in MongoDB transactions, in this one place: group commit, majority writes, retries with a limit.
+
+Operations that touch the same documents take turns within a process, and all that wait for the same turn share one
+transaction (`operation_queue`): the group reads all its documents at once, decides each operation in memory, one after
+the other (`unit_of_work`), and writes everything together. A refused operation is rolled back in memory, so it neither
+changes anything nor fails its neighbours. Groups grow with the load; without load each has one operation, at once.
 
     TransientTransactionError          the whole transaction is retried, after a pause with full jitter
+    a duplicate key                    likewise: another process has inserted the document since the snapshot
     UnknownTransactionCommitResult     only the commit is retried: it is idempotent
-    anything else                      aborts and is raised at once (a refusal, a duplicate key, a fault)
+    anything else                      aborts
 
-At the limit, ContentionError, DatabaseUnavailableError or UnknownCommitError is raised. All of them are
-TransientErrors: HTTP answers 503 with Retry-After, and a consumer waits.
-
-MongoDB rejects a write to a document that another open transaction has written. Operations of one process on the same
-accounts therefore queue for locks here before their transactions start, and only conflicts between processes need
-retries.
+A group that is aborted for another reason, or that loses against other processes repeatedly, is divided: its operations
+take turns again in groups of half the size, down to one, which then has the error to itself. An operation that reaches
+its limit gets ContentionError, DatabaseUnavailableError or UnknownCommitError. All of them are TransientErrors: HTTP
+answers 503 with Retry-After, and a consumer waits.
 """
 
 import asyncio
 import inspect
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
-from prometheus_client import Counter, Gauge, Histogram
+import structlog
 from pymongo import WriteConcern
-from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from payment_service.ledger.refusals import LedgerRefusalError, Reason
-from shared import database
+from payment_service.ledger import stored_documents
+from payment_service.ledger import transaction_metrics as metrics
+from payment_service.ledger.operation_queue import Group, OperationQueue
+from payment_service.ledger.refusals import LedgerRefusalError
+from payment_service.ledger.stored_documents import Session
+from payment_service.ledger.transaction_errors import (
+    commit_may_be_retried,
+    contention,
+    failure_reason,
+    given_up,
+    is_about_the_database,
+    is_conflict,
+    may_leave_transaction_open,
+    transaction_may_be_retried,
+    unknown_commit,
+)
+from payment_service.ledger.unit_of_work import Reference, UnitOfWork
 from shared.database import Database
-from shared.errors import DatabaseUnavailableError, TransientError
+from shared.errors import DatabaseUnavailableError
 from shared.slow_waits import slow_waits_logged
 
-Session = AsyncClientSession
-Work = Callable[[Session], Awaitable["Result"]]
 Result = TypeVar("Result")
+Work = Callable[[UnitOfWork], Awaitable[Result]]
+OnRefusal = Callable[[UnitOfWork, LedgerRefusalError], None]
+"""Called after a refused operation is rolled back; what it puts into the unit is committed."""
 SessionHook = Callable[[Session], Awaitable[None]]
 """Called with a session before its first statement."""
 UnknownOutcomeHook = Callable[[Any], None]
 """Called with the id of a session whose transaction may have been left open."""
 
 LIMIT_SECONDS = 10.0
-"""An operation is not retried after this time, which includes waiting for its locks."""
+"""An operation is not retried after this time, which includes waiting for its turn."""
 LIMIT_ATTEMPTS = 100
+LARGEST_GROUP = 200
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.5
 
-_TRANSIENT = "TransientTransactionError"
-_UNKNOWN_COMMIT = "UnknownTransactionCommitResult"
-_WRITE_CONFLICT = 112
-_INTERRUPTED = 11601
-"""The code of a statement whose session was killed; the driver gives it no label."""
+_CONFLICTS_OF_A_GROUP = 3
+"""After so many conflicts in succession a group is divided: perhaps only one of its accounts is kept busy."""
 
-_attempts = Counter("transaction_attempts_total", "Transactions started, including retries", ["operation"])
-_commits = Counter("transaction_commits_total", "Transactions committed", ["operation"])
-_aborts = Counter("transaction_aborts_total", "Transactions aborted, including those retried", ["operation"])
-_retries = Counter("transaction_retries_total", "Retries of transactions and commits", ["operation", "reason"])
-_failures = Counter("transaction_failures_total", "Operations that were not committed", ["operation", "reason"])
-_refusals = Counter(
-    "transaction_refusals_total", "Operations on funds that the books refused, by reason", ["operation", "reason"]
-)
-_waits = Histogram(
-    "transaction_lock_wait_seconds",
-    "Time that an operation waited for its turn on the accounts, within its process",
-    ["operation"],
-    buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30),
-)
-_durations = Histogram(
-    "transaction_duration_seconds",
-    "Duration of operations, including waiting and retries",
-    ["operation"],
-    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20),
-)
-_concurrent = Gauge("concurrent_operations", "Operations in progress, including waiting ones", ["operation"])
+_STILL_WAITING = "still waiting for accounts that other operations use"
+
+_log = structlog.get_logger(__name__)
 
 
-class ContentionError(TransientError):
-    """Other operations kept the accounts busy until the limit; nothing was changed."""
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """The outcome of an operation that is not granted."""
+
+    error: Exception
 
 
-class UnknownCommitError(TransientError):
-    """The database did not confirm the commit; the operation may or may not have taken effect."""
+@dataclass(eq=False, slots=True)
+class _Operation(Generic[Result]):
+    """An operation from its arrival to its outcome."""
+
+    name: str
+    work: "Work[Result]"
+    touches: tuple[Reference, ...]
+    largest_group: int
+    deadline: float
+    on_refusal: OnRefusal | None
+    done: "asyncio.Future[Result]"
+    context: Context = field(default_factory=copy_context)
+    arrived: float = field(default_factory=time.monotonic)
+    waits: bool = True
+    end_of_wait: Callable[[], None] | None = None
+    attempts: int = 0
+
+    def stop_waiting(self) -> None:
+        """Note the end of the wait for the first turn."""
+        if self.waits:
+            self.waits = False
+            metrics.waited(self.name, time.monotonic() - self.arrived)
+            if self.end_of_wait is not None:
+                self.end_of_wait()
+
+    def settle(self, outcome: Any) -> None:
+        """Give the caller its outcome, unless it has one or has left."""
+        if self.done.done():
+            return
+        if isinstance(outcome, _Failed):
+            self.done.set_exception(outcome.error)
+        else:
+            self.done.set_result(outcome)
+
+
+class _Divided(Exception):  # noqa: N818 - no error, and never seen outside of this module
+    """The operations of a group must be tried in smaller groups."""
+
+
+_Group = Group[_Operation[Any]]
 
 
 class Transactions:
@@ -93,55 +135,133 @@ class Transactions:
         *,
         limit_seconds: float = LIMIT_SECONDS,
         limit_attempts: int = LIMIT_ATTEMPTS,
+        largest_group: int = LARGEST_GROUP,
         on_session: SessionHook | None = None,
         on_unknown_outcome: UnknownOutcomeHook | None = None,
     ) -> None:
-        self._client = of.client
+        self._database = of
         self._limit_seconds = limit_seconds
         self._limit_attempts = limit_attempts
+        self._largest_group = largest_group
         self._on_session = on_session
         self._on_unknown_outcome = on_unknown_outcome
-        self._locks = KeyedLocks()
+        self._queue: OperationQueue[_Operation[Any]] = OperationQueue()
+        self._running: set[asyncio.Task[None]] = set()
 
     async def run(
-        self, operation: str, work: "Work[Result]", keys: Collection[str] = (), *, within: float | None = None
+        self,
+        name: str,
+        work: "Work[Result]",
+        touches: Collection[Reference] = (),
+        *,
+        within: float | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> Result:
         """Run `work` in a transaction and return its result after a majority has committed it.
 
-        `work` runs again in every attempt, so it may only have effects on the database, through its session.
-        `operation` labels the metrics. Operations that share one of the `keys` run one after the other. `within`
-        replaces the usual limit in seconds.
+        `work` runs again in every attempt, so it may only have effects on its unit of work, and it must not wait for
+        anything but reads of that. `name` labels the metrics. Operations that touch the same documents run one after
+        the other; the documents are read before `work` runs, and any other when it asks for it. `within` replaces the
+        usual limit in seconds.
 
-        Raises what `work` raises, after aborting the transaction; ContentionError or DatabaseUnavailableError if the
-        limit is reached and nothing was changed; UnknownCommitError if that is unknown.
+        Raises what `work` raises, with its changes undone; ContentionError or DatabaseUnavailableError if the limit is
+        reached and nothing was changed; UnknownCommitError if that is unknown. An operation whose caller is cancelled
+        does not begin; if it has begun, it may be committed.
         """
         limit = self._limit_seconds if within is None else within
-        deadline = time.monotonic() + limit
-        with _observed(operation):
-            async with self._turn(operation, keys, limit), self._session(deadline) as session:
-                return await self._until_committed(session, operation, work, deadline)
-
-    @asynccontextmanager
-    async def _turn(self, operation: str, keys: Collection[str], within: float) -> AsyncIterator[None]:
-        """Hold the locks of the keys, with the wait for them measured, and logged while it is long."""
-        async with AsyncExitStack() as held:
-            started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        operation: _Operation[Result] = _Operation(
+            name,
+            work,
+            tuple(dict.fromkeys(touches)),
+            self._largest_group,
+            time.monotonic() + limit,
+            on_refusal,
+            loop.create_future(),
+        )
+        with metrics.observed(name):
+            timer = loop.call_later(limit, self._expire, operation)
             try:
-                with slow_waits_logged("still waiting for accounts that other operations use", operation=operation):
-                    await held.enter_async_context(self._locks.held(keys, within=within))
+                return await self._outcome(operation)
+            except asyncio.CancelledError:
+                self._queue.withdraw(operation)
+                raise
             finally:
-                _waits.labels(operation).observe(time.perf_counter() - started)
-            yield
+                timer.cancel()
+
+    async def drain(self) -> None:
+        """Wait until all transactions have ended."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _outcome(self, operation: "_Operation[Result]") -> Result:
+        self._queue.add(operation)
+        if not self._queue.must_wait(operation):
+            self._start_groups()
+        if operation.waits:
+            with slow_waits_logged(_STILL_WAITING, operation=operation.name) as operation.end_of_wait:
+                return await operation.done
+        return await operation.done
+
+    def _expire(self, operation: _Operation[Any]) -> None:
+        """Give up an operation that still waits; one that runs reaches its limit between two attempts."""
+        if self._queue.withdraw(operation):
+            operation.stop_waiting()
+            operation.settle(_Failed(contention()))
+
+    def _start_groups(self) -> None:
+        for group in self._queue.start():
+            for operation in group.operations:
+                operation.stop_waiting()
+            # In the context of the first: this may be called in that of the group before.
+            task = asyncio.create_task(self._run_group(group), context=group.operations[0].context)
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run_group(self, group: _Group) -> None:
+        outcomes: list[tuple[_Operation[Any], Any]] = []
+        try:
+            outcomes = await self._outcomes(group)
+        except _Divided:
+            self._divide(group.operations)
+        finally:
+            self._queue.finish(group)
+            self._start_groups()
+            for operation, outcome in outcomes:
+                operation.settle(outcome)
+
+    async def _outcomes(self, group: _Group) -> list[tuple[_Operation[Any], Any]]:
+        """Return each operation's outcome. Raises _Divided if smaller groups must find it."""
+        try:
+            async with self._session(group) as session:
+                return await self._until_committed(session, group)
+        except Exception as error:
+            if isinstance(error, _Divided):
+                raise
+            if len(group.operations) > 1 and not is_about_the_database(error):
+                _log.warning("transaction divided", operations=len(group.operations), reason=failure_reason(error))
+                raise _Divided from error
+            return [(operation, _Failed(error)) for operation in group.operations]
+        except BaseException:
+            for operation in group.operations:
+                operation.done.cancel()
+            raise
+
+    def _divide(self, operations: Sequence[_Operation[Any]]) -> None:
+        left = [operation for operation in operations if not operation.done.done()]
+        for operation in left:
+            operation.largest_group = max(1, len(operations) // 2)
+        self._queue.put_back(left)
 
     @asynccontextmanager
-    async def _session(self, deadline: float) -> AsyncIterator[Session]:
-        session = await _awaited(self._client.start_session())
+    async def _session(self, group: _Group) -> AsyncIterator[Session]:
+        session = await _awaited(self._database.client.start_session())
         doubtful = False
         try:
-            await self._announce(session, deadline)
+            await self._announce(session, max(operation.deadline for operation in group.operations))
             yield session
         except BaseException as error:
-            doubtful = _may_be_left_open(error)
+            doubtful = may_leave_transaction_open(error)
             raise
         finally:
             # The id must be read first: an ended session has none.
@@ -159,184 +279,101 @@ class Transactions:
         except TimeoutError:
             raise DatabaseUnavailableError("MongoDB has not answered in time; nothing was changed") from None
 
-    async def _until_committed(self, session: Session, operation: str, work: "Work[Result]", deadline: float) -> Result:
-        attempt = 1
+    async def _until_committed(self, session: Session, group: _Group) -> list[tuple[_Operation[Any], Any]]:
+        conflicts = 0
         while True:
-            _attempts.labels(operation).inc()
             try:
-                return await _attempt(session, operation, work, deadline)
+                return await self._attempt(session, group)
             except PyMongoError as error:
-                if not (error.has_error_label(_TRANSIENT) or _is_interrupted(error)):
+                if not transaction_may_be_retried(error):
                     raise
-                pause = _pause(attempt)
-                if attempt >= self._limit_attempts or time.monotonic() + pause > deadline:
-                    raise _limit_reached(error) from error
-                _retries.labels(operation, failure_reason(error)).inc()
+                conflicts = conflicts + 1 if is_conflict(error) else 0
+                pause = _pause(max(operation.attempts for operation in group.operations))
+                self._give_up_late(group, pause, error)
+                if not group.operations:
+                    raise
+                if conflicts >= _CONFLICTS_OF_A_GROUP and len(group.operations) > 1:
+                    raise _Divided from error
+                metrics.retried(_names(group), failure_reason(error))
             await asyncio.sleep(pause)
-            attempt += 1
+
+    async def _attempt(self, session: Session, group: _Group) -> list[tuple[_Operation[Any], Any]]:
+        for operation in group.operations:
+            operation.attempts += 1
+        metrics.attempted(_names(group))
+        await _awaited(
+            session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority"))
+        )
+        try:
+            unit = UnitOfWork(partial(stored_documents.read, self._database, session))
+            await unit.load(reference for operation in group.operations for reference in operation.touches)
+            outcomes = [(operation, await _decided(operation, unit)) for operation in group.operations]
+            await stored_documents.write(self._database, session, unit.changes())
+        except BaseException:
+            # An open transaction would block its documents for a minute.
+            metrics.aborted(_names(group))
+            await _uninterrupted(session.abort_transaction())
+            raise
+        await _uninterrupted(_commit(session, group))
+        granted = (operation.name for operation, outcome in outcomes if not isinstance(outcome, _Failed))
+        metrics.committed(granted, group_size=len(outcomes))
+        return outcomes
+
+    def _give_up_late(self, group: _Group, pause: float, error: PyMongoError) -> None:
+        """Fail the operations that have reached their limit; those whose callers have left need no other attempt."""
+        for operation in group.operations:
+            if operation.attempts >= self._limit_attempts or time.monotonic() + pause > operation.deadline:
+                late = given_up(error)
+                late.__cause__ = error
+                operation.settle(_Failed(late))
+        group.operations = [operation for operation in group.operations if not operation.done.done()]
 
 
-async def _attempt(session: Session, operation: str, work: "Work[Result]", deadline: float) -> Result:
-    await _awaited(
-        session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority"))
-    )
+async def _decided(operation: _Operation[Any], unit: UnitOfWork) -> Any:
+    """Return the operation's result, or its error, whose changes are undone. Raises errors of the database."""
+    savepoint = unit.savepoint()
     try:
-        result = await work(session)
-    except BaseException:
-        # An open transaction would block its documents for a minute.
-        _aborts.labels(operation).inc()
-        await _uninterrupted(session.abort_transaction())
-        raise
-    await _uninterrupted(_commit(session, operation, deadline))
-    _commits.labels(operation).inc()
-    return result
+        return await operation.work(unit)
+    except Exception as error:
+        if isinstance(error, PyMongoError) or is_about_the_database(error):
+            raise
+        unit.roll_back(savepoint)
+        if operation.on_refusal is not None and isinstance(error, LedgerRefusalError):
+            operation.on_refusal(unit, error)
+        return _Failed(error)
 
 
-async def _commit(session: Session, operation: str, deadline: float) -> None:
+async def _commit(session: Session, group: _Group) -> None:
     attempt = 1
     while True:
         try:
             await session.commit_transaction()
         except PyMongoError as error:
-            if not (error.has_error_label(_UNKNOWN_COMMIT) or _is_interrupted(error)):
+            if not commit_may_be_retried(error):
                 raise
             pause = _pause(attempt)
-            if time.monotonic() + pause > deadline:
-                raise UnknownCommitError(
-                    "the database did not confirm whether the operation was committed; retry with the same key"
-                ) from error
-            _retries.labels(operation, "unknown-commit").inc()
+            waiting = [operation for operation in group.operations if not operation.done.done()]
+            for operation in waiting:
+                if time.monotonic() + pause > operation.deadline:
+                    unknown = unknown_commit()
+                    unknown.__cause__ = error
+                    operation.settle(_Failed(unknown))
+            if all(operation.done.done() for operation in waiting):
+                raise unknown_commit() from error
+            metrics.retried(_names(group), "unknown-commit")
         else:
             return
         await asyncio.sleep(pause)
         attempt += 1
 
 
-class KeyedLocks:
-    """Locks by key for the tasks of one process; a lock exists only while a task holds it or waits for it."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, _CountedLock] = {}
-
-    def __len__(self) -> int:
-        return len(self._locks)
-
-    @asynccontextmanager
-    async def held(self, keys: Collection[str], *, within: float) -> AsyncIterator[None]:
-        """Hold the locks of all keys. Raises ContentionError if they cannot be acquired in that many seconds."""
-        async with AsyncExitStack() as acquired:
-            try:
-                async with asyncio.timeout(within):
-                    # All tasks acquire locks in the same order, so no two of them deadlock.
-                    for key in sorted(set(keys)):
-                        await acquired.enter_async_context(self._held_one(key))
-            except TimeoutError:
-                raise _contention() from None
-            yield
-
-    @asynccontextmanager
-    async def _held_one(self, key: str) -> AsyncIterator[None]:
-        counted = self._locks.setdefault(key, _CountedLock())
-        counted.users += 1
-        try:
-            async with counted.lock:
-                yield
-        finally:
-            counted.users -= 1
-            if not counted.users:
-                del self._locks[key]
-
-
-@dataclass(slots=True)
-class _CountedLock:
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
-
-
-@contextmanager
-def _observed(operation: str) -> Iterator[None]:
-    _prepare(operation)
-    started = time.perf_counter()
-    try:
-        with _concurrent.labels(operation).track_inprogress():
-            yield
-    except BaseException as error:
-        _failures.labels(operation, failure_reason(error)).inc()
-        if isinstance(error, LedgerRefusalError):
-            _refusals.labels(operation, error.reason).inc()
-        raise
-    finally:
-        _durations.labels(operation).observe(time.perf_counter() - started)
-
-
-_prepared: set[str] = set()
-
-
-def _prepare(operation: str) -> None:
-    """Start the failure counts at zero: Prometheus sees no increase in a series that starts at one."""
-    if operation not in _prepared:
-        _prepared.add(operation)
-        for reason in REASONS:
-            _failures.labels(operation, reason)
-        for refusal in Reason:
-            _refusals.labels(operation, refusal)
+def _names(group: _Group) -> list[str]:
+    return [operation.name for operation in group.operations]
 
 
 def _pause(attempt: int) -> float:
     """Return an exponential backoff with full jitter, so that rivals do not collide again."""
     return random.random() * min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, 16))  # noqa: S311
-
-
-def _is_conflict(error: BaseException) -> bool:
-    return isinstance(error, OperationFailure) and error.code == _WRITE_CONFLICT
-
-
-def _is_interrupted(error: PyMongoError) -> bool:
-    return isinstance(error, OperationFailure) and error.code == _INTERRUPTED
-
-
-def _may_be_left_open(error: BaseException) -> bool:
-    """Return whether an operation that failed with this error may have left its transaction open."""
-    if isinstance(error, DatabaseUnavailableError | UnknownCommitError | asyncio.CancelledError):
-        return True
-    return isinstance(error, PyMongoError) and database.is_transient(error)
-
-
-def _contention() -> ContentionError:
-    return ContentionError("other operations kept the accounts busy for too long; nothing was changed")
-
-
-def _limit_reached(error: PyMongoError) -> TransientError:
-    if _is_conflict(error):
-        return _contention()
-    translated = database.translate_error(error)
-    return translated if isinstance(translated, TransientError) else DatabaseUnavailableError(str(error)[:300])
-
-
-_REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (LedgerRefusalError, "refused"),
-    (ContentionError, "contention"),
-    (UnknownCommitError, "unknown-commit"),
-    (DatabaseUnavailableError, "unavailable"),
-    (DuplicateKeyError, "duplicate-key"),
-    (asyncio.CancelledError, "cancelled"),
-)
-
-
-REASONS = (*(reason for _, reason in _REASONS), "conflict", "error")
-"""All values of the metrics' label `reason`."""
-
-
-def failure_reason(error: BaseException) -> str:
-    """Return the class of an error that ended an operation: one of REASONS."""
-    for kind, reason in _REASONS:
-        if isinstance(error, kind):
-            return reason
-    if _is_conflict(error):
-        return "conflict"
-    if isinstance(error, PyMongoError) and (database.is_transient(error) or error.has_error_label(_TRANSIENT)):
-        return "unavailable"
-    return "error"
 
 
 async def _awaited(call: Any) -> Any:

@@ -7,6 +7,7 @@ and the journal must contain exactly what these answers say: nothing twice, noth
 import asyncio
 import os
 import random
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from tests.support import funds_client
 from tests.support.access import ADMIN
 from tests.support.eventually import eventually
 from tests.support.funds_client import Answer, Books, Call, Document, Funds, minor_units, read_books
+from tests.support.monitoring import samples_of, value
 from tests.support.processes import Stack, run_stack
 from tests.support.servers import NativeServers
 
@@ -120,6 +122,13 @@ class World:
         return self._chance.randrange(1, OPENING // 2)
 
 
+class OneAccount(World):
+    """A single retainer, and random requests about it, so that nearly all of them share transactions."""
+
+    def request(self, key: str) -> Request:
+        return self._chance.choice((self._consume, self._replenish))(key)
+
+
 class Load:
     """Clients that send requests until they are stopped, and their answers."""
 
@@ -184,6 +193,55 @@ async def test_money_moves_while_processes_and_the_database_die(own_servers: Nat
         await _assert_answers_stay(funds, load.done)
         await _assert_books_match_answers(mongo[f"t{unique_id}_payments"], world.opening, load.done)
         await stack.assert_books_balance()
+
+
+async def test_a_process_is_killed_in_the_middle_of_a_group(own_servers: NativeServers, unique_id: str) -> None:
+    limits = httpx.Limits(max_connections=CONNECTIONS)
+    async with (
+        run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}", log_level="ERROR") as stack,
+        httpx.AsyncClient(timeout=30, limits=limits, headers=ADMIN) as http,
+        pymongo.AsyncMongoClient[Document](own_servers.mongodb_url) as mongo,
+    ):
+        await stack.start("payment")
+        funds = Funds(http, lambda: random.choice(stack.processes("payment")).url)
+        world = OneAccount([await funds.made(funds_client.open_retainer("c1", OPENING), "retainer")], [])
+        load = Load(funds, world)
+        running = asyncio.create_task(load.run())
+        try:
+            await load.runs_for(0)
+            await _kill_in_a_transaction(stack, mongo)
+            await stack.start("payment", "payment")
+            await load.runs_for(SECONDS / 4)
+        finally:
+            load.stop()
+            await running
+        assert any(d.answer.attempts > 1 for d in load.done)
+        assert sum([await _largest_group_exceeds(http, process.url, 5) for process in stack.processes("payment")]) > 0
+        await _assert_answers_stay(funds, load.done)
+        await _assert_books_match_answers(mongo[f"t{unique_id}_payments"], world.opening, load.done)
+        await stack.assert_books_balance()
+
+
+async def _kill_in_a_transaction(stack: Stack, mongo: pymongo.AsyncMongoClient[Document]) -> None:
+    """Stop the only process at moments of its choice until a transaction is open then, and kill it."""
+    (process,) = stack.processes("payment")
+
+    async def is_stopped_in_a_transaction() -> bool:
+        process.process.send_signal(signal.SIGSTOP)
+        status = await mongo.admin.command("serverStatus")
+        if status["transactions"]["currentInactive"]:  # none of its statements is on its way any more
+            return True
+        process.process.send_signal(signal.SIGCONT)
+        return False
+
+    await eventually(is_stopped_in_a_transaction, ANSWERED_WITHIN, "an open transaction")
+    await stack.kill(process)
+
+
+async def _largest_group_exceeds(http: httpx.AsyncClient, url: str, size: int) -> bool:
+    samples = samples_of((await http.get(f"{url}/metrics")).text)
+    at_most = value(samples, "transaction_group_size_bucket", le=f"{size}.0")
+    return value(samples, "transaction_group_size_count") > at_most
 
 
 async def _open_accounts(funds: Funds) -> World:

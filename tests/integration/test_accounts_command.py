@@ -17,7 +17,7 @@ from operations.commands.accounts import accounts
 from operations.console import Executor
 from operations.sign_in.person import Person
 from payment_service.ledger import journal_entries
-from payment_service.ledger.ledger import Ledger
+from payment_service.ledger.ledger import Ledger, references
 from payment_service.ledger.transactions import Transactions
 from shared.access.permissions import Role
 from shared.clock import utc_now
@@ -216,7 +216,7 @@ async def test_the_ledger_works_after_a_repair(world: World) -> None:
     database = world.collection("entries").database
     ledger = Ledger(database, utc_now)
     entry = journal_entries.retainer_consumed("r1", 18800, "USD")
-    await Transactions(database).run("consume", lambda session: ledger.post(entry, session))
+    await Transactions(database).run("consume", lambda unit: ledger.post(entry, unit))
     after = await stored(world, "retainer:r1")
     assert (after["balance"], after["version"]) == (0, 7)
     whole = await document(world, "statement", "retainer:r1")
@@ -278,8 +278,8 @@ async def test_a_repair_while_others_post_loses_nothing(world: World) -> None:
     database = world.collection("entries").database
     ledger, transactions = Ledger(database, utc_now), Transactions(database, limit_seconds=120)
     entry = journal_entries.retainer_consumed("r1", 100, "USD")
-    keys = ["retainer:r1"]
-    consumed = [transactions.run("consume", lambda session: ledger.post(entry, session), keys) for _ in range(10)]
+    touches = references(["retainer:r1"])
+    consumed = [transactions.run("consume", lambda unit: ledger.post(entry, unit), touches) for _ in range(10)]
     await asyncio.gather(*consumed, repair(world.client, world.prefix, "retainer:r1", Keep.POSTINGS, "meanwhile"))
     assert (await stored(world, "retainer:r1"))["balance"] == 18800 - 1000
     assert (await world.audit()).violations == []

@@ -28,6 +28,7 @@ from payment_service.funds.funds import Funds, open_funds
 from payment_service.ledger.chart_of_accounts import AccountKind
 from payment_service.ledger.ledger import Ledger
 from payment_service.ledger.transactions import Transactions
+from payment_service.ledger.unit_of_work import UnitOfWork
 from payment_service.payments import Payments
 from payment_service.retainer_charger import RetainerCharger
 from shared.bus.rabbitmq import RabbitBus
@@ -716,30 +717,30 @@ async def test_the_entries_of_the_ledger_are_right(world: World) -> None:
     assert report.information["paidThrough"]["retainer"] == 3 + 3
 
 
-def operate_on(funds: Funds) -> Callable[[AsyncClientSession], Awaitable[None]]:
-    async def operate(session: AsyncClientSession) -> None:
+def operate_on(funds: Funds) -> Callable[[UnitOfWork], Awaitable[None]]:
+    async def operate(unit: UnitOfWork) -> None:
         usd = {"currency": "USD"}
-        retainer = await funds.retainers.open(session, client_id="c9", retainer_type="new", amount=1000, **usd)
+        retainer = await funds.retainers.open(unit, client_id="c9", retainer_type="new", amount=1000, **usd)
         retainer_id = retainer["_id"].partition(":")[2]
-        invoice = await funds.invoices.issue(session, client_id="c9", amount=500, **usd)
+        invoice = await funds.invoices.issue(unit, client_id="c9", amount=500, **usd)
         invoice_id = invoice["_id"].partition(":")[2]
-        await funds.retainers.consume(session, retainer_id, amount=200)
-        await funds.retainers.consume(session, retainer_id, amount=100, invoice_id=invoice_id)
-        await funds.invoices.pay(session, invoice_id, amount=100, payment_method="wire")
+        await funds.retainers.consume(unit, retainer_id, amount=200)
+        await funds.retainers.consume(unit, retainer_id, amount=100, invoice_id=invoice_id)
+        await funds.invoices.pay(unit, invoice_id, amount=100, payment_method="wire")
         new = {"customer_id": "c9", "payment_method": "wire", "default_currency": "USD"}
-        applied = await funds.payments.create(session, amount=300, invoice_id=invoice_id, **new)
-        credited = await funds.payments.create(session, amount=400, **new)
-        await funds.payments.create(session, amount=50, **new)
+        applied = await funds.payments.create(unit, amount=300, invoice_id=invoice_id, **new)
+        credited = await funds.payments.create(unit, amount=400, **new)
+        await funds.payments.create(unit, amount=50, **new)
         for payment in (applied, credited):
-            await funds.payments.complete(session, payment["_id"])
-        await funds.retainers.replenish(session, retainer_id, amount=250, payment_id=credited["_id"])
+            await funds.payments.complete(unit, payment["_id"])
+        await funds.retainers.replenish(unit, retainer_id, amount=250, payment_id=credited["_id"])
         names = {"name": "n", "account_number": "1", "bank_name": "b", **usd}
-        sender = await funds.bank.open(session, balance=1000, **names)
-        receiver = await funds.bank.open(session, balance=0, **names)
+        sender = await funds.bank.open(unit, balance=1000, **names)
+        receiver = await funds.bank.open(unit, balance=0, **names)
         ends = {"from_id": sender["_id"].partition(":")[2], "to_id": receiver["_id"].partition(":")[2]}
-        await funds.bank.transfer(session, amount=100, fee=5, **ends)
-        cancelled = await funds.bank.transfer(session, amount=200, fee=5, **ends)
-        await funds.bank.cancel(session, cancelled["_id"], "not needed")
+        await funds.bank.transfer(unit, amount=100, fee=5, **ends)
+        cancelled = await funds.bank.transfer(unit, amount=200, fee=5, **ends)
+        await funds.bank.cancel(unit, cancelled["_id"], "not needed")
 
     return operate
 

@@ -12,14 +12,17 @@ from payment_service.funds.idempotency import (
     IdempotentRunner,
     StoredResponse,
 )
+from payment_service.ledger.ledger import references
 from payment_service.ledger.refusals import LedgerRefusalError
-from payment_service.ledger.transactions import Session, Transactions
+from payment_service.ledger.transactions import Transactions
+from payment_service.ledger.unit_of_work import UnitOfWork
 from shared.clock import utc_now
 from tests.support import funds_client as calls
 from tests.support.builders import connected, new_id
 from tests.support.funds_app import FundsApp, assert_books_balance, funds_app
 from tests.support.funds_client import Answer, Call
 from tests.support.monitoring import counted
+from tests.support.turns import turn_taken
 
 pytestmark = pytest.mark.both_databases
 
@@ -110,8 +113,8 @@ async def test_refusals_are_told_apart_and_logged_without_customer_and_balance(a
 
 async def test_what_is_no_refusal_is_logged_as_a_warning(app: FundsApp, monkeypatch: pytest.MonkeyPatch) -> None:
     retainer = await app.client.made(calls.open_retainer("c1", 1_000), "retainer")
-    monkeypatch.setattr(app.transactions, "_limit_seconds", 0.05)
-    async with app.transactions._locks.held([f"retainer:{retainer}"], within=60):
+    async with turn_taken(app.transactions, *references([f"retainer:{retainer}"])):
+        monkeypatch.setattr(app.transactions, "_limit_seconds", 0.05)
         with capture_logs() as logs:
             assert (await app.client.send(calls.consume(retainer, 100))).status == 503
     (line,) = [line for line in logs if line["event"] == "transaction failed"]
@@ -178,10 +181,10 @@ async def test_a_key_has_1_to_255_characters(app: FundsApp, key: str) -> None:
 
 async def test_an_operation_overtaken_by_an_insert_is_retried(mongodb_url: str, database_prefix: str) -> None:
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
-        runner = IdempotentRunner(database, Transactions(database), utc_now)
+        runner = IdempotentRunner(Transactions(database), utc_now)
         runs = 0
 
-        async def work(session: Session) -> StoredResponse:
+        async def work(unit: UnitOfWork) -> StoredResponse:
             nonlocal runs
             runs += 1
             if runs == 1:
@@ -196,14 +199,14 @@ async def test_an_operation_overtaken_by_an_insert_is_retried(mongodb_url: str, 
 async def test_a_success_in_another_process_outranks_a_refusal(mongodb_url: str, database_prefix: str) -> None:
     """A refusal is stored after its transaction; the same request may have succeeded in the meantime."""
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
-        elsewhere = IdempotentRunner(database, Transactions(database), utc_now)
-        runner = IdempotentRunner(database, Transactions(database), utc_now)
+        elsewhere = IdempotentRunner(Transactions(database), utc_now)
+        runner = IdempotentRunner(Transactions(database), utc_now)
         request = IdempotentRequest(new_id(), "POST", "/x", {"amount": 1})
 
-        async def granted(_session: Session) -> StoredResponse:
+        async def granted(_unit: UnitOfWork) -> StoredResponse:
             return StoredResponse(200, {"granted": True})
 
-        async def refused(_session: Session) -> StoredResponse:
+        async def refused(_unit: UnitOfWork) -> StoredResponse:
             await elsewhere.run(request, "test", granted)
             raise LedgerRefusalError("not enough")
 

@@ -125,6 +125,30 @@ async def test_a_credit_is_not_moved_to_retainers_twice(processes: Processes) ->
     assert statuses(answers) == {200: 1, 400: 7}
 
 
+async def test_200_clients_of_one_retainer_all_get_true_answers(processes: Processes) -> None:
+    """Half of what is asked for is there, and every request comes twice under its key."""
+    client = processes[0].client
+    retainer = await client.made(calls.open_retainer("c1", 50 * 100), "retainer")
+    keys = [new_id() for _ in range(100)]
+    clients = [process.client for process in processes]
+    answers = await asyncio.gather(
+        *(
+            clients[place % len(clients)].send(calls.consume(retainer, 100), key)
+            for place, key in enumerate(keys + keys[1:] + keys[:1])
+        )
+    )
+    assert statuses(answers) == {200: 100, 400: 100}
+    by_key: dict[str, set[str]] = {}
+    for key, answer in zip(keys + keys[1:] + keys[:1], answers, strict=True):
+        by_key.setdefault(key, set()).add(str(answer.said))
+    assert all(len(said) == 1 for said in by_key.values()), "a repeat has another answer"
+    granted = [answer.body["retainer"]["currentBalance"] for answer in answers if answer.succeeded]
+    assert sorted(granted) == sorted([*range(50)] * 2), "each took from the balance that the one before it left"
+    assert await client.retainer_balance(retainer) == 0
+    consumed = {"operation": "retainer.consumed", "reference.retainerId": retainer}
+    assert await processes[0].database["entries"].count_documents(consumed) == 50
+
+
 async def test_twenty_same_requests_under_one_key_have_one_effect_and_one_answer(processes: Processes) -> None:
     client = processes[0].client
     retainer = await client.made(calls.open_retainer("c1", 100_000), "retainer")

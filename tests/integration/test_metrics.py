@@ -27,7 +27,10 @@ from operations.notifications.schema import NOTIFICATIONS
 from operations.stack.ports import PortClaims
 from order_service.order import Status
 from order_service.orders import NewRecord, Orders
-from payment_service.ledger.transactions import ContentionError, Session, Transactions
+from payment_service.ledger.ledger import references
+from payment_service.ledger.transaction_errors import ContentionError
+from payment_service.ledger.transactions import Transactions
+from payment_service.ledger.unit_of_work import UnitOfWork
 from provisioning_service import lifecycle
 from provisioning_service.jobs import Jobs
 from provisioning_service.packages import Packages
@@ -282,16 +285,17 @@ async def test_a_transaction_that_is_given_up_is_a_failure(mongodb_url: str, dat
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
         transactions = Transactions(database)
         entered, free = asyncio.Event(), asyncio.Event()
+        touches = references(["retainer:r1"])
 
-        async def slowly(_session: Session) -> None:
+        async def slowly(_unit: UnitOfWork) -> None:
             entered.set()
             await free.wait()
 
-        first = asyncio.create_task(transactions.run(operation, slowly, keys=["account"]))
+        first = asyncio.create_task(transactions.run(operation, slowly, touches))
         await entered.wait()
         before = samples_of(generate_latest().decode())
         with pytest.raises(ContentionError):
-            await transactions.run(operation, slowly, keys=["account"], within=0.01)
+            await transactions.run(operation, slowly, touches, within=0.01)
         free.set()
         await first
     after = samples_of(generate_latest().decode())

@@ -11,7 +11,7 @@ import pytest
 from payment_service import retainer_charger
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
-from payment_service.ledger.transactions import Session
+from payment_service.ledger.unit_of_work import UnitOfWork
 from payment_service.lifecycle import PaymentStatus
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.contracts.orders import PaymentInstruction
@@ -52,26 +52,24 @@ async def retainer(worker: PaymentWorker, amount: int, currency: str = "USD") ->
     """Open a retainer that holds that many minor units."""
     retainer_id = new_id()
 
-    async def work(session: Session) -> None:
+    async def work(unit: UnitOfWork) -> None:
         fields = {"clientId": "u1", "retainerType": "general"}
-        await worker.ledger.open(
-            chart_of_accounts.retainer(retainer_id), AccountKind.RETAINER, currency, fields, session
-        )
-        await worker.ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), session)
+        worker.ledger.open(chart_of_accounts.retainer(retainer_id), AccountKind.RETAINER, currency, fields, unit)
+        await worker.ledger.post(journal_entries.retainer_opened(retainer_id, amount, currency), unit)
 
     await worker.transactions.run("retainer.opened", work)
     return retainer_id
 
 
 async def set_status(worker: PaymentWorker, retainer_id: str, status: str) -> None:
-    async def work(session: Session) -> None:
-        await worker.ledger.set_status(chart_of_accounts.retainer(retainer_id), status, session)
+    async def work(unit: UnitOfWork) -> None:
+        await worker.ledger.set_status(chart_of_accounts.retainer(retainer_id), status, unit)
 
     await worker.transactions.run("retainer.status", work)
 
 
 async def balance(worker: PaymentWorker, retainer_id: str) -> int:
-    return int((await worker.ledger.get(chart_of_accounts.retainer(retainer_id)))["balance"])
+    return int((await worker.ledger.get_visible(chart_of_accounts.retainer(retainer_id)))["balance"])
 
 
 def order(retainer_id: str | None, amount: int = 1000, **changes: Any) -> OrderCreated:
