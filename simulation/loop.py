@@ -9,7 +9,6 @@ import heapq
 import warnings
 from collections import deque
 from collections.abc import Collection, Coroutine, Iterator, Mapping
-from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from typing import Any, NoReturn
@@ -20,6 +19,9 @@ LIFE: ContextVar["Life | None"] = ContextVar("LIFE", default=None)
 
 MOST_ROUNDS = 100_000
 """How often the loop may run what is ready before time has to pass."""
+
+MOST_WAITS_AT_THE_END = 100
+"""How often a coroutine that is closed may wait in its `finally` blocks."""
 
 
 class StuckError(Exception):
@@ -170,12 +172,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def bury(self) -> None:
         """Close what never ended; only when the trace is complete, because `finally` blocks run."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # some have never begun
-            for task in self._made:
-                if not task.done():
-                    with suppress(BaseException):
-                        task.get_coro().close()
+        asyncio._set_running_loop(self)  # for the tasks that they make, which are closed as well
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # some have never begun
+                for task in self._made:
+                    if not task.done():
+                        _close(task.get_coro())
+        finally:
+            asyncio._set_running_loop(None)
         self._made.clear()
         self._lost.clear()
         self._ready.clear()
@@ -232,3 +237,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def _process_events(self, event_list: Any) -> None:
         """Have no events of any I/O."""
+
+
+def _close(work: Any) -> None:
+    """Close a coroutine, also if its `finally` blocks wait for something, which ends them there."""
+    for _ in range(MOST_WAITS_AT_THE_END):
+        try:
+            work.close()
+        except RuntimeError:  # it waits again instead of ending
+            continue
+        except BaseException:  # noqa: BLE001 - nobody is left whom it could concern
+            pass
+        return

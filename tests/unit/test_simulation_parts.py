@@ -1,6 +1,7 @@
 """The parts of the simulation: its loop, its clocks and its plans, its shrinking and its report."""
 
 import asyncio
+import inspect
 import random
 import secrets
 import time
@@ -72,6 +73,31 @@ def test_work_that_lets_no_time_pass_is_stuck() -> None:
 
     with pytest.raises(StuckError):
         run(work())
+
+
+def test_what_a_killed_process_would_still_do_is_closed_with_its_loop() -> None:
+    """Its `finally` blocks run then, and what they start must not run in a loop of its own."""
+    left: list[Coroutine[Any, Any, Any]] = []
+
+    async def end_session() -> None:
+        await asyncio.sleep(1)
+
+    async def transaction() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.append(end_session())
+            await asyncio.shield(asyncio.ensure_future(left[-1]))
+
+    async def work() -> None:
+        killed = Life("payment-1")
+        left.append(transaction())
+        killed.start(left[-1])
+        await asyncio.sleep(1)
+        killed.ended = True
+
+    run(work())
+    assert [inspect.getcoroutinestate(each) for each in left] == [inspect.CORO_CLOSED] * 2
 
 
 def test_a_majority_confirms_what_a_process_wrote_before_it_was_killed() -> None:
