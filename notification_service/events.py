@@ -78,6 +78,16 @@ def matches(pattern: str, event_type: str) -> bool:
     return pattern == event_type
 
 
+def is_for_staff(message: Message) -> bool:
+    """Return whether a message concerns the operation of the system, and no owner."""
+    return isinstance(message, PackageLowIps)
+
+
+def owner_of(message: Message) -> str | None:
+    """Return the owner of the order that a message is about, None for an order without one."""
+    return getattr(message, "owner_id", None)
+
+
 def event_from(message: Message, now: datetime) -> Event:
     """Return the event that a message reports; `now` is its time if the message is of a release that said none."""
     match message:
@@ -97,7 +107,7 @@ def event_from(message: Message, now: datetime) -> Event:
             type_ = message.routing_key
             data = message.model_dump(mode="json", exclude_none=True, exclude={"at"})
             body = _body(type_, message.at or now, data)
-            return Event(event_id(type_, message.package, occurrence), type_, body, for_staff=True)
+            return Event(event_id(type_, message.package, occurrence), type_, body, for_staff=is_for_staff(message))
         case _:
             raise TypeError(f"{type(message).__name__} is no event")
 
@@ -119,7 +129,7 @@ def _order_event(message: Any, occurrence: str, at: datetime, data: Mapping[str,
         event_id(message.routing_key, message.order_id, occurrence),
         message.routing_key,
         _body(message.routing_key, at, data),
-        owner_id=message.owner_id,
+        owner_id=owner_of(message),
         user_id=message.user_id,
         order_id=message.order_id,
     )

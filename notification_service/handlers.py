@@ -9,7 +9,7 @@ from notification_service.deliveries import Deliveries
 from notification_service.delivery import ENDPOINT_DISABLED, Delivery, Status
 from notification_service.endpoint import Endpoint
 from notification_service.endpoints import Endpoints
-from notification_service.events import MESSAGES, Event, event_from
+from notification_service.events import MESSAGES, Event, event_from, is_for_staff, owner_of
 from shared.bus import Handlers
 from shared.clock import Clock
 from shared.contracts import Message
@@ -34,9 +34,11 @@ class EventHandlers:
 
         Those for a disabled endpoint are recorded as failed, so that its owner can ask for them later.
         """
+        owners = {owner_of(message) for message in messages if not is_for_staff(message)}
+        endpoints = await self._endpoints.of_owners(owners, for_staff=any(map(is_for_staff, messages)))
+        if not endpoints:
+            return []
         events = [event_from(message, self._clock()) for message in messages]
-        owners = {event.owner_id for event in events if not event.for_staff}
-        endpoints = await self._endpoints.of_owners(owners, for_staff=any(event.for_staff for event in events))
         deliveries = [
             delivery_of(event, endpoint, self._clock())
             for event in events

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.datastructures import Headers
 
 from order_service.event_stream import EventStream
 from order_service.events import CancelRequested, DeliveryNoted, RefundRequested, RetryRequested
@@ -54,7 +55,7 @@ from shared.http import (
     problem_response,
     shown_as,
 )
-from shared.lean_route import LeanRoute
+from shared.lean_route import LeanRoute, checked_before_body
 from shared.openapi import documented, with_headers
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor
 from shared.problems import (
@@ -178,7 +179,11 @@ def create_router(
 
 
 def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: WaitingRequests) -> None:
+    async def admit(headers: Headers, caller: Principal) -> None:
+        await placement.admit(headers.get("idempotency-key"), caller)
+
     @requires(Permission.ORDERS_PLACE)
+    @checked_before_body(admit)
     async def place_order(
         new: NewOrder,
         caller: Caller,

@@ -6,7 +6,7 @@ repeats may exist, and by a loop, for orders whose answers other processes have 
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
@@ -27,7 +27,7 @@ from shared.problems import OVERLOADED
 ADOPTED = 10_000
 """Most orders of an earlier life that a process takes over at its start: the newest PENDING ones."""
 LOOKED_UP = 200
-"""Most repeated orders that one read looks for."""
+"""The most repeated requests whose orders one read looks for."""
 
 _refused = Counter("order_intake_refused_total", "New orders that were refused, as they would not have settled in time")
 _in_progress = Gauge("order_intake_in_progress", "Orders that this process accepted and that are not settled yet")
@@ -52,7 +52,7 @@ class Intake:
         self._joining = 0
         self._adopted = False
         self._is_paused = False
-        self._lookups: GroupCommit[str, bool] = GroupCommit(self._look_for, limit=LOOKED_UP)
+        self._lookups: GroupCommit[Collection[str], bool] = GroupCommit(self._look_for, limit=LOOKED_UP)
         backlog = self._backlog
         if backlog is not None:
             _in_progress.set_function(lambda: len(backlog))
@@ -74,10 +74,10 @@ class Intake:
         headers = {"Retry-After": str(seconds)}
         return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=OVERLOADED, headers=headers)
 
-    async def admit(self, owner: str | None, known_as: str | None) -> None:
-        """Raise the 503 problem if there is no room for an order of the owner, unless an order has this id already."""
+    async def admit(self, owner: str | None, known_as: Collection[str] = ()) -> None:
+        """Raise the 503 problem if there is no room for an order of the owner, unless one of these ids exists."""
         refusal = self.refusal(owner)
-        if refusal is not None and (known_as is None or not await self._lookups.submit(known_as)):
+        if refusal is not None and not (known_as and await self._lookups.submit(known_as)):
             _refused.inc()
             raise refusal
 
@@ -132,6 +132,6 @@ class Intake:
         now = self._clock()
         return new_orders_wait(paused_services(known_pauses(await self._pauses.all(), self._started_at, now), now))
 
-    async def _look_for(self, order_ids: Sequence[str]) -> Sequence[bool]:
-        stored = await self._orders.stored(order_ids)
-        return [order_id in stored for order_id in order_ids]
+    async def _look_for(self, requests: Sequence[Collection[str]]) -> Sequence[bool]:
+        stored = await self._orders.stored([order_id for known_as in requests for order_id in known_as])
+        return [not stored.isdisjoint(known_as) for known_as in requests]

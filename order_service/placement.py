@@ -81,6 +81,17 @@ class OrderPlacement:
             self._store, limit=GROUP_LIMIT
         )
 
+    async def admit(self, idempotency_key: str | None, caller: Principal) -> None:
+        """Raise the 503 problem if the caller's order would be refused whatever it is; `place` decides again.
+
+        It needs nothing but the headers of a request. One that is refused should cost as little as possible: while
+        there are too many, most of them are.
+        """
+        known_as: Collection[str] = ()
+        if idempotency_key is not None:
+            known_as = {order_id_of(owner, idempotency_key) for owner in (caller.owner, None)}
+        await self._intake.admit(caller.owner, known_as)
+
     async def place(self, new: NewOrder, idempotency_key: str | None, caller: Principal) -> NewRecord | Document:
         """Store the caller's order and return it; return the stored document if the key and body were used before.
 
@@ -101,7 +112,7 @@ class OrderPlacement:
             if former is not None:
                 note_repeat(_PLACE, order_id=former["_id"])
                 return former
-        await self._intake.admit(caller.owner, record.order.order_id if idempotency_key is not None else None)
+        await self._intake.admit(caller.owner, [record.order.order_id] if idempotency_key is not None else ())
         with self._intake.joining() as since:
             earlier = await self._store_with_others(record)
         if earlier is None:

@@ -4,18 +4,35 @@ FastAPI looks up for each request which parameters an endpoint has and where eac
 most requests go to, this takes longer than the order that it places. Here it is looked up once, when the route is made.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from shared.access.middleware import identified_caller
+from shared.access.principal import Principal
 from shared.http import StrictRequest, StrictRoute, authorize, check_media_type
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+Check = Callable[[Headers, Principal], Awaitable[None]]
+"""Raises what a request of the caller with these headers is answered with; returns if its body is to be read."""
+
+_CHECK = "__ordersaga_check_before_body__"
 _NO_BODY = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
+
+
+def checked_before_body(check: Check) -> Callable[[Endpoint], Endpoint]:
+    """Return a decorator that lets the lean route of an endpoint call `check` for callers with its permission."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _CHECK, check)
+        return endpoint
+
+    return declare
 
 
 class LeanRoute(StrictRoute):
@@ -32,11 +49,14 @@ class LeanRoute(StrictRoute):
         self._body = reads.body_params[0]
         self._request_name = reads.request_param_name
         self._caller_name = str(reads.dependencies[0].name)
+        self._check: Check | None = getattr(endpoint, _CHECK, None)
         self.app = self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         authorize(scope, self.endpoint)
-        request = StrictRequest(scope, receive, send)
+        request, caller = StrictRequest(scope, receive, send), identified_caller(scope)
+        if self._check is not None:
+            await self._check(request.headers, caller)
         check_media_type(request.headers)
         body, wrong = await self._read_body(request)
         arguments, errors = self._read_headers(scope)
@@ -45,7 +65,7 @@ class LeanRoute(StrictRoute):
             raise RequestValidationError(errors)
         arguments[self._body.name] = body
         arguments[self._request_name] = request
-        arguments[self._caller_name] = identified_caller(scope)
+        arguments[self._caller_name] = caller
         response = await self.endpoint(**arguments)
         await response(scope, receive, send)
 

@@ -67,6 +67,11 @@ async def test_orders_that_would_wait_too_long_are_refused_until_those_before_th
     assert again.headers["idempotent-replayed"] == "true"
     assert (await post(stack, "key-0", order_body(userId="another"))).status_code == 422
     assert (await post(stack, "a new key")).status_code == 503
+    # Decided by the headers alone, so that a request that is refused costs little.
+    unread = await stack.client.post(f"{stack.url('order')}/orders", content=b"not JSON")
+    assert unread.status_code == 503
+    foreign = await stack.client.post(f"{stack.url('order')}/orders", headers=bearer(KEYS[Role.VIEWER]))
+    assert foreign.status_code == 403
 
     await stack.kill(stack.processes("order")[0])
     await stack.start("order")

@@ -9,14 +9,16 @@ import pytest
 from fastapi import Header, Query, Request, Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from order_service.api import IdempotencyKey, Preference
 from order_service.new_order import NewOrder
 from shared.access.middleware import Caller, requires
-from shared.access.permissions import Permission
-from shared.http import MAX_BODY_BYTES, Body, create_app, json_response, new_router
-from shared.lean_route import LeanRoute
-from tests.support.access import ADMIN_KEY, key_authenticator
+from shared.access.permissions import Permission, Role
+from shared.access.principal import Principal
+from shared.http import MAX_BODY_BYTES, Body, conflict, create_app, json_response, new_router
+from shared.lean_route import LeanRoute, checked_before_body
+from tests.support.access import ADMIN_KEY, KEYS, bearer, key_authenticator
 from tests.support.builders import order_body
 
 USUAL, LEAN = "/usual", "/lean"
@@ -129,6 +131,33 @@ async def test_a_good_request_reaches_the_endpoint(client: httpx.AsyncClient) ->
     assert status == 202
     assert headers["x-echo"] == "yes"
     assert json.loads(text)[2:] == ["POST", "k1", None, 3]
+
+
+async def test_a_check_of_the_headers_comes_before_the_body_and_after_the_permission() -> None:
+    @requires(Permission.ORDERS_PLACE)
+    @checked_before_body(_refuse_key)
+    async def echo(new: NewOrder, caller: Caller, request: Request) -> Response:
+        return json_response([new.user_id, caller.id, request.method])
+
+    app = create_app("test", "", _ready, authenticator=key_authenticator())
+    router = new_router("orders")
+    router.add_api_route(LEAN, echo, methods=["POST"], route_class_override=LeanRoute)
+    app.router.routes.extend(router.routes)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+
+        async def status(role: Role, key: str, content: bytes) -> int:
+            headers = {**bearer(KEYS[role]), "idempotency-key": key, "content-type": "application/json"}
+            return (await client.post(LEAN, content=content, headers=headers)).status_code
+
+        assert await status(Role.ADMIN, "refused", b"not JSON") == 409
+        assert await status(Role.ADMIN, "accepted", b"not JSON") == 400
+        assert await status(Role.ADMIN, "accepted", GOOD) == 200
+        assert await status(Role.VIEWER, "refused", b"not JSON") == 403
+
+
+async def _refuse_key(headers: Headers, caller: Principal) -> None:
+    if headers["idempotency-key"] == "refused":
+        raise conflict(f"{caller.id} is refused")
 
 
 class _Other(Body):
