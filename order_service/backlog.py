@@ -21,9 +21,12 @@ LOOK = 0.05
 
 Orders that have waited twice as long count as a queue: a burst is none until they have.
 """
-FOR_ALL = 0.6
-"""The part of the limit up to which every order is admitted; the rest is for errors of the estimate."""
-FOR_SMALL = 0.75
+FOR_ALL = 0.5
+"""The part of the limit up to which every order is admitted.
+
+The rest is for errors of the estimate, and for the time until a request is read.
+"""
+FOR_SMALL = 0.65
 """The part up to which callers are admitted that have less than their share of the orders in progress."""
 OVERTAKEN = 1 / 3
 """By which part of the limit a later order must overtake an earlier one before that is no longer waited for."""

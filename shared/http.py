@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from http import HTTPStatus
@@ -67,7 +67,7 @@ from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
 from shared.readiness import Outage
 from shared.release import STARTED_AT, VERSION
-from shared.request_id import REQUEST_ID_HEADER, Identified, current_request_id
+from shared.request_id import REQUEST_ID_HEADER, current_request_id, identify
 from shared.validation import explained, without_consequences
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
 
@@ -103,6 +103,7 @@ _HEADERS = {
 }
 """The headers of every answer unless its route sets them: do not store, run or frame it."""
 _RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in _HEADERS.items())
+_RAW_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 
 _log = structlog.get_logger(__name__)
 # They would add a timestamp to every series; process_start_time_seconds has it once.
@@ -374,7 +375,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        # The framework's own spans and metrics; `tracing.traced` and `_Measured` below are ours.
+        # The framework's own spans and metrics; `tracing.traced` and `_Edge` below are ours.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.router.middleware_stack = DirectRoutes(app.router)
@@ -400,12 +401,10 @@ def create_app(
             people=people,
         )
         app.add_middleware(Audited, audit=audit or AuditLog(None))
-    app.add_middleware(_Guarded, names=frozenset(names), pages=pages)
-    app.add_middleware(_Measured)
+    app.add_middleware(_Edge, names=frozenset(names), pages=pages)
     if tracing.is_on():
         app.add_middleware(tracing.traced)
     app.add_middleware(_HeadAsGet)
-    app.add_middleware(Identified)
     add_routes(app.router, _health_routes(readiness, outages, paused), create_problem_pages())
     if authenticator is not None:
         add_routes(app.router, _identity_routes())
@@ -685,8 +684,11 @@ class _RefuseDeclaredTooLarge:
         await self._app(scope, receive, send)
 
 
-class _Guarded:
-    """Refuses foreign hosts and requests from other sites, and adds the headers of every answer."""
+class _Edge:
+    """Gives requests an id, measures them, refuses foreign hosts and other sites, and completes every answer's headers.
+
+    One layer for all of it: each layer around a request wraps both messages of its answer.
+    """
 
     def __init__(self, app: ASGIApp, names: Collection[str], pages: bool) -> None:
         self._app = app
@@ -697,27 +699,25 @@ class _Guarded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        started = time.perf_counter()
+        request_id = identify(scope)
+        status = 500
 
-        async def with_headers(message: Message) -> None:
+        async def send_completed(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(header for header in _RAW_HEADERS if header[0] not in given),
-                ]
+                status = message["status"]
+                message["headers"] = _completed(message.get("headers", ()), request_id)
             await send(message)
 
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            _log.warning(
-                "request refused",
-                method=scope["method"],
-                path=scope["path"][:100],
-                why=refusal[1],
-                request_id=current_request_id(),
-            )
-        answer = self._app if refusal is None else problem_response(*refusal)
-        await answer(scope, receive, with_headers)
+        try:
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                _log_refused(scope, refusal[1])
+            answer = self._app if refusal is None else problem_response(*refusal)
+            await answer(scope, receive, send_completed)
+        finally:
+            _measure(scope, status, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         method, headers = scope["method"], Headers(scope=scope)
@@ -731,6 +731,28 @@ class _Guarded:
         else:
             objection = objection_to_site(method, headers, page=is_page or scope["path"] in _LINKED)
         return (HTTPStatus.FORBIDDEN, objection) if objection else None
+
+
+def _completed(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer with those that every answer has, unless its route sets them."""
+    added = (*_RAW_HEADERS, (_RAW_REQUEST_ID, request_id.encode()))
+    given = {name for name, _ in headers}
+    return [*headers, *(header for header in added if header[0] not in given)]
+
+
+def _log_refused(scope: Scope, why: str) -> None:
+    about = {"method": scope["method"], "path": scope["path"][:100], "why": why}
+    _log.warning("request refused", **about, request_id=current_request_id())
+
+
+def _measure(scope: Scope, status: int, seconds: float) -> None:
+    """Measure a request by its route's template, because the number of paths is unlimited."""
+    route = getattr(scope.get("route"), "path", "unknown")
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    counter, histogram = _request_metrics(method, route, status)
+    counter.inc()
+    histogram.observe(seconds)
+    _log_request(scope, status, seconds)
 
 
 class _HeadAsGet:
@@ -751,37 +773,6 @@ class _HeadAsGet:
                 await send({"type": "http.response.body", "body": b""})
 
         await self._app({**scope, "method": "GET"}, receive, head_alone)
-
-
-class _Measured:
-    """Measures requests by route: by its template, because the number of paths is unlimited."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = 500
-
-        async def observed(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, observed)
-        finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            seconds = time.perf_counter() - started
-            counter, histogram = _request_metrics(method, route, status)
-            counter.inc()
-            histogram.observe(seconds)
-            _log_request(scope, status, seconds)
 
 
 @cache

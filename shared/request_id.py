@@ -4,7 +4,7 @@ import re
 import secrets
 from contextvars import ContextVar
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 REQUEST_ID_HEADER = "X-Request-Id"
 
@@ -18,33 +18,11 @@ def current_request_id() -> str:
     return _current.get() or _new_id()
 
 
-class Identified:
-    """Gives each request an id. An inbound X-Request-Id is taken if it is 1 to 64 letters, digits and `._:-`."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = identify(scope)
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = message.get("headers", ())
-                if all(name != _RAW_NAME for name, _ in headers):
-                    message["headers"] = [*headers, (_RAW_NAME, request_id.encode())]
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)
-
-
 def identify(scope: Scope) -> str:
     """Give the request of this task its id, and return it.
 
-    It is never reset: the answer to a defect is made further outside, in the same task, which ends with the request.
+    An inbound X-Request-Id is taken if it is 1 to 64 letters, digits and `._:-`. The id is never reset: the answer to a
+    defect is made further outside, in the same task, which ends with the request.
     """
     request_id = _given_id(scope) or _new_id()
     _current.set(request_id)

@@ -22,14 +22,14 @@ def filled(count: int, limit: float = 30, caller: str = SHOP, since: float = 0.0
 
 
 def overloaded(limit: float = 30) -> tuple[Backlog, float]:
-    """Return the backlog of a shop that has ordered twice what is carried out, for half of the limit."""
+    """Return the backlog of a shop that has ordered twice what is carried out, for four tenths of the limit."""
     backlog, tick = Backlog(limit, 0.0), limit / 1000
-    for number in range(500):
+    for number in range(400):
         now = number * tick
         backlog.add(f"{SHOP}-{2 * number}", SHOP, now)
         backlog.add(f"{SHOP}-{2 * number + 1}", SHOP, now)
         backlog.remove(f"{SHOP}-{number}", now)
-    return backlog, 500 * tick
+    return backlog, 400 * tick
 
 
 def test_a_burst_is_no_queue() -> None:
@@ -45,9 +45,9 @@ def test_a_burst_is_no_queue() -> None:
 
 def test_what_waits_divided_by_what_leaves_is_the_wait() -> None:
     backlog, now = overloaded()
-    assert len(backlog) == 500  # and 1 leaves per tick
-    assert backlog.expected(now) == pytest.approx(15, rel=0.05)
-    assert backlog.expected(now, joining=500) == pytest.approx(30, rel=0.05)
+    assert len(backlog) == 400  # and 1 leaves per tick
+    assert backlog.expected(now) == pytest.approx(12, rel=0.05)
+    assert backlog.expected(now, joining=500) == pytest.approx(27, rel=0.05)
     assert backlog.retry_after(SHOP, now) is None
     assert backlog.retry_after(SHOP, now, joining=500) == LONGEST_RETRY_SECONDS
 
@@ -67,7 +67,7 @@ def test_while_nothing_leaves_orders_are_refused_long_before_the_saga_gives_up_a
 
 def test_a_standstill_comes_on_top_of_what_is_to_be_worked_off() -> None:
     backlog, now = overloaded()
-    assert backlog.expected(now + 4) == pytest.approx(19, rel=0.05)
+    assert backlog.expected(now + 4) == pytest.approx(16, rel=0.05)
     assert backlog.retry_after(SHOP, now) is None
     assert backlog.retry_after(SHOP, now + 4) is not None
 
