@@ -51,7 +51,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         resend_after=timeouts.resend_after,
         failpoint=connections.failpoint,
     )
-    intake = Intake(orders, pauses, utc_now, settle_limit(settings))
+    intake = Intake(orders, pauses, utc_now, settle_limit(settings), within=settings.placement_timeout_seconds)
     placement = OrderPlacement(
         orders,
         outbox,

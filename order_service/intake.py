@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 
+import pymongo
 from prometheus_client import Counter, Gauge
 
 from order_service.backlog import Backlog
@@ -24,6 +25,9 @@ from shared.http import ProblemError
 from shared.pausing.records import PauseRecords
 from shared.problems import OVERLOADED
 
+DEFAULT_SECONDS = 5.0
+"""The longest time for storing an order, or for looking one up: long enough for an election on three members of
+`ordersaga up --cluster`."""
 ADOPTED = 10_000
 """Most orders of an earlier life that a process takes over at its start: the newest PENDING ones."""
 LOOKED_UP = 200
@@ -42,8 +46,20 @@ def is_in_progress(order: Order) -> bool:
 class Intake:
     """Decides whether this process takes another order."""
 
-    def __init__(self, orders: Orders, pauses: PauseRecords, clock: Clock, limit: float | None) -> None:
-        """`limit` is the seconds within which new orders have to settle; None admits all."""
+    def __init__(
+        self,
+        orders: Orders,
+        pauses: PauseRecords,
+        clock: Clock,
+        limit: float | None,
+        *,
+        within: float = DEFAULT_SECONDS,
+    ) -> None:
+        """`limit` is the seconds within which new orders have to settle; None admits all.
+
+        A look-up begins within `within` seconds, and takes no longer than that.
+        """
+        self._within = within
         self._orders = orders
         self._pauses = pauses
         self._clock = clock
@@ -75,9 +91,12 @@ class Intake:
         return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=OVERLOADED, headers=headers)
 
     async def admit(self, owner: str | None, known_as: Collection[str] = ()) -> None:
-        """Raise the 503 problem if there is no room for an order of the owner, unless one of these ids exists."""
+        """Raise the 503 problem if there is no room for an order of the owner, unless one of these ids exists.
+
+        Raises NotStartedError or the driver's error if that cannot be found out in time.
+        """
         refusal = self.refusal(owner)
-        if refusal is not None and not (known_as and await self._lookups.submit(known_as)):
+        if refusal is not None and not (known_as and await self._lookups.submit(known_as, start_within=self._within)):
             _refused.inc()
             raise refusal
 
@@ -133,5 +152,6 @@ class Intake:
         return new_orders_wait(paused_services(known_pauses(await self._pauses.all(), self._started_at, now), now))
 
     async def _look_for(self, requests: Sequence[Collection[str]]) -> Sequence[bool]:
-        stored = await self._orders.stored([order_id for known_as in requests for order_id in known_as])
+        with pymongo.timeout(self._within):
+            stored = await self._orders.stored([order_id for known_as in requests for order_id in known_as])
         return [not stored.isdisjoint(known_as) for known_as in requests]

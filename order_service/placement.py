@@ -16,7 +16,7 @@ import pymongo
 from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
 from order_service.deadlines import Timeouts, after_intent
-from order_service.intake import Intake
+from order_service.intake import DEFAULT_SECONDS, Intake
 from order_service.metrics import placed
 from order_service.new_order import NewOrder, fingerprint
 from order_service.order import Order
@@ -37,8 +37,6 @@ from shared.problems import OTHER_PERSON, OUTCOME_UNKNOWN
 from shared.repeats import note_repeat
 
 GROUP_LIMIT = 200
-DEFAULT_SECONDS = 5.0
-"""The longest time for storing an order: long enough for an election on three members of `ordersaga up --cluster`."""
 LEAST_SHARE = 0.2
 """The least part of that time for a write, however long its requests have waited for the previous one."""
 
@@ -84,8 +82,9 @@ class OrderPlacement:
     async def admit(self, idempotency_key: str | None, caller: Principal) -> None:
         """Raise the 503 problem if the caller's order would be refused whatever it is; `place` decides again.
 
+        A key under which an order is stored, the caller's own or one of before keys had owners, lets the request pass.
         It needs nothing but the headers of a request. One that is refused should cost as little as possible: while
-        there are too many, most of them are.
+        there are too many, most of them are. Raises NotStartedError or the driver's error while MongoDB is away.
         """
         known_as: Collection[str] = ()
         if idempotency_key is not None:

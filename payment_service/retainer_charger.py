@@ -37,8 +37,8 @@ from shared.contracts import OrderCreated, RefundPart
 from shared.database import Document
 from shared.repeats import note_repeats
 
-ORDERS_PER_TRANSACTION = 50
-"""A transaction locks its retainer, so it must be short."""
+ORDERS_PER_OPERATION = 50
+"""Orders that one operation charges. Several share a transaction, so that a large batch is one of a few."""
 
 BUSY_RETAINER_SECONDS = 1.0
 """The time that the orders of a batch wait for a busy retainer; the rest of the batch waits with them."""
@@ -64,9 +64,9 @@ class RetainerCharger:
         for order in orders:
             by_retainer.setdefault(order.payment.retainer_id or "", []).append(order)
         groups = [
-            (retainer_id, ordered[start : start + ORDERS_PER_TRANSACTION])
+            (retainer_id, ordered[start : start + ORDERS_PER_OPERATION])
             for retainer_id, ordered in by_retainer.items()
-            for start in range(0, len(ordered), ORDERS_PER_TRANSACTION)
+            for start in range(0, len(ordered), ORDERS_PER_OPERATION)
         ]
         charged = await asyncio.gather(*(self._charge_or_postpone(retainer_id, group) for retainer_id, group in groups))
         return [payment for group in charged for payment in group]
@@ -116,6 +116,7 @@ class RetainerCharger:
     async def _charge_group(self, retainer_id: str, orders: Sequence[OrderCreated]) -> list[Payment]:
         account = chart_of_accounts.retainer(retainer_id)
         known: set[str] = set()
+        traces = {order.order_id: tracing.of_order(order.order_id) for order in orders}
 
         async def work(unit: UnitOfWork) -> list[Payment]:
             now = self._clock()
@@ -123,7 +124,11 @@ class RetainerCharger:
             recorded = {payment.order_id: payment for payment in found if payment}
             known.update(order_id for order_id, payment in recorded.items() if charge_answer(payment))
             retainer = await self._ledger.find(account, unit)
-            new = [_traced_payment(order, now) for order in orders if order.order_id not in recorded]
+            new = [
+                replace(retainer_payment(order, now), traceparent=traces[order.order_id])
+                for order in orders
+                if order.order_id not in recorded
+            ]
             for decision in decide(new, retainer, now):
                 recorded[decision.order_id] = decided = await self._post(decision, unit)
                 insert_in(unit, decided)

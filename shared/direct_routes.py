@@ -22,7 +22,8 @@ class DirectRoutes:
         """Answer a request. Routes that are added after the first one are found by the router."""
         if self._routes is None:
             self._routes = _by_address(self._router.routes)
-        route = None if scope.get("root_path") else self._routes.get((scope.get("method", ""), scope["path"]))
+        is_direct = scope["type"] == "http" and not scope.get("root_path")
+        route = self._routes.get((scope["method"], scope["path"])) if is_direct else None
         if route is None:
             await self._otherwise(scope, receive, send)
             return

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from http import HTTPStatus
@@ -733,7 +733,7 @@ class _Edge:
         return (HTTPStatus.FORBIDDEN, objection) if objection else None
 
 
-def _completed(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+def _completed(headers: Collection[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer with those that every answer has, unless its route sets them."""
     added = (*_RAW_HEADERS, (_RAW_REQUEST_ID, request_id.encode()))
     given = {name for name, _ in headers}

@@ -6,6 +6,7 @@ run again, as those of a process that was killed; those of a life that is stalle
 
 import asyncio
 import heapq
+import inspect
 import warnings
 from collections import deque
 from collections.abc import Collection, Coroutine, Iterator, Mapping
@@ -246,5 +247,12 @@ def _close(work: Any) -> None:
         # Nobody is left whom an error could concern; a RuntimeError says that it waits again instead of ending.
         with suppress(BaseException):
             work.close()
-        if work.cr_frame is None:
+        if _is_closed(work):
             return
+
+
+def _is_closed(work: Any) -> bool:
+    """Return whether a task's work has ended; a task may also have been made from an awaitable's generator."""
+    if inspect.iscoroutine(work):
+        return inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
+    return inspect.getgeneratorstate(work) == inspect.GEN_CLOSED

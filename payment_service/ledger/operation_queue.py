@@ -5,11 +5,17 @@ directly or through others, form a group, which one transaction commits. Groups 
 common document.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from payment_service.ledger.unit_of_work import Reference
+
+MOST_DOCUMENTS = 500
+"""The most documents that the operations of a group touch, each counted with all of its own.
+
+Other processes that need one of them wait for the end of its transaction.
+"""
 
 
 class Queued(Protocol):
@@ -30,9 +36,11 @@ class Group(Generic[Item]):
     touches: set[Reference]
     largest: int
 
-    def has_room_with(self, others: "Iterable[Group[Item]]") -> bool:
+    def has_room_with(self, others: "Sequence[Group[Item]]") -> bool:
         """Return whether the groups would fit into one."""
         groups = [self, *others]
+        if others and sum(len(group.touches) for group in groups) > MOST_DOCUMENTS:
+            return False
         return sum(len(group.operations) for group in groups) <= min(group.largest for group in groups)
 
     def absorb(self, other: "Group[Item]") -> None:

@@ -160,9 +160,10 @@ class Transactions:
         """Run `work` in a transaction and return its result after a majority has committed it.
 
         `work` runs again in every attempt, so it may only have effects on its unit of work, and it must not wait for
-        anything but reads of that. `name` labels the metrics. Operations that touch the same documents run one after
-        the other; the documents are read before `work` runs, and any other when it asks for it. `within` replaces the
-        usual limit in seconds.
+        anything but reads of that. It may run in the context of another operation, so it must not read context
+        variables. `name` labels the metrics. Operations that touch the same documents run one after the other; the
+        documents are read before `work` runs, and any other when it asks for it. `within` replaces the usual limit in
+        seconds.
 
         Raises what `work` raises, with its changes undone; ContentionError or DatabaseUnavailableError if the limit is
         reached and nothing was changed; UnknownCommitError if that is unknown. An operation whose caller is cancelled
@@ -184,7 +185,7 @@ class Transactions:
             try:
                 return await self._outcome(operation)
             except asyncio.CancelledError:
-                self._queue.withdraw(operation)
+                self._withdraw(operation)
                 raise
             finally:
                 timer.cancel()
@@ -205,9 +206,16 @@ class Transactions:
 
     def _expire(self, operation: _Operation[Any]) -> None:
         """Give up an operation that still waits; one that runs reaches its limit between two attempts."""
-        if self._queue.withdraw(operation):
+        if self._withdraw(operation):
             operation.stop_waiting()
             operation.settle(_Failed(contention()))
+
+    def _withdraw(self, operation: _Operation[Any]) -> bool:
+        """Let an operation wait no longer; those that only waited behind it begin. Return False if it has begun."""
+        withdrawn = self._queue.withdraw(operation)
+        if withdrawn:
+            self._start_groups()
+        return withdrawn
 
     def _start_groups(self) -> None:
         for group in self._queue.start():
@@ -248,6 +256,10 @@ class Transactions:
             raise
 
     def _divide(self, operations: Sequence[_Operation[Any]]) -> None:
+        """Let the operations wait again for smaller groups, but those that have reached their limit meanwhile."""
+        for operation in operations:
+            if time.monotonic() >= operation.deadline:
+                operation.settle(_Failed(contention()))
         left = [operation for operation in operations if not operation.done.done()]
         for operation in left:
             operation.largest_group = max(1, len(operations) // 2)

@@ -106,7 +106,7 @@ class UnitOfWork:
         changed: dict[str, Changes] = {}
         for reference, document in self._current.items():
             before = self._stored.get(reference)
-            if document is None or document is before:
+            if document is None or document == before:
                 continue
             of_collection = changed.setdefault(reference.collection, Changes())
             if before is None:

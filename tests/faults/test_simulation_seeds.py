@@ -20,8 +20,8 @@ from simulation.trace import HEADER
 from simulation.world import Outcome
 from tests.support.seeds import IS_LONG_FORM, SEEDS
 
-GROUPS = 20
-SEEDS_PER_GROUP = SEEDS // 2 if IS_LONG_FORM else 5
+GROUPS = 50
+SEEDS_PER_GROUP = SEEDS // 5 if IS_LONG_FORM else 10
 
 
 def short_plan(seed: int, orders: int = 4) -> Plan:

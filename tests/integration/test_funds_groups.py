@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from payment_service.ledger.refusals import LedgerRefusalError
+from payment_service.ledger.transaction_errors import ContentionError
 from payment_service.ledger.transactions import Transactions
 from payment_service.ledger.unit_of_work import Reference, UnitOfWork
 from shared.database import Database
@@ -137,6 +138,28 @@ async def test_an_account_that_is_kept_busy_elsewhere_holds_up_only_its_own_oper
         assert not crossing.done()
         await other.abort_transaction()
     assert (await crossing, await busy) == (3, 2)
+
+
+@pytest.mark.parametrize("leaves", ["late", "cancelled"])
+async def test_an_operation_that_waits_no_longer_holds_up_nobody(
+    database: Database, transactions: Transactions, leaves: str
+) -> None:
+    async def increment_b(unit: UnitOfWork) -> int:
+        return await increment(unit, "b")
+
+    async with turn_taken(transactions, A):
+        within = 0.05 if leaves == "late" else None
+        crossing = asyncio.create_task(transactions.run("counted", increment, [A, B], within=within))
+        await asyncio.sleep(0)
+        behind = asyncio.create_task(transactions.run("counted", increment_b, [B]))
+        await asyncio.sleep(0)
+        assert not behind.done()
+        if leaves == "cancelled":
+            crossing.cancel()
+        assert await asyncio.wait_for(behind, 60) == 1  # while A is still busy
+    (outcome,) = await asyncio.gather(crossing, return_exceptions=True)
+    assert isinstance(outcome, ContentionError if leaves == "late" else asyncio.CancelledError)
+    assert await count(database) == 0
 
 
 async def test_operations_of_two_processes_on_one_account_all_succeed_once(

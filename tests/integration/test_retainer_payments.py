@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -11,14 +12,17 @@ import pytest
 from payment_service import retainer_charger
 from payment_service.ledger import chart_of_accounts, journal_entries
 from payment_service.ledger.chart_of_accounts import AccountKind
+from payment_service.ledger.ledger import references
 from payment_service.ledger.unit_of_work import UnitOfWork
 from payment_service.lifecycle import PaymentStatus
+from shared import tracing
 from shared.contracts import Message, OrderCreated, PaymentFailed, PaymentProcessed, PaymentRefunded
 from shared.contracts.orders import PaymentInstruction
 from tests.support.builders import new_id
 from tests.support.eventually import eventually
 from tests.support.monitoring import counted
 from tests.support.payment_workers import MovableClock, PaymentWorker, order_created, payment_worker
+from tests.support.turns import turn_taken
 
 pytestmark = pytest.mark.both_databases
 
@@ -269,3 +273,21 @@ async def test_an_order_that_costs_nothing_changes_no_books(worker: PaymentWorke
     assert await worker.charge(free) == [PaymentProcessed(order_id=free.order_id, transaction_id="no-charge")]
     assert await worker.refund(free.order_id) == [PaymentRefunded(order_id=free.order_id, status="REFUNDED")]
     assert await entries(worker, free.order_id) == []
+
+
+async def test_each_order_keeps_its_own_trace_in_a_transaction_that_it_shares(
+    worker: PaymentWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch: ContextVar[str] = ContextVar("batch")
+    monkeypatch.setattr(tracing, "of_order", lambda order_id: f"{batch.get()}: {order_id}")
+    retainer_id = await retainer(worker, 10_000)
+
+    async def charged(in_batch: str) -> bool:
+        batch.set(in_batch)
+        (payment,) = await worker.retainers.charge([order(retainer_id)])
+        return payment.traceparent == f"{in_batch}: {payment.order_id}"
+
+    async with turn_taken(worker.transactions, *references([chart_of_accounts.retainer(retainer_id)])):
+        running = [asyncio.create_task(charged(in_batch)) for in_batch in ("one", "two")]
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*running) == [True, True]

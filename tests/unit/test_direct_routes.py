@@ -1,5 +1,7 @@
 """Routes that are found by their path serve what the router would have served."""
 
+from typing import Any
+
 import httpx
 import pytest
 from fastapi import FastAPI, Request
@@ -64,6 +66,20 @@ async def test_what_no_route_serves_is_left_to_the_router() -> None:
         return "found"
 
     assert (await ask(app, "GET", "/later")).json() == "found"
+
+
+async def test_what_is_no_request_is_left_to_the_router() -> None:
+    app = create()
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup" if not sent else "lifespan.shutdown"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    await app({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 async def test_an_application_below_a_path_serves_its_routes() -> None:

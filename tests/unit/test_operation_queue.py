@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payment_service.ledger.operation_queue import Group, OperationQueue
+from payment_service.ledger.operation_queue import MOST_DOCUMENTS, Group, OperationQueue
 from payment_service.ledger.unit_of_work import Reference
 
 
@@ -78,6 +78,25 @@ def test_a_group_has_a_largest_size() -> None:
 
 def test_the_smallest_limit_of_its_operations_is_that_of_a_group() -> None:
     assert numbers(queue_of(operation(0, "a"), operation(1, "a", 1), operation(2, "a")).start()) == [[0]]
+
+
+def test_a_group_touches_no_more_documents_than_others_can_wait_for() -> None:
+    each = 2 * MOST_DOCUMENTS // 5
+    queue = queue_of(
+        *(
+            Operation(n, (Reference("accounts", "a"), *(Reference("payments", f"{n}-{of}") for of in range(each))))
+            for n in range(3)
+        )
+    )
+    (first,) = queue.start()
+    assert numbers([first]) == [[0, 1]]
+    queue.finish(first)
+    assert numbers(queue.start()) == [[2]]
+
+
+def test_an_operation_on_many_documents_runs_alone() -> None:
+    many = tuple(Reference("payments", str(number)) for number in range(2 * MOST_DOCUMENTS))
+    assert numbers(queue_of(Operation(0, many), Operation(1, many[:1])).start()) == [[0]]
 
 
 def test_operations_that_are_put_back_are_first_again() -> None:

@@ -100,6 +100,19 @@ def test_what_a_killed_process_would_still_do_is_closed_with_its_loop() -> None:
     assert [inspect.getcoroutinestate(each) for each in left] == [inspect.CORO_CLOSED] * 2
 
 
+def test_a_task_from_an_awaitable_is_closed_as_well() -> None:
+    class Waits:
+        def __await__(self) -> Any:
+            return asyncio.Event().wait().__await__()
+
+    async def work() -> "asyncio.Task[Any]":
+        task = asyncio.ensure_future(Waits())
+        await asyncio.sleep(1)
+        return task
+
+    assert inspect.getgeneratorstate(run(work()).get_coro()) == inspect.GEN_CLOSED
+
+
 def test_a_majority_confirms_what_a_process_wrote_before_it_was_killed() -> None:
     """Found by seed 219: what nobody confirmed blocked every later write that changed nothing."""
     database = MemoryDatabase("inventory", clock=clock.utc_now, replication_lag=lambda: 0.5)

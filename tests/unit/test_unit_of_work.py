@@ -75,6 +75,13 @@ async def test_changes_are_seen_and_written_in_one_step() -> None:
     assert changes["before"].inserted == [{"_id": "new", "more": 1}]
 
 
+async def test_a_change_to_the_same_is_not_written() -> None:
+    unit = UnitOfWork(Store(counter("a")).read)
+    await unit.get("counters", "a")
+    unit.update("counters", counter("a"))
+    assert unit.changes() == {}
+
+
 async def test_what_is_rolled_back_is_not_written() -> None:
     unit = UnitOfWork(Store(counter("a"), counter("b")).read)
     await unit.load([Reference("counters", "a"), Reference("counters", "b")])
