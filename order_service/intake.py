@@ -26,8 +26,10 @@ from shared.pausing.records import PauseRecords
 from shared.problems import OVERLOADED
 
 DEFAULT_SECONDS = 5.0
-"""The longest time for storing an order, or for looking one up: long enough for an election on three members of
-`ordersaga up --cluster`."""
+"""The longest time for storing an order, or for looking one up.
+
+It is long enough for an election on three members of `ordersaga up --cluster`.
+"""
 ADOPTED = 10_000
 """Most orders of an earlier life that a process takes over at its start: the newest PENDING ones."""
 LOOKED_UP = 200

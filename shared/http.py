@@ -67,7 +67,7 @@ from shared.problem_pages import create_problem_pages
 from shared.problems import PROBLEM_PATHS, ProblemType
 from shared.readiness import Outage
 from shared.release import STARTED_AT, VERSION
-from shared.request_id import REQUEST_ID_HEADER, current_request_id, identify
+from shared.request_id import RAW_REQUEST_ID_HEADER, REQUEST_ID_HEADER, current_request_id, identify
 from shared.validation import explained, without_consequences
 from shared.viewer import VIEWER_PATH, VIEWER_PATHS, create_viewer
 
@@ -103,7 +103,6 @@ _HEADERS = {
 }
 """The headers of every answer unless its route sets them: do not store, run or frame it."""
 _RAW_HEADERS = tuple((name.encode(), value.encode()) for name, value in _HEADERS.items())
-_RAW_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 
 _log = structlog.get_logger(__name__)
 # They would add a timestamp to every series; process_start_time_seconds has it once.
@@ -735,7 +734,7 @@ class _Edge:
 
 def _completed(headers: Collection[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer with those that every answer has, unless its route sets them."""
-    added = (*_RAW_HEADERS, (_RAW_REQUEST_ID, request_id.encode()))
+    added = (*_RAW_HEADERS, (RAW_REQUEST_ID_HEADER, request_id.encode()))
     given = {name for name, _ in headers}
     return [*headers, *(header for header in added if header[0] not in given)]
 

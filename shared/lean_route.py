@@ -19,7 +19,7 @@ from shared.http import StrictRequest, StrictRoute, authorize, check_media_type
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Check = Callable[[Headers, Principal], Awaitable[None]]
-"""Raises what a request of the caller with these headers is answered with; returns if its body is to be read."""
+"""Raises the error that answers a request with these headers of the caller; returns if the body is to be read."""
 
 _CHECK = "__ordersaga_check_before_body__"
 _NO_BODY = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}

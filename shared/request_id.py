@@ -7,9 +7,10 @@ from contextvars import ContextVar
 from starlette.types import Scope
 
 REQUEST_ID_HEADER = "X-Request-Id"
+RAW_REQUEST_ID_HEADER = REQUEST_ID_HEADER.lower().encode()
+"""The header's name in an ASGI message."""
 
 _SANE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_RAW_NAME = REQUEST_ID_HEADER.lower().encode()
 _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
@@ -31,7 +32,7 @@ def identify(scope: Scope) -> str:
 
 def _given_id(scope: Scope) -> str | None:
     for name, value in scope["headers"]:
-        if name == _RAW_NAME and _SANE.fullmatch(given := value.decode("latin-1")):
+        if name == RAW_REQUEST_ID_HEADER and _SANE.fullmatch(given := value.decode("latin-1")):
             return str(given)
     return None
 

@@ -244,7 +244,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 def _close(work: Any) -> None:
     """Close a coroutine, also if its `finally` blocks wait for something, which ends them there."""
     for _ in range(MOST_WAITS_AT_THE_END):
-        # Nobody is left whom an error could concern; a RuntimeError says that it waits again instead of ending.
+        # Errors no longer matter to anyone; a RuntimeError means that it waits again instead of ending.
         with suppress(BaseException):
             work.close()
         if _is_closed(work):

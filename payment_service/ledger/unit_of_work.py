@@ -36,7 +36,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to be written to one collection."""
+    """What to write to one collection."""
 
     updated: list[Update] = field(default_factory=list)
     inserted: list[Document] = field(default_factory=list)
@@ -102,7 +102,7 @@ class UnitOfWork:
                 del self._current[reference]
 
     def changes(self) -> Mapping[str, Changes]:
-        """Return what is to be written, by collection; updates come first, as those are what others contend for."""
+        """Return what to write, by collection; updates come first, because others contend for those documents."""
         changed: dict[str, Changes] = {}
         for reference, document in self._current.items():
             before = self._stored.get(reference)

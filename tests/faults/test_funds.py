@@ -10,6 +10,8 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -172,23 +174,39 @@ class Load:
         self.done.append(Done(key, request, answer))
 
 
-async def test_money_moves_while_processes_and_the_database_die(own_servers: NativeServers, unique_id: str) -> None:
+@asynccontextmanager
+async def under_test(
+    servers: NativeServers, prefix: str
+) -> AsyncIterator[tuple[Stack, httpx.AsyncClient, pymongo.AsyncMongoClient[Document]]]:
+    """A stack without processes, a client for its services, and one for its database."""
     limits = httpx.Limits(max_connections=CONNECTIONS)
     async with (
-        run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}", log_level="ERROR") as stack,
+        run_stack(servers.mongodb_url, servers.amqp_url, prefix, log_level="ERROR") as stack,
         httpx.AsyncClient(timeout=30, limits=limits, headers=ADMIN) as http,
-        pymongo.AsyncMongoClient[Document](own_servers.mongodb_url) as mongo,
+        pymongo.AsyncMongoClient[Document](servers.mongodb_url) as mongo,
     ):
+        yield stack, http, mongo
+
+
+@asynccontextmanager
+async def running(load: Load) -> AsyncIterator[None]:
+    """Run the load until the context ends."""
+    task = asyncio.create_task(load.run())
+    try:
+        yield
+    finally:
+        load.stop()
+        await task
+
+
+async def test_money_moves_while_processes_and_the_database_die(own_servers: NativeServers, unique_id: str) -> None:
+    async with under_test(own_servers, f"t{unique_id}") as (stack, http, mongo):
         await stack.start("payment", "payment")
         funds = Funds(http, lambda: random.choice(stack.processes("payment")).url)
         world = await _open_accounts(funds)
         load = Load(funds, world)
-        running = asyncio.create_task(load.run())
-        try:
+        async with running(load):
             await _disasters(stack, own_servers, load)
-        finally:
-            load.stop()
-            await running
         _assert_load_was_mixed(load.done)
         await _assert_answers_stay(funds, load.done)
         await _assert_books_match_answers(mongo[f"t{unique_id}_payments"], world.opening, load.done)
@@ -196,25 +214,16 @@ async def test_money_moves_while_processes_and_the_database_die(own_servers: Nat
 
 
 async def test_a_process_is_killed_in_the_middle_of_a_group(own_servers: NativeServers, unique_id: str) -> None:
-    limits = httpx.Limits(max_connections=CONNECTIONS)
-    async with (
-        run_stack(own_servers.mongodb_url, own_servers.amqp_url, f"t{unique_id}", log_level="ERROR") as stack,
-        httpx.AsyncClient(timeout=30, limits=limits, headers=ADMIN) as http,
-        pymongo.AsyncMongoClient[Document](own_servers.mongodb_url) as mongo,
-    ):
+    async with under_test(own_servers, f"t{unique_id}") as (stack, http, mongo):
         await stack.start("payment")
         funds = Funds(http, lambda: random.choice(stack.processes("payment")).url)
         world = OneAccount([await funds.made(funds_client.open_retainer("c1", OPENING), "retainer")], [])
         load = Load(funds, world)
-        running = asyncio.create_task(load.run())
-        try:
+        async with running(load):
             await load.runs_for(0)
             await _kill_in_a_transaction(stack, mongo)
             await stack.start("payment", "payment")
             await load.runs_for(SECONDS / 4)
-        finally:
-            load.stop()
-            await running
         assert any(d.answer.attempts > 1 for d in load.done)
         assert sum([await _largest_group_exceeds(http, process.url, 5) for process in stack.processes("payment")]) > 0
         await _assert_answers_stay(funds, load.done)

@@ -53,7 +53,7 @@ async def faulty(unit: UnitOfWork) -> int:
 
 
 async def unstorable(unit: UnitOfWork) -> int:
-    """Insert what the driver cannot encode: an error that nobody sees before the group is written."""
+    """Insert what the driver cannot encode: the error comes only when the group is written."""
     unit.insert(COLLECTION, {"_id": new_id(), "value": object()})
     return await increment(unit)
 
