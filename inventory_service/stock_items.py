@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
+from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
@@ -126,8 +126,9 @@ class StockItems:
             return set()
         ordered = sorted(changed, key=lambda item: item.id)
         now = self._clock()
+        updates = database.guarded_updates([_guarded_update(item, now) for item in ordered], upsert=True)
         try:
-            await self._collection.bulk_write([_guarded_update(item, now) for item in ordered], ordered=True)
+            await self._collection.bulk_write(updates, ordered=True)
         except BulkWriteError as error:
             conflicts.inc()
             ordered = ordered[: _conflict_index(error)]
@@ -311,7 +312,7 @@ def _conflict_index(error: BulkWriteError) -> int:
     return int(failure[0]["index"])
 
 
-def _guarded_update(item: StockItem, now: datetime) -> UpdateOne:
+def _guarded_update(item: StockItem, now: datetime) -> tuple[Document, Document]:
     # Upserting turns a guard that does not match into a duplicate key error, which ends an ordered bulk write; a plain
     # update would be skipped silently. It also creates a slot, from version 0, when it is first booked.
     changes: Document = {
@@ -340,7 +341,7 @@ def _guarded_update(item: StockItem, now: datetime) -> UpdateOne:
     update: Document = {"$set": changes, "$setOnInsert": on_insert}
     if removed:
         update["$unset"] = removed
-    return UpdateOne({"_id": item.id, "version": item.version}, update, upsert=True)
+    return {"_id": item.id, "version": item.version}, update
 
 
 def _adjustment(

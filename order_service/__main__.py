@@ -47,7 +47,7 @@ def assemble(settings: OrderSettings, connections: Connections) -> Parts:
         orders,
         connections.publisher,
         utc_now,
-        note_after=settings.republish_after_seconds / 3,
+        note_after=settings.republish_after_seconds / 2,
         resend_after=timeouts.resend_after,
         failpoint=connections.failpoint,
     )

@@ -1,9 +1,9 @@
 """Timers of an order: when it is republished, when its commands are sent again, and when its time is over. Pure."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from order_service.order import Order, Status
+from order_service.order import Order, Status, replace
 from order_service.rules import Transition
 from order_service.saga import SAGA, enters
 
@@ -38,8 +38,7 @@ def after_message(before: Order, transition: Transition, now: datetime, timeouts
     if not enters(before, order) and order.compensating == before.compensating:
         return order if order.unpublished else replace(order, resend_at=resend_at(order, now, timeouts))
     hold_ends = now + timeouts.failed_hold if order.status is Status.FAILED and not order.compensating else None
-    order = replace(order, unpublished=False, due_at=hold_ends)
-    return replace(order, resend_at=resend_at(order, now, timeouts))
+    return replace(order, unpublished=False, due_at=hold_ends, resend_at=resend_at(order, now, timeouts))
 
 
 def after_intent(order: Order, now: datetime, timeouts: Timeouts) -> Order:

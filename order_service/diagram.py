@@ -6,7 +6,6 @@ and the picture. A test compares both with the code.
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from order_service.events import (
     RefundRequested,
     RetryRequested,
 )
-from order_service.order import Order, Refund, RefundLine, Status
+from order_service.order import Order, Refund, RefundLine, Status, replace
 from order_service.rules import Transition
 from order_service.saga import SAGA
 from shared import contracts as c

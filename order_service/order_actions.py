@@ -1,6 +1,5 @@
 """Requests of clients and operators about an existing order: cancel, retry, refund."""
 
-from dataclasses import replace
 from http import HTTPStatus
 
 import structlog
@@ -9,7 +8,7 @@ from order_service.deadlines import Timeouts, after_intent
 from order_service.events import DeliveryNoted, Request
 from order_service.handlers import ATTEMPTS
 from order_service.metrics import count_changes
-from order_service.order import Order, Status
+from order_service.order import Order, Status, replace
 from order_service.orders import Change, Orders
 from order_service.outbox import Outbox
 from order_service.participants import open_part

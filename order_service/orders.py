@@ -1,7 +1,7 @@
 """The collection `orders`: one document per order, changed only by updates that name the version they start from."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from order_service.failures import GENERAL
-from order_service.order import FINAL, HistoryEntry, Order, Refund, RefundLine, RefundStatus, Status
+from order_service.order import FINAL, HistoryEntry, Order, Refund, RefundLine, RefundStatus, Status, replace
 from order_service.participants import PARTICIPANTS
 from order_service.particulars import ERASED_AT, PERSONAL, UNREAD
 from order_service.refunds import refunded_amount
@@ -171,7 +171,8 @@ class Orders:
         """Store the changes; return False if any of the orders had changed meanwhile (the others are stored)."""
         if not changes:
             return True
-        result = await self._collection.bulk_write([_update(change) for change in changes], ordered=False)
+        updates = database.guarded_updates([_update(change) for change in changes])
+        result = await self._collection.bulk_write(updates, ordered=False)
         return result.matched_count == len(changes)
 
     async def mark_published(self, orders: Sequence[tuple[str, int]], resend_at: datetime) -> None:
@@ -483,15 +484,16 @@ def _refund_document(refund: Refund) -> Document:
     return _without_none(document)
 
 
-def _update(change: Change) -> UpdateOne:
-    before, after = _changing_fields(change.before), _changing_fields(change.stored)
+def _update(change: Change) -> tuple[Document, Document]:
+    before, after = _changing_fields(change.before), _changing_fields(change.after)
+    after["version"] = change.before.version + 1
     changed = {name: value for name, value in after.items() if value != before[name]}
     update: dict[str, Any] = {"$set": {name: value for name, value in changed.items() if value is not None}}
     if gone := {name: "" for name, value in changed.items() if value is None}:
         update["$unset"] = gone
     if change.entries:
         update["$push"] = {"history": {"$each": [_entry(entry) for entry in change.entries], "$slice": MAX_HISTORY}}
-    return UpdateOne({"_id": change.before.order_id, "version": change.before.version}, update)
+    return {"_id": change.before.order_id, "version": change.before.version}, update
 
 
 def _entry(entry: HistoryEntry) -> Document:

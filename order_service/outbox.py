@@ -100,7 +100,7 @@ class Outbox:
 
     async def note_published(self) -> None:
         """Note published orders until cancelled, at least once per second."""
-        await run_periodically(self._note_due, every=min(1.0, self._note_after), name="noting published orders")
+        await run_periodically(self._note_due, every=min(1.0, self._note_after / 2), name="noting published orders")
 
     async def _note_due(self) -> None:
         await self.note(time.monotonic() - self._note_after)

@@ -5,13 +5,13 @@ Adding one takes a row here and a field of `Order` for its state; CONTRIBUTING.m
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic.alias_generators import to_camel
 
-from order_service.order import Order
+from order_service.order import Order, replace
 from shared.contracts import (
     CapturePayment,
     Message,

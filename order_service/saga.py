@@ -21,7 +21,6 @@ still needs answers to; they are sent again from time to time, as messages can b
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -37,7 +36,7 @@ from order_service.events import (
     RetryRequested,
 )
 from order_service.failures import code_of
-from order_service.order import FINAL, HistoryEntry, Order, Status
+from order_service.order import FINAL, HistoryEntry, Order, Status, replace
 from order_service.participants import (
     FAILED,
     PARTICIPANTS,
@@ -197,10 +196,9 @@ class Saga:
         order = participant.with_success(order, answer)
         if not self._all_succeeded(order):
             return Transition(order)
-        order = replace(order, confirmed_at=now)
         if order.fulfilment == "vps":
-            return _start_run(order)
-        return Transition(replace(order, status=Status.CONFIRMED))
+            return _start_run(replace(order, confirmed_at=now))
+        return Transition(replace(order, status=Status.CONFIRMED, confirmed_at=now))
 
     def _time_out(self, order: Order, event: DeadlinePassed, now: datetime) -> Transition:
         silent = [participant.name for participant in self.participants if participant.state(order) == PENDING]

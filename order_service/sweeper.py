@@ -1,7 +1,6 @@
 """The loop that finds the orders whose timers have run out, and acts on them; deadlines.py says when that is."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -9,7 +8,7 @@ import structlog
 from order_service.deadlines import Timeouts, after_intent, is_over, resend_at
 from order_service.events import DeadlinePassed
 from order_service.metrics import count_changes
-from order_service.order import Order, Status
+from order_service.order import Order, Status, replace
 from order_service.orders import Change, Orders
 from order_service.outbox import NAMED_ORDERS, Outbox
 from order_service.pauses import deadline_with, known_pauses, paused_services, waits_for_paused_only

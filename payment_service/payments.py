@@ -105,7 +105,8 @@ class Payments:
         """
         if not changes:
             return []
-        result = await self._collection.bulk_write([_update(*change) for change in changes], ordered=False)
+        updates = database.guarded_updates([_update(*change) for change in changes])
+        result = await self._collection.bulk_write(updates, ordered=False)
         if result.matched_count == len(changes):
             return [after for _, after in changes]
         recorded = await self.read_existing(before.order_id for before, _ in changes)
@@ -252,13 +253,13 @@ def _may_be_in_flight(payment: Payment) -> bool:
     return payment.status in (PaymentStatus.PENDING, PaymentStatus.AUTHORIZED) and not payment.refund_requested
 
 
-def _update(before: Payment, after: Payment) -> UpdateOne:
+def _update(before: Payment, after: Payment) -> tuple[Document, Document]:
     """Write the difference, unless another worker has changed the payment since it was read."""
     changed, gone = _difference(before, after)
     change: dict[str, Any] = {"$set": changed}
     if gone:
         change["$unset"] = dict.fromkeys(gone, "")
-    return UpdateOne(_unchanged(before), change)
+    return _unchanged(before), change
 
 
 def _difference(before: Payment, after: Payment) -> tuple[Document, set[str]]:

@@ -12,7 +12,7 @@ import pymongo.lock
 import pymongo.network_layer
 import pymongo.pool_shared
 import structlog
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import AsyncMongoClient, MongoClient, UpdateMany, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
@@ -202,6 +202,21 @@ async def find_existing(
         again: Document = {"_id": {"$in": list(missing)}, **query}
         found += await latest(collection).find(again, projection).to_list(None)
     return found
+
+
+def guarded_updates(
+    updates: Sequence[tuple[Mapping[str, Any], Any]], *, upsert: bool = False
+) -> list[UpdateOne] | list[UpdateMany]:
+    """Return updates of one document each, as pairs of a query with its `_id` and a guard, and the change.
+
+    Whoever writes several must decide them again if it is not known which were stored: an election in their midst is a
+    transient error. The driver repeats a single one by itself. So that it can be repeated, the server keeps the fate of
+    each such update in `config.transactions`, which is an eighth of its work in a batch; only updates of "many"
+    documents are free of that, though these find one at most.
+    """
+    if len(updates) == 1:
+        return [UpdateOne(*updates[0], upsert=upsert)]
+    return [UpdateMany(query, change, upsert=upsert) for query, change in updates]
 
 
 def is_refusal(error: Exception) -> bool:

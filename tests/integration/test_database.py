@@ -8,7 +8,8 @@ from typing import Literal
 
 import pymongo
 import pytest
-from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+from pymongo import AsyncMongoClient, monitoring
+from pymongo.errors import BulkWriteError, OperationFailure, ServerSelectionTimeoutError
 
 from shared import database
 from shared.database import Document
@@ -129,3 +130,56 @@ async def test_calls_cancelled_while_mongodb_is_away_leave_the_client_usable() -
     assert await asyncio.wait({after}, timeout=30) == ({after}, set())
     assert isinstance(after.exception(), ServerSelectionTimeoutError)
     await client.close()  # not in a finally: it would wait for ever for the lock under test
+
+
+class Updates(monitoring.CommandListener):
+    """The update commands that a client sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[Document] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if event.command_name == "update":
+            self.sent.append(dict(event.command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("count", "is_repeated"), [(1, True), (2, False)])
+async def test_the_server_keeps_no_record_of_each_guarded_update_in_a_batch(
+    mongodb_url: str, count: int, is_repeated: bool
+) -> None:
+    listener = Updates()
+    client: AsyncMongoClient[Document] = AsyncMongoClient(mongodb_url, event_listeners=[listener])
+    collection = client[f"test_{random.randbytes(4).hex()}"]["things"]
+    try:
+        await collection.insert_many([{"_id": number, "version": 1} for number in range(count)])
+        updates = database.guarded_updates(
+            [({"_id": number, "version": 1}, {"$set": {"version": 2}}) for number in range(count)]
+        )
+        assert (await collection.bulk_write(updates, ordered=False)).matched_count == count
+        assert (await collection.bulk_write(updates, ordered=False)).matched_count == 0, "the guard does not hold"
+        assert [("txnNumber" in command) for command in listener.sent] == [is_repeated] * 2
+    finally:
+        await client.drop_database(collection.database.name)
+        await database.close(client)
+
+
+async def test_a_guarded_upsert_in_a_batch_fails_where_another_has_changed_the_document(mongodb_url: str) -> None:
+    client: AsyncMongoClient[Document] = AsyncMongoClient(mongodb_url)
+    collection = client[f"test_{random.randbytes(4).hex()}"]["things"]
+    try:
+        await collection.insert_many([{"_id": 1, "version": 1}, {"_id": 2, "version": 7}])
+        guarded = [({"_id": number, "version": 1}, {"$set": {"version": 2}}) for number in (1, 2, 3)]
+        with pytest.raises(BulkWriteError) as raised:
+            await collection.bulk_write(database.guarded_updates(guarded, upsert=True), ordered=False)
+        assert database.lost_updates(raised.value) == {2}
+        stored = {document["_id"]: document["version"] async for document in collection.find()}
+        assert stored == {1: 2, 2: 7, 3: 2}
+    finally:
+        await client.drop_database(collection.database.name)
+        await database.close(client)
