@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 
+from operations.doctor.broker import check_broker, check_plugin
+from operations.doctor.finding import Finding
 from operations.stack.broker_topology import apply_topology, retire_surplus
 from shared import topology
 from shared.bus.partitions import Leftover, describe_leftovers
 from shared.bus.rabbitmq import RabbitBus
 from shared.errors import StartError
+from tests.support.commands import run_command
 from tests.support.eventually import eventually
 from tests.support.partitions import MOST, Workers, declare_partitions, delete_partitions, open_workers
 from tests.support.servers import Servers
@@ -97,6 +101,36 @@ def test_what_is_left_is_said_in_one_line() -> None:
     assert "former ORDERSAGA_PARTITIONS" in line
 
 
+async def test_doctor_knows_the_number_of_partitions(broker: str) -> None:
+    async def findings(partitions: int) -> dict[str, Finding]:
+        return {each.subject: each async for each in check_broker(broker, None, partitions=partitions)}
+
+    assert "partitions" not in await findings(1)
+    assert (await findings(2))["queues"].outcome == "wrong"
+    await declare_partitions(broker, 2)
+    found = await findings(2)
+    assert {found[subject].outcome for subject in ("exchanges", "queues", "plugins")} == {"ok"}
+    assert "partitions" not in found
+    assert (await findings(1))["partitions"].detail.startswith("ORDERSAGA_PARTITIONS is 1, and order.inbox has 2, ")
+
+
+async def test_topology_apply_says_what_it_has_created_and_what_is_left(broker: str) -> None:
+    await declare_partitions(broker, 2)
+    async with open_workers(broker) as workers:
+        await workers.send(["o1"])
+    stack = {"ORDERSAGA_AMQP_URL": broker, "ORDERSAGA_EVENTS_RETENTION": "off"}
+
+    _, document, _ = await run_command("topology", "apply", "--json", environment=stack)
+    [left] = json.loads(document)["surplus"]
+    assert left["queue"] in topology.partitions_of(INBOX, 2)
+    assert (left["messages"], left["consumers"]) == (1, 0)
+    status, said, _ = await run_command("topology", "apply", environment=stack)
+    assert status == 0  # or services that wait for this step could never take it
+    assert f"no longer in use, but not deleted yet: {left['queue']} (1 waiting, not consumed)" in said
+    _, said, _ = await run_command("topology", "apply", environment={**stack, "ORDERSAGA_PARTITIONS": "2"})
+    assert "created queue order.inbox.2" in said
+
+
 async def test_a_broker_without_the_plugin_is_named(servers: Servers, clean_broker: str) -> None:
     if servers.native is None:
         pytest.skip("the plugins of a broker that was given stay as they are")
@@ -111,5 +145,6 @@ async def test_a_broker_without_the_plugin_is_named(servers: Servers, clean_brok
         with pytest.raises(StartError, match=reason):
             await bus.start(INBOX)
         await bus.close()
+        assert topology.PARTITIONS_PLUGIN in (await check_plugin(clean_broker)).detail
     finally:
         await asyncio.to_thread(control, "enable", topology.PARTITIONS_PLUGIN, tool="rabbitmq-plugins")
