@@ -1,11 +1,13 @@
 """The goals for speed, measured in one run: a table with the goal and the committed figure beside what is measured now.
 
-    python -m benchmarks.goals [--orders 5000] [--only NAMES] [--many 1000000] [--save] [--json]
+    python -m benchmarks.goals [--orders 5000] [--only NAMES] [--many 1000000] [--partitions 1] [--save] [--json]
 
 Starts a stack of its own with `ordersaga up` in a temporary directory and loads it. Figures depend on the machine, and
 on what else runs there, so the table has the ratio to the committed figure as well; compare two states of the code on
 one machine, in turns. `--many` places that many orders and compares what an order costs before and after; without it,
-that row is left out. `--save` writes benchmarks/goals.json: commit it with a change that affects speed.
+that row is left out. With `--partitions`, inboxes are divided: the rows of `processes` are then against one process
+with as many partitions, and stderr says what each number of processes has reached. `--save` writes
+benchmarks/goals.json: commit it with a change that affects speed.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import os
 import platform
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -40,6 +43,7 @@ from operations.load.outcomes import PlacedOrders
 from operations.load.placer import OrderPlacer
 from operations.load.run import create_products
 from operations.settings import Stack, locate_stack
+from operations.stack.layout import PARTITIONS_VARIABLE
 from shared.services import INVENTORY, ORDER, PAYMENT
 from tests.support.stack_users import mongodb_url_of
 
@@ -48,6 +52,8 @@ SERVICES = (ORDER.name, INVENTORY.name, PAYMENT.name)
 FILE = Path(__file__).with_suffix(".json")
 PROCESS_COUNTS = (1, 2, 4, 8)
 CLIENTS, CLIENT_SECONDS, ANSWER_SECONDS = 200, 10.0, 60.0
+SHARED_AFTER = 1.5
+"""Seconds until a process that has got its first partitions leaves those that others are to have."""
 WORKERS, BATCH = (1, 4), 200
 SETTLED_WITHIN = 600.0
 
@@ -184,7 +190,13 @@ async def processes(bench: Bench) -> Figures:
             further: Mapping[str, FurtherProcess] = {}
             if count > 1:
                 further = await running.enter_async_context(further_processes(bench.directory, count, SERVICES))
+            for _ in range(count + 1):  # not counted: with every message, one more process gets its partitions
+                await bench.load(replace(bench.plan, orders=160), further)
+                await asyncio.sleep(SHARED_AFTER)
             found[count] = await bench.load(bench.plan, further)
+            sys.stderr.write(
+                f"{count} processes: {found[count][0]:.0f} orders/s, {found[count][1]:.2f} ms of CPU each\n"
+            )
     rate, cpu = found[1]
     return {f"processes-{count}-rate": found[count][0] / rate for count in PROCESS_COUNTS[1:]} | {
         f"processes-{count}-cpu": found[count][1] / cpu for count in PROCESS_COUNTS[1:]
@@ -277,12 +289,14 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=5000, help="orders of a load at full speed")
     parser.add_argument("--only", type=chosen, default=[name for name in MEASUREMENTS if name != "many"])
     parser.add_argument("--many", type=int, default=0, help="orders before an order's cost is measured again")
+    parser.add_argument("--partitions", type=int, default=1, help="partitions of each inbox")
     parser.add_argument("--save", action="store_true", help=f"write {FILE.name}")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
     names = [*options.only, "many"] if options.many and "many" not in options.only else options.only
     committed = json.loads(FILE.read_text()) if FILE.exists() else {}
-    with own_stack("--only", ",".join(SERVICES), offset=OFFSET) as directory:
+    settings = {PARTITIONS_VARIABLE: str(options.partitions)}
+    with own_stack("--only", ",".join(SERVICES), offset=OFFSET, settings=settings) as directory:
         now = described(uvloop.run(measure(directory, names, options.orders, options.many or 100_000)))
     print(json.dumps(now, indent=2)) if options.json else Console().print(table_of(now, committed))
     if options.save:

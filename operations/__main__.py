@@ -60,6 +60,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         repair_every=settings.topology_check_seconds,
         topology_mode=settings.topology,
         events_retention=settings.events_retention,
+        partitions=settings.partitions,
         name="ordersaga-dead-letters",
     )
     ingest = Ingest(letter_bus, letters, failpoint=connections.failpoint)

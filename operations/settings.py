@@ -18,13 +18,14 @@ from operations.errors import UnreachableError
 from operations.stack.access import key_of_commands
 from operations.stack.database_rights import BACKUP, MAINTENANCE
 from operations.stack.database_users import DatabaseUsers, read_users
-from operations.stack.environment import events_retention, invalid_value, with_values_for_commands
+from operations.stack.environment import events_retention, invalid_value, partitions, with_values_for_commands
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     API_KEY_VARIABLE,
     DATABASE_PREFIX_VARIABLE,
     EVENTS_RETENTION_VARIABLE,
     MONGODB_URL_VARIABLE,
+    PARTITIONS_VARIABLE,
     REMOTE_URL_VARIABLE,
     Layout,
     choose_data_directory,
@@ -34,7 +35,7 @@ from shared.errors import StartError
 from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
 from shared.settings import Amount, HostNames, ServiceSettings, words
 from shared.tls import client_context
-from shared.topology import DEFAULT_EVENTS_RETENTION
+from shared.topology import DEFAULT_EVENTS_RETENTION, WHOLE
 from shared.urls import check_api_url, check_service_url, hide_credentials, hide_credentials_in_value, is_unalterable
 
 HttpUrl = Annotated[str, AfterValidator(check_service_url)]
@@ -182,6 +183,8 @@ class Stack:
     """The users of MongoDB if `ordersaga up` runs it."""
     events_retention: str = DEFAULT_EVENTS_RETENTION
     """For how long the stack keeps events; empty if it keeps none."""
+    partitions: int = WHOLE
+    """Into how many partitions its inboxes are divided."""
 
     @property
     def url_for_changes(self) -> str:
@@ -311,6 +314,7 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
         environment.get(DATABASE_PREFIX_VARIABLE) or running.database_prefix,
         api_key=key_of_commands(layout, environment),
         events_retention=_events_retention(amqp_url, running, environment),
+        partitions=_partitions(amqp_url, running, environment),
     )
     if running.mongodb_has_users and not environment.get(MONGODB_URL_VARIABLE):
         return _with_users(stack, layout, running.database_prefix)
@@ -335,10 +339,11 @@ def _with_users(stack: Stack, layout: Layout, prefix: str) -> Stack:
 
 @dataclass(frozen=True)
 class Broker:
-    """The broker that a command acts on, and for how long it keeps events; empty if it keeps none."""
+    """The broker that a command acts on, for how long it keeps events, empty if it keeps none, and its partitions."""
 
     url: str = field(repr=False)
     events_retention: str
+    partitions: int
 
 
 def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Broker:
@@ -352,15 +357,15 @@ def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] =
         environment = with_values_for_commands(environment)
     except StartError as error:
         raise UnreachableError(str(error)) from None
-    own = (AMQP_URL_VARIABLE, EVENTS_RETENTION_VARIABLE)
+    own = (AMQP_URL_VARIABLE, EVENTS_RETENTION_VARIABLE, PARTITIONS_VARIABLE)
     if invalid := invalid_value({name: environment.get(name, "") for name in own}):
         raise UnreachableError(invalid)
     if given := environment.get(AMQP_URL_VARIABLE):
-        return Broker(given, events_retention(environment))
+        return Broker(given, events_retention(environment), partitions(environment))
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
     running = _running(layout, environment)
-    if running.amqp_url:
-        return Broker(running.amqp_url, _events_retention(running.amqp_url, running, environment))
+    if url := running.amqp_url:
+        return Broker(url, _events_retention(url, running, environment), _partitions(url, running, environment))
     raise UnreachableError(f"no stack runs in {layout.root}: start one, or set {AMQP_URL_VARIABLE}")
 
 
@@ -380,6 +385,11 @@ def _events_retention(amqp_url: str, running: State, environment: Mapping[str, s
     if running.amqp_url == amqp_url:
         return events_retention(environment, running.events_retention)
     return events_retention(environment)
+
+
+def _partitions(amqp_url: str, running: State, environment: Mapping[str, str]) -> int:
+    """Return the number of partitions: as the environment says, else as the stack of this broker was started with."""
+    return partitions(environment, running.partitions if running.amqp_url == amqp_url else WHOLE)
 
 
 def _service_urls(running: State, environment: Mapping[str, str]) -> dict[str, str]:

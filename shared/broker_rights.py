@@ -18,7 +18,9 @@ from shared.topology import (
     EXCHANGE,
     FORMER_RETRY_QUEUES,
     INBOXES,
+    PARTITIONED,
     PROBE_EXCHANGE,
+    inbox_of,
     retry_queues,
 )
 
@@ -27,6 +29,7 @@ DEPLOYER = "deployer"
 
 VIRTUAL_HOST = "ordersaga"
 
+_PARTITION = "([.][1-9][0-9]*)?"
 _DEFAULT_EXCHANGE = ""
 _DEFAULT_EXCHANGE_IN_PATTERNS = "amq.default"
 
@@ -83,7 +86,12 @@ def _module(message: type[Message]) -> str:
 
 
 def _any_of(names: Iterable[str]) -> str:
-    return f"^({'|'.join(re.escape(name) for name in names)})$"
+    return f"^({'|'.join(_pattern_of(name) for name in names)})$"
+
+
+def _pattern_of(name: str) -> str:
+    """Return the pattern of a name; of an inbox that may be divided, also of its partitions, however many."""
+    return re.escape(name) + (_PARTITION if name in PARTITIONED else "")
 
 
 def _rights_of(service: Service) -> Rights:
@@ -137,7 +145,7 @@ def may_ask_for(user: str | None, name: str) -> bool:
     RabbitMQ 4.2.6 and later answer only then whether it exists.
     """
     rights = RIGHTS.get(user or "")
-    return rights is None or rights.everything or name in rights.write or name in rights.read
+    return rights is None or rights.everything or inbox_of(name) in {*rights.write, *rights.read}
 
 
 def could_have_sent(user: str, routing_key: str, inbox: str) -> bool:

@@ -128,6 +128,7 @@ class _RunningService:
             repair_every=settings.topology_check_seconds,
             topology_mode=settings.topology,
             events_retention=settings.events_retention,
+            partitions=settings.partitions,
         )
         failpoint = kill_at(settings.crash_at)
         self._parts = assemble(Connections(self._database, Publisher(self._bus), failpoint))

@@ -6,6 +6,7 @@ Prometheus, the image, documents) is compared with them by tests.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Service(Process):
     """One sentence for its OpenAPI document."""
     can_be_paused: bool = True
     """Whether an operator may pause the consumption of its inbox."""
+    partitioned_by: Literal["order", "product"] | None = None
+    """What stays together when ORDERSAGA_PARTITIONS divides its inbox; None if that inbox stays whole."""
 
     @property
     def user(self) -> str:
@@ -61,6 +64,7 @@ ORDER = Service(
     database="orders",
     inbox="order.inbox",
     description="Takes orders and carries each to its end",
+    partitioned_by="order",
 )
 GRPC_PORT = 3018
 """The usual port of gRPC, which the order service serves if ORDERSAGA_GRPC_PORT is set."""
@@ -72,6 +76,7 @@ INVENTORY = Service(
     database="inventory",
     inbox="inventory.inbox",
     description="Holds stock for orders, all that each asks for or nothing",
+    partitioned_by="product",
 )
 PAYMENT = Service(
     name="payment",
@@ -81,6 +86,7 @@ PAYMENT = Service(
     database="payments",
     inbox="payment.inbox",
     description="Charges orders once, returns the money of those that do not go through, and keeps the books of funds",
+    partitioned_by="order",
 )
 PROVISIONING = Service(
     name="provisioning",
@@ -99,6 +105,7 @@ NOTIFICATION = Service(
     database="notifications",
     inbox="notification.inbox",
     description="Tells the systems of shops what happens to their orders, by webhooks",
+    partitioned_by="order",
 )
 CONSOLE = Service(
     name="console",

@@ -24,7 +24,7 @@ from shared.errors import StartError
 from shared.failpoints import kill_at
 from shared.money import to_minor_units
 from shared.setting_files import SUFFIX, with_file_values
-from shared.topology import DEFAULT_EVENTS_RETENTION, EVENTS_OFF
+from shared.topology import DEFAULT_EVENTS_RETENTION, EVENTS_OFF, MOST_PARTITIONS, WHOLE
 
 ENV_PREFIX = "ORDERSAGA_"
 
@@ -125,6 +125,14 @@ def read_retention(value: str) -> str:
     return value.strip()
 
 
+def read_partitions(value: str) -> int:
+    """Return into how many partitions inboxes are divided, WHOLE if they are not. Raises ValueError."""
+    number = int(value) if value.isdecimal() else 0
+    if not WHOLE <= number <= MOST_PARTITIONS:
+        raise ValueError(f"a number from {WHOLE} to {MOST_PARTITIONS} is allowed")
+    return number
+
+
 _RETENTION = re.compile(r"[1-9][0-9]{0,5}[YMDhms]")
 
 
@@ -204,6 +212,7 @@ class ServiceSettings(FileSettings):
     breaker_batches: Annotated[int, Field(ge=0, le=1000)] = 3
     topology: Literal["declare", "check"] = "check"
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    partitions: Annotated[int, Field(ge=WHOLE, le=MOST_PARTITIONS)] = WHOLE
     events_retention: Annotated[str, AfterValidator(read_retention)] = DEFAULT_EVENTS_RETENTION
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     drain_seconds: Annotated[float, Field(ge=0, le=300)] = 0.0

@@ -14,6 +14,12 @@
 
     ordersaga (topic) ──order.*, package.*──▶ ordersaga.events (stream, kept by age), read from any offset
 
+    With ORDERSAGA_PARTITIONS=N above 1, what comes by its type is divided, and what comes by a name is not:
+
+    ordersaga (topic) ──routing key──▶ <service>.inbox.partitions (consistent hash of the order or product)
+                                            ▼
+                                       <service>.inbox.1 … <service>.inbox.N (quorum, single active consumer)
+
 A retry queue forwards at least once: messages that no queue accepts stay, and 32 of them block the queue for all. So
 retries return through a separate exchange, which sends what it cannot route to the dead letters. Each service has its
 own retry exchanges, and the queue behind one sets the routing key: whatever is sent there, it returns to that service
@@ -29,6 +35,7 @@ retry queue (mixed TTLs block at the head), and at-least-once dead-lettering, wh
 (https://www.rabbitmq.com/docs/quorum-queues).
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +122,39 @@ INBOXES: dict[str, tuple[type[c.Message], ...]] = {
 }
 """The messages of each inbox. All other messages are for anyone who binds a queue to the exchange."""
 
+WHOLE = 1
+"""The number of partitions of an inbox that is not divided."""
+
+MOST_PARTITIONS = 64
+
+PARTITION_KEY = "x-partition-key"
+"""The header that a partitioned inbox of the inventory is divided by; see `Message.partition_key`."""
+
+_HASHED_BY: Mapping[str, Mapping[str, Any]] = {
+    "order": {"hash-property": "correlation_id"},
+    "product": {"hash-header": PARTITION_KEY},
+}
+
+PARTITIONED: Mapping[str, Mapping[str, Any]] = {
+    service.inbox: _HASHED_BY[service.partitioned_by]
+    for service in services.SERVICES.values()
+    if service.partitioned_by is not None
+}
+"""The inboxes that ORDERSAGA_PARTITIONS divides, each with the arguments of the exchange that does."""
+
+PARTITIONS_PLUGIN = "rabbitmq_consistent_hash_exchange"
+"""The plugin of RabbitMQ that partitioned inboxes need. It comes with the broker, and is not enabled by default."""
+
+HOW_TO_RENEW_PARTITIONS = (
+    "`ordersaga topology apply` with ORDERSAGA_PARTITIONS=1 deletes partitions that differ, and then with the number "
+    "declares them again, docs/broker.md"
+)
+"""What a message about a partition with other arguments tells its reader to do."""
+
+PLUGIN_IS_MISSING = f"RabbitMQ lacks the plugin {PARTITIONS_PLUGIN}, which ORDERSAGA_PARTITIONS needs"
+HOW_TO_ENABLE = f"`rabbitmq-plugins enable {PARTITIONS_PLUGIN}` on each node"
+"""What a message about a broker without the plugin tells its reader to do."""
+
 MAX_MESSAGE_BYTES = 1024 * 1024
 """The broker's `max_message_size`: large enough for messages that consumers reject and keep as dead letters."""
 
@@ -165,13 +205,36 @@ def inbox_of_retry(queue: str) -> str | None:
     return inbox if found and inbox in INBOXES else None
 
 
+def partitions_of(queue: str, partitions: int) -> tuple[str, ...]:
+    """Return the names of the partitions of an inbox; none if it is not divided, or for another queue."""
+    numbers = range(1, partitions + 1) if partitions > WHOLE and queue in PARTITIONED else ()
+    return tuple(f"{queue}.{number}" for number in numbers)
+
+
+def inbox_of(queue: str) -> str:
+    """Return the inbox that a partition belongs to; the name of any other queue as it is."""
+    inbox, _, number = queue.rpartition(".")
+    return inbox if inbox in PARTITIONED and number.isdecimal() else queue
+
+
+def is_partition(queue: str) -> bool:
+    """Return whether a queue is a partition of an inbox."""
+    return inbox_of(queue) != queue
+
+
+def partitions_exchange(inbox: str) -> str:
+    """Return the name of the exchange that divides the messages of an inbox."""
+    return f"{inbox}.partitions"
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A durable exchange."""
+    """A durable exchange, and the (exchange, routing key) pairs that feed it."""
 
     name: str
     kind: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    bindings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +246,18 @@ class Queue:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+HASH_EXCHANGE = "x-consistent-hash"
+"""The type of an exchange that sends messages with the same key to the same queue."""
+
+EQUAL_SHARE = "1"
+"""The routing key with which a queue is bound to such an exchange: how many times it counts among the others."""
+
 _QUORUM: dict[str, Any] = {"x-queue-type": "quorum"}
 _DEAD_LETTERED: dict[str, Any] = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
-def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Exchange, ...]:
-    """Return all exchanges to declare."""
+def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, partitions: int = WHOLE) -> tuple[Exchange, ...]:
+    """Return all exchanges to declare, with the given number of partitions of each inbox that may have some."""
     or_dead: dict[str, Any] = {"alternate-exchange": DEAD_LETTERS}
     retries = (name for inbox in INBOXES for name in retry_queues(inbox, ladder))
     return (
@@ -196,13 +265,23 @@ def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Exchange, 
         Exchange(DEAD_LETTERS, "fanout"),
         Exchange(INBOX_EXCHANGE, "direct", or_dead),
         *(Exchange(name, "fanout", or_dead) for name in retries),
+        *(_dividing_exchange(inbox) for inbox in PARTITIONED if partitions > WHOLE),
     )
 
 
-def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
+def _dividing_exchange(inbox: str) -> Exchange:
+    return Exchange(partitions_exchange(inbox), HASH_EXCHANGE, dict(PARTITIONED[inbox]), routes_to(inbox))
+
+
+def routes_to(inbox: str) -> tuple[tuple[str, str], ...]:
+    """Return the bindings with which an inbox, or the exchange that divides it, gets its messages by their types."""
+    return tuple((EXCHANGE, message.routing_key) for message in INBOXES[inbox])
+
+
+def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, partitions: int = WHOLE) -> tuple[Queue, ...]:
     """Return all queues to declare but the stream. All exist before a service starts, so every message has a queue."""
     return (
-        *(_inbox(name, messages) for name, messages in INBOXES.items()),
+        *(queue for name in INBOXES for queue in _inbox_and_partitions(name, partitions)),
         *(_retry_queue(inbox, delay) for inbox in INBOXES for delay in ladder),
         Queue(DEAD_LETTERS, ((DEAD_LETTERS, ""),), _QUORUM | {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT}),
     )
@@ -216,9 +295,17 @@ def event_stream(retention: str) -> Queue:
     return Queue(EVENTS, tuple((EXCHANGE, name) for name in EVENT_TYPES), arguments)
 
 
-def all_queues(events_retention: str, ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
+def all_queues(
+    events_retention: str, ladder: tuple[RetryDelay, ...] = RETRY_LADDER, partitions: int = WHOLE
+) -> tuple[Queue, ...]:
     """Return all queues to declare, with the stream of events unless it is off."""
-    return (*queues(ladder), *((event_stream(events_retention),) if events_retention else ()))
+    return (*queues(ladder, partitions), *((event_stream(events_retention),) if events_retention else ()))
+
+
+def all_bindings(queues: Iterable[Queue], exchanges: Iterable[Exchange]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the (exchange, routing key) pairs that feed each of these queues and exchanges, by its name."""
+    of_queues = {queue.name: queue.bindings for queue in queues}
+    return of_queues | {exchange.name: exchange.bindings for exchange in exchanges if exchange.bindings}
 
 
 MIGRATION = Exchange("ordersaga.migration", "fanout")
@@ -254,11 +341,20 @@ def _migration_name(queue: Queue) -> str:
     return f"{MIGRATION.name}.{queue.name}"
 
 
-def _inbox(name: str, messages: tuple[type[c.Message], ...]) -> Queue:
+def _inbox_and_partitions(name: str, partitions: int) -> tuple[Queue, ...]:
+    """Return the queues of an inbox: if it is divided, it gets only what is sent to it by its name."""
     arguments = _QUORUM | _DEAD_LETTERED
     arguments |= {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": DEAD_LETTERS}
-    bindings = tuple((EXCHANGE, message.routing_key) for message in messages)
-    return Queue(name, (*bindings, (INBOX_EXCHANGE, name)), arguments)
+    by_name = (INBOX_EXCHANGE, name)
+    parts = partitions_of(name, partitions)
+    if not parts:
+        return (Queue(name, (*routes_to(name), by_name), arguments),)
+    return (Queue(name, (by_name,), arguments), *(_partition(name, part, arguments) for part in parts))
+
+
+def _partition(inbox: str, name: str, arguments: dict[str, Any]) -> Queue:
+    share = (partitions_exchange(inbox), EQUAL_SHARE)
+    return Queue(name, (share,), arguments | {"x-single-active-consumer": True})
 
 
 def _retry_queue(inbox: str, delay: RetryDelay) -> Queue:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 HERE = Path("deploy/kubernetes")
 ALERTS = ("deploy/prometheus/alerts.yml", "deploy/prometheus/objectives.yml")
 BROKER_CONFIGURATION = "deploy/container/rabbitmq.conf"
+BROKER_PLUGINS = "deploy/container/rabbitmq-plugins"
 
 RULE = f"""\
 # Made by `make kubernetes` from {" and ".join(ALERTS)}.
@@ -30,6 +31,7 @@ def copies() -> dict[Path, str]:
     return {
         HERE / "components/monitoring/alerts.yaml": RULE + rules,
         HERE / "overlays/single/50-ordersaga.conf": (ROOT / BROKER_CONFIGURATION).read_text(),
+        HERE / "overlays/single/enabled_plugins": (ROOT / BROKER_PLUGINS).read_text(),
     }
 
 

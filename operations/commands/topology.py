@@ -9,11 +9,12 @@ import uvloop
 
 from operations.commands.target import DataDirectory, chosen_broker
 from operations.commands.terminal import open_console, print_error, print_json
-from operations.stack.broker_topology import apply_topology
+from operations.stack.broker_topology import apply_topology, retire_surplus
 from operations.stack.broker_users import load_users
 from operations.stack.start import StackStartError
 from shared import topology as declared
 from shared.broker_rights import VIRTUAL_HOST
+from shared.bus.partitions import describe_leftovers
 from shared.errors import StartError
 from shared.urls import hide_credentials
 
@@ -30,6 +31,8 @@ def apply(
     """Declare all exchanges, queues and bindings on a broker. What exists already is left as it is.
 
     ORDERSAGA_EVENTS_RETENTION says for how long the stream of events keeps them. It gets none if that is `off`.
+    ORDERSAGA_PARTITIONS says into how many partitions inboxes are divided. Those beyond get no more messages, and are
+    deleted once nothing waits in them and no process consumes them; until then, they are named each time.
 
     The broker is the one in ORDERSAGA_AMQP_URL, with a user that may declare (deployer), else that of the stack that
     runs in the data directory.
@@ -38,11 +41,14 @@ def apply(
     the broker cannot be reached.
     """
     broker = chosen_broker(data_dir)
-    url, retention = broker.url, broker.events_retention
-    created = _or_fail(lambda: uvloop.run(apply_topology(url, retention)), StartError)
-    counted = _counts(retention)
+    url, retention, partitions = broker.url, broker.events_retention, broker.partitions
+    created = _or_fail(lambda: uvloop.run(apply_topology(url, retention, partitions)), StartError)
+    left = _or_fail(lambda: uvloop.run(retire_surplus(url, partitions)), StartError)
+    counted = _counts(retention, partitions)
     if as_json_document:
-        print_json({"amqpUrl": hide_credentials(url), "created": created, **counted, "eventsRetention": retention})
+        about = {"eventsRetention": retention, "partitions": partitions}
+        surplus = [each._asdict() for each in left]
+        print_json({"amqpUrl": hide_credentials(url), "created": created, **counted, **about, "surplus": surplus})
         return
     console = open_console(highlight=False, soft_wrap=True)
     for part in created:
@@ -50,6 +56,8 @@ def apply(
     counts = ", ".join(f"{number} {name}" for name, number in counted.items())
     events = f"events are kept for {retention}" if retention else f"no events are kept, {declared.EVENTS} gets none"
     console.print(f"{hide_credentials(url)} has {counts}; {events}", markup=False)
+    if left:
+        console.print(describe_leftovers(left), markup=False)
 
 
 @topology.command("users")
@@ -83,10 +91,11 @@ def _fail(reason: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _counts(retention: str) -> dict[str, int]:
-    queues = declared.all_queues(retention)
+def _counts(retention: str, partitions: int) -> dict[str, int]:
+    queues = declared.all_queues(retention, partitions=partitions)
+    exchanges = declared.exchanges(partitions=partitions)
     return {
-        "exchanges": len(declared.exchanges()),
+        "exchanges": len(exchanges),
         "queues": len(queues),
-        "bindings": sum(len(queue.bindings) for queue in queues),
+        "bindings": sum(len(bindings) for bindings in declared.all_bindings(queues, exchanges).values()),
     }

@@ -42,7 +42,7 @@ from shared.bus.failures import (
 from shared.bus.patterns import pattern
 from shared.bus.reading import MAX_BODY_BYTES, type_name
 from shared.database import Document
-from shared.topology import INBOX_EXCHANGE, INBOXES, inbox_of_retry
+from shared.topology import INBOX_EXCHANGE, INBOXES, inbox_of, inbox_of_retry
 
 LARGEST_INLINE = 1024 * 1024
 """Bytes of a body that fits into the letter; a bigger one is stored separately, in pieces."""
@@ -153,7 +153,7 @@ def _as_claimed(delivery: Delivery, now: datetime) -> Failure:
     if delivery.exchange == INBOX_EXCHANGE and delivery.routing_key in INBOXES:  # the inbox was missing
         queue = delivery.routing_key
     else:
-        queue = waiting or _text(headers.get(QUEUE)) or _text(death.get("queue"))
+        queue = waiting or _text(headers.get(QUEUE)) or inbox_of(_text(death.get("queue")))
     # Our header counts only if our consumer wrote it: what the broker dead-letters has the headers of its sender.
     by_broker = unroutable or death.get("reason") == "delivery_limit"
     routing_key = ("" if by_broker else _text(headers.get(ROUTING_KEY))) or type_name(delivery)

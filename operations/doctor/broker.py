@@ -5,14 +5,15 @@ An inbox is filled whether or not its service runs, so each must have a consumer
 
 import asyncio
 import re
+import secrets
 import subprocess
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from typing import Any
 
 import aio_pika
 import aio_pika.abc
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import ChannelAccessRefused, ConnectionCommandInvalid
 from yarl import URL
 
 from operations.doctor.broker_cluster import check_cluster
@@ -25,6 +26,7 @@ from shared import topology
 from shared.broker_rights import EVENT_READER, RIGHTS, Rights
 from shared.bus.amqp.connecting import broker_version, connect
 from shared.bus.amqp.nodes import host_and_port
+from shared.bus.partitions import find_partitions
 from shared.outage_words import with_detail
 from shared.services import CONSOLE, SERVICES, Service
 from shared.urls import split_amqp_url
@@ -63,6 +65,7 @@ async def check_broker(
     services: Collection[str] = SERVICES.keys(),
     paused: Collection[str] = (),
     broken: Collection[str] = (),
+    partitions: int = topology.WHOLE,
 ) -> AsyncIterator[Finding]:
     """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run.
 
@@ -80,16 +83,20 @@ async def check_broker(
         return
     async with connection:
         yield check_support(broker_version(connection) or "unknown")
-        yield await check_exchanges(connection)
-        yield await check_queues(connection)
-        yield check_consumers(await _levels(connection), services, paused, broken)
+        yield await check_exchanges(connection, partitions)
+        yield await check_queues(connection, partitions)
+        yield check_consumers(await _levels(connection, partitions), services, paused, broken)
+        if surplus := await check_surplus(connection, partitions):
+            yield surplus
         yield await check_event_stream(connection, events_retention)
         yield await check_former_queues(connection)
     yield await check_alarms(url)
     async for finding in check_default_users(url):
         yield finding
     virtual_host = _virtual_host(URL(split_amqp_url(url)[0]))
-    yield await asyncio.to_thread(check_bindings, control, virtual_host, events_retention)
+    if partitions > topology.WHOLE:
+        yield await check_plugin(url)
+    yield await asyncio.to_thread(check_bindings, control, virtual_host, events_retention, partitions)
     yield await asyncio.to_thread(check_rights, control, virtual_host)
     yield await asyncio.to_thread(check_message_size, control)
     yield await asyncio.to_thread(check_limits, control)
@@ -185,9 +192,9 @@ async def _can_log_in(url: URL) -> bool:
     return any([await amqp_missing(str(url.with_path(host))) is None for host in {url.path, "/"}])
 
 
-async def check_exchanges(connection: aio_pika.abc.AbstractConnection) -> Finding:
+async def check_exchanges(connection: aio_pika.abc.AbstractConnection, partitions: int = topology.WHOLE) -> Finding:
     """Check that every declared exchange exists."""
-    names = [exchange.name for exchange in topology.exchanges()]
+    names = [exchange.name for exchange in topology.exchanges(partitions=partitions)]
     missing = [name for name in names if not await _exchange_exists(connection, name)]
     if missing:
         return wrong("exchanges", "; ".join(f"{name} does not exist" for name in missing), APPLY)
@@ -204,16 +211,45 @@ async def _exchange_exists(connection: aio_pika.abc.AbstractConnection, name: st
     return True
 
 
-async def check_queues(connection: aio_pika.abc.AbstractConnection) -> Finding:
+async def check_queues(connection: aio_pika.abc.AbstractConnection, partitions: int = topology.WHOLE) -> Finding:
     """Check that every declared queue exists and has the declared arguments, and that no migration is unfinished."""
-    problems = [problem for queue in topology.queues() if (problem := await _queue_problem(connection, queue))]
+    queues = topology.queues(partitions=partitions)
+    problems = [problem for queue in queues if (problem := await _queue_problem(connection, queue))]
     fix = f"{APPLY}; {topology.HOW_TO_MIGRATE}"
     if await _exchange_exists(connection, topology.MIGRATION.name):
         problems.append("a migration was interrupted, or is under way")
         fix = "run `ordersaga migrate` again, unless it is running"
     if problems:
         return wrong("queues", "; ".join(problems), fix)
-    return ok("queues", f"all {len(topology.queues())} exist as declared")
+    return ok("queues", f"all {len(queues)} exist as declared")
+
+
+async def check_surplus(connection: aio_pika.abc.AbstractConnection, partitions: int) -> Finding | None:
+    """Check that no inbox has more partitions than the setting says; None if that is so."""
+    found = await find_partitions(connection)
+    used = partitions if partitions > topology.WHOLE else 0
+    surplus = [f"{inbox} has {number}" for inbox, number in found.items() if number > used]
+    if not surplus:
+        return None
+    fix = "set it as for the services; `ordersaga topology apply` deletes what is too much and empty"
+    return wrong("partitions", f"ORDERSAGA_PARTITIONS is {partitions}, and {', '.join(surplus)}", fix)
+
+
+async def check_plugin(url: str) -> Finding:
+    """Check that the broker can divide inboxes, by declaring an exchange that is deleted at once."""
+    name = f"ordersaga.doctor.{secrets.token_hex(8)}"
+    try:
+        async with await connect(url, TIMEOUT_SECONDS) as connection, asyncio.timeout(TIMEOUT_SECONDS):
+            channel = await connection.channel()
+            await channel.declare_exchange(name, topology.HASH_EXCHANGE, auto_delete=True)
+            await channel.exchange_delete(name)
+    except ConnectionCommandInvalid:
+        return wrong("plugins", topology.PLUGIN_IS_MISSING, topology.HOW_TO_ENABLE)
+    except ChannelAccessRefused:
+        return note("plugins", "not checked: this user may not declare")
+    except (OSError, TimeoutError, AMQPError) as error:
+        return wrong("plugins", f"RabbitMQ has stopped answering: {with_detail(error)}", "run ordersaga doctor again")
+    return ok("plugins", f"{topology.PARTITIONS_PLUGIN} divides inboxes")
 
 
 def check_consumers(
@@ -232,13 +268,13 @@ def check_consumers(
     without = [
         queue
         for queue, level in levels.items()
-        if not level.consumers and CONSUMERS[queue].name not in waiting_on_purpose
+        if not level.consumers and _consumer_of(queue).name not in waiting_on_purpose
     ]
     if not without:
         return ok(subject, _with_consumers(len(levels), waiting_on_purpose) if levels else "there is no queue")
     waiting = {queue: levels[queue].messages for queue in without}
     detail = f"none for {', '.join(f'{queue} ({number} waiting)' for queue, number in waiting.items())}"
-    missing = [CONSUMERS[queue] for queue in without]
+    missing = [_consumer_of(queue) for queue in without]
     fix = (
         f"start {' and '.join(dict.fromkeys(f'python -m {service.package}' for service in missing))}: every service "
         "must run, or its messages pile up; docs/runbooks/consumer-down.md"
@@ -249,6 +285,10 @@ def check_consumers(
     return wrong(subject, detail, fix) if expected or any(waiting.values()) else note(subject, detail, fix)
 
 
+def _consumer_of(queue: str) -> Service:
+    return CONSUMERS[topology.inbox_of(queue)]
+
+
 def _with_consumers(number: int, others: Mapping[str, str]) -> str:
     """Say how many queues have a consumer; `others` are the services that do not consume, with what they are."""
     if not others:
@@ -257,9 +297,10 @@ def _with_consumers(number: int, others: Mapping[str, str]) -> str:
     return f"all {number} queues have one, except those of {named}"
 
 
-async def _levels(connection: aio_pika.abc.AbstractConnection) -> dict[str, QueueLevel]:
+async def _levels(connection: aio_pika.abc.AbstractConnection, partitions: int) -> dict[str, QueueLevel]:
     """Read the levels of the queues that exist."""
-    found = {queue: await queue_level(connection, queue) for queue in CONSUMERS}
+    queues = [part for queue in CONSUMERS for part in (queue, *topology.partitions_of(queue, partitions))]
+    found = {queue: await queue_level(connection, queue) for queue in queues}
     return {queue: level for queue, level in found.items() if level is not None}
 
 
@@ -304,8 +345,16 @@ async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: top
     return None
 
 
-def check_bindings(control: Control | None, virtual_host: str, events_retention: str = topology.EVENTS_OFF) -> Finding:
-    """Check that every queue is bound as declared; AMQP cannot list bindings, rabbitmqctl can."""
+def check_bindings(
+    control: Control | None,
+    virtual_host: str,
+    events_retention: str = topology.EVENTS_OFF,
+    partitions: int = topology.WHOLE,
+) -> Finding:
+    """Check that every queue is bound as declared; AMQP cannot list bindings, rabbitmqctl can.
+
+    A divided inbox must not be bound beside its partitions, or its messages arrive twice.
+    """
     if control is None:
         return note("bindings", "not checked: bindings can only be listed for a node that `ordersaga up` runs")
     try:
@@ -314,12 +363,21 @@ def check_bindings(control: Control | None, virtual_host: str, events_retention:
     except (OSError, subprocess.SubprocessError) as error:
         return note("bindings", f"not checked: rabbitmqctl failed: {error}")
     existing = {tuple(line.split("\t")) for line in listed.splitlines()}
-    queues = topology.all_queues(events_retention)
-    wanted = [(exchange, queue.name, routing_key) for queue in queues for exchange, routing_key in queue.bindings]
-    missing = [f"{source} -> {queue} ({key})" for source, queue, key in wanted if (source, queue, key) not in existing]
-    if missing:
-        return wrong("bindings", f"missing: {', '.join(missing)}", APPLY)
+    queues = topology.all_queues(events_retention, partitions=partitions)
+    declared = topology.all_bindings(queues, topology.exchanges(partitions=partitions))
+    wanted = [(source, name, routing_key) for name, pairs in declared.items() for source, routing_key in pairs]
+    if missing := [binding for binding in wanted if binding not in existing]:
+        return wrong("bindings", f"missing: {_bindings_in_words(missing)}", APPLY)
+    divided = topology.PARTITIONED if partitions > topology.WHOLE else ()
+    twice = [(source, inbox, key) for inbox in divided for source, key in topology.routes_to(inbox)]
+    if surplus := [binding for binding in twice if binding in existing]:
+        fix = "`ordersaga topology apply` removes them"
+        return wrong("bindings", f"messages arrive twice: {_bindings_in_words(surplus)}", fix)
     return ok("bindings", f"all {len(wanted)} exist")
+
+
+def _bindings_in_words(bindings: Iterable[tuple[str, str, str]]) -> str:
+    return ", ".join(f"{source} -> {destination} ({key})" for source, destination, key in bindings)
 
 
 def check_rights(control: Control | None, virtual_host: str) -> Finding:

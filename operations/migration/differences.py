@@ -63,8 +63,13 @@ class Examination:
     """How the stream of events differs, and where to read what to do."""
 
 
-async def examine(connection: AbstractConnection, events_retention: str) -> Examination:
-    """Compare without changing anything; what is missing does not count. Raises aio-pika's errors."""
+async def examine(
+    connection: AbstractConnection, events_retention: str, partitions: int = topology.WHOLE
+) -> Examination:
+    """Compare without changing anything; what is missing does not count. Raises aio-pika's errors.
+
+    Partitions are left out: they are replaced by going back to one and dividing the inboxes again.
+    """
     declarer = Declarer(connection, await connection.channel())
     exchanges = {
         exchange.name: in_words(words)
@@ -72,7 +77,8 @@ async def examine(connection: AbstractConnection, events_retention: str) -> Exam
         if await declarer.exchange_exists(exchange) and (words := await declarer.difference(exchange)) is not None
     }
     unfinished = await declarer.exchange_exists(topology.MIGRATION)
-    states = [await _examine_queue(declarer, queue, unfinished) for queue in topology.queues()]
+    queues = [queue for queue in topology.queues(partitions=partitions) if not topology.is_partition(queue.name)]
+    states = [await _examine_queue(declarer, queue, unfinished) for queue in queues]
     found = [state for state in states if state.differences or state.unfinished]
     stream = await _examine_stream(declarer, events_retention)
     await declarer.channel.close()

@@ -8,32 +8,51 @@ from operations.errors import UnreachableError
 from shared import topology
 from shared.bus.amqp.connecting import connect
 from shared.bus.declaring import PAUSE_BEFORE_DECLARING_AGAIN, declare_event_stream, declare_topology, find_missing
+from shared.bus.partitions import Leftover, retire_partitions
 from shared.outage_words import with_detail
 
 CONNECT_SECONDS = 5.0
 APPLY_SECONDS = 60.0
 
 
-async def apply_topology(url: str, events_retention: str = topology.EVENTS_OFF) -> list[str]:
+async def apply_topology(
+    url: str, events_retention: str = topology.EVENTS_OFF, partitions: int = topology.WHOLE
+) -> list[str]:
     """Declare all exchanges, queues and bindings; return those that were missing, such as `queue order.inbox`.
 
-    Without an `events_retention`, the stream of events is not declared, and gets no more events if it exists.
-    Bindings are all made again, since AMQP cannot tell which are missing. Raises StartError if this user may not
-    declare, or if something exists with other arguments, and UnreachableError if the broker does not answer.
-    EventStreamDiffersError, which is a StartError, is raised after everything else was declared.
+    Partitions beyond the given number are left to `retire_surplus`. Without an `events_retention`, the stream of events
+    is not declared, and gets no more events if it exists. Bindings are all made again, since AMQP cannot tell which are
+    missing. Raises StartError if this user may not declare, or if something exists with other arguments, and
+    UnreachableError if the broker does not answer. EventStreamDiffersError, which is a StartError, is raised after
+    everything else was declared.
     """
     try:
         connection = await connect(url, CONNECT_SECONDS)
         async with connection, asyncio.timeout(APPLY_SECONDS):
-            missing = await find_missing(connection, topology.RETRY_LADDER, events_retention=events_retention)
-            if any(part.startswith("queue ") for part in missing) and len(missing) < _number_of_parts():
+            missing = await find_missing(
+                connection, topology.RETRY_LADDER, events_retention=events_retention, partitions=partitions
+            )
+            if any(part.startswith("queue ") for part in missing) and len(missing) < _number_of_parts(partitions):
                 await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)  # one may have been deleted just now
-            await declare_topology(connection, topology.RETRY_LADDER)
+            await declare_topology(connection, topology.RETRY_LADDER, partitions=partitions)
             await declare_event_stream(connection, events_retention)
     except (AMQPError, OSError, TimeoutError) as error:
         raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
     return missing
 
 
-def _number_of_parts() -> int:
-    return len(topology.exchanges()) + len(topology.queues())
+async def retire_surplus(url: str, partitions: int) -> list[Leftover]:
+    """Take the partitions beyond this number out of use; return those that are not deleted yet.
+
+    `apply_topology` comes first. Raises the same errors.
+    """
+    try:
+        connection = await connect(url, CONNECT_SECONDS)
+        async with connection, asyncio.timeout(APPLY_SECONDS):
+            return await retire_partitions(connection, partitions)
+    except (AMQPError, OSError, TimeoutError) as error:
+        raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
+
+
+def _number_of_parts(partitions: int) -> int:
+    return len(topology.exchanges(partitions=partitions)) + len(topology.queues(partitions=partitions))

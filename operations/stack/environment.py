@@ -14,11 +14,12 @@ from operations.stack.layout import (
     DATABASE_PREFIX_VARIABLE,
     EVENTS_RETENTION_VARIABLE,
     MONGODB_URL_VARIABLE,
+    PARTITIONS_VARIABLE,
 )
 from shared.services import PROCESSES
 from shared.setting_files import SUFFIX, file_variables, with_file_values
-from shared.settings import ENV_PREFIX, check_database_prefix, read_retention
-from shared.topology import DEFAULT_EVENTS_RETENTION
+from shared.settings import ENV_PREFIX, check_database_prefix, read_partitions, read_retention
+from shared.topology import DEFAULT_EVENTS_RETENTION, WHOLE
 from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
 
 # Read by any program of this machine.
@@ -44,11 +45,12 @@ _OF_COMMANDS = frozenset(
         "STACK",
     )
 )
-_CHECKS: dict[str, Callable[[str], str]] = {
+_CHECKS: dict[str, Callable[[str], object]] = {
     MONGODB_URL_VARIABLE: check_mongodb_url,
     AMQP_URL_VARIABLE: check_amqp_url,
     DATABASE_PREFIX_VARIABLE: check_database_prefix,
     EVENTS_RETENTION_VARIABLE: read_retention,
+    PARTITIONS_VARIABLE: read_partitions,
     **{process.url_variable: check_service_url for process in PROCESSES.values()},
 }
 """The variables of a stack that the commands read too, with a validator for each."""
@@ -117,7 +119,7 @@ def invalid_value(environment: Mapping[str, str]) -> str | None:
             try:
                 check(value)
             except ValueError as error:
-                plain = variable in (DATABASE_PREFIX_VARIABLE, EVENTS_RETENTION_VARIABLE)
+                plain = variable in (DATABASE_PREFIX_VARIABLE, EVENTS_RETENTION_VARIABLE, PARTITIONS_VARIABLE)
                 shown = value if plain else hide_credentials_in_value(value)
                 return f"{variable}={shown!r} is not valid: {error}"
     return None
@@ -126,6 +128,12 @@ def invalid_value(environment: Mapping[str, str]) -> str | None:
 def events_retention(environment: Mapping[str, str], default: str = DEFAULT_EVENTS_RETENTION) -> str:
     """Return for how long a stack with this environment keeps events. Raises ValueError for an invalid value."""
     return read_retention(environment.get(EVENTS_RETENTION_VARIABLE, default))
+
+
+def partitions(environment: Mapping[str, str], default: int = WHOLE) -> int:
+    """Return into how many partitions the inboxes of a stack are divided. Raises ValueError for an invalid value."""
+    given = environment.get(PARTITIONS_VARIABLE)
+    return read_partitions(given) if given else default
 
 
 def _is_of_system(name: str) -> bool:

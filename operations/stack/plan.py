@@ -10,7 +10,7 @@ from operations.stack.broker_users import choose_virtual_host, load_users
 from operations.stack.database_users import DatabaseUsers, load_key_file
 from operations.stack.database_users import load_users as load_database_users
 from operations.stack.encryption_keys import notification_settings
-from operations.stack.environment import events_retention, invalid_value, with_values
+from operations.stack.environment import events_retention, invalid_value, partitions, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     CLUSTER_PORTS,
@@ -95,6 +95,7 @@ def make_plan(
         amqp_url=servers.urls[AMQP_URL_VARIABLE],
         database_prefix=database_prefix(environment),
         events_retention=events_retention(environment),
+        partitions=partitions(environment),
         needs_keys=access.console_key is not None,
         grpc_port=settings.get(GRPC_PORT_VARIABLE) or None,
         cluster=cluster,

@@ -19,7 +19,7 @@ QUORUM, STREAM = "quorum", "stream"
 
 LOADED = frozenset({*topology.INBOXES, topology.DEAD_LETTERS})
 """The queues through which messages go when all is well, and the dead letters."""
-LOADED_PATTERN = r"(\.inbox|\.dead-letters)$"
+LOADED_PATTERN = r"(\.inbox(\.[0-9]+)?|\.dead-letters)$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,5 +89,5 @@ def is_balanced(queues: Sequence[QueueMembers], nodes: Sequence[str]) -> bool:
 def count_leaders(queues: Sequence[QueueMembers], nodes: Sequence[str]) -> Counter[str]:
     """Return how many of the queues that carry the load each node leads. The retry queues are nearly always empty."""
     leaders = Counter(dict.fromkeys(nodes, 0))
-    leaders.update(queue.leader for queue in queues if queue.name in LOADED)
+    leaders.update(queue.leader for queue in queues if topology.inbox_of(queue.name) in LOADED)
     return leaders

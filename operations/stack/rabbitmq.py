@@ -24,15 +24,15 @@ from pathlib import Path
 
 from operations.errors import UnreachableError
 from operations.reading.reachability import amqp_missing
-from operations.stack.broker_topology import apply_topology
+from operations.stack.broker_topology import apply_topology, retire_surplus
 from operations.stack.broker_users import BrokerUsers
-from operations.stack.environment import events_retention, server_environment
+from operations.stack.environment import events_retention, partitions, server_environment
 from operations.stack.files import write_private
 from operations.stack.program import Command, ServerMissingError
 from shared.broker_rights import DEPLOYER
 from shared.bus.declaring import EventStreamDiffersError
 from shared.errors import StartError
-from shared.topology import MAX_MESSAGE_BYTES
+from shared.topology import MAX_MESSAGE_BYTES, PARTITIONS_PLUGIN
 
 DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/lib")
 # Directories of administration tools, often missing in the PATH of an ordinary user.
@@ -54,6 +54,12 @@ class RabbitMQInstallation:
         names = [self.scripts.parent.name, *(path.name for path in self.scripts.parent.glob("plugins/rabbit-*"))]
         versions = (re.search(r"(?:rabbitmq_server|rabbit)-(\d[\w.]*\d)", name) for name in names)
         return next((version.group(1) for version in versions if version), None)
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The plugins to enable: that of partitioned inboxes, unless a distribution leaves it out."""
+        ships_it = any(self.scripts.parent.glob(f"plugins/{PARTITIONS_PLUGIN}-*"))
+        return (PARTITIONS_PLUGIN,) if ships_it else ()
 
 
 def find_rabbitmq(environment: Mapping[str, str] = os.environ) -> RabbitMQInstallation:
@@ -179,7 +185,7 @@ class RabbitMQ:
         (self._directory / "log").mkdir(parents=True, exist_ok=True)
         self._ensure_cookie()
         self._ready_for_services = False
-        (self._directory / "plugins").write_text("[].\n")
+        (self._directory / "plugins").write_text(f"[{','.join(self._installation.plugins)}].\n")
         (self._directory / "rabbitmq.conf").write_text("".join(f"{line}\n" for line in self.configuration()))
         advanced = advanced_config(self.advanced_configuration())
         (self._directory / "advanced.config").write_text(f"%% -*- coding: utf-8 -*-\n{advanced}")
@@ -270,14 +276,18 @@ class RabbitMQ:
     async def prepare_broker(self) -> None:
         """Delete the guest of an earlier release, and declare the topology.
 
+        Of partitions that are too many, `ordersaga doctor` names those in which messages wait.
+
         Raises OSError or SubprocessError if a tool of RabbitMQ fails, StartError or UnreachableError if the topology
         cannot be declared.
         """
         if await amqp_missing(self._guest_url) is None:
             await asyncio.to_thread(self.control, "delete_user", "guest")
         # A stream that keeps events for another time is no reason not to start: `ordersaga doctor` names it.
+        wanted = partitions(self._environment)
         with contextlib.suppress(EventStreamDiffersError):
-            await apply_topology(self.url, events_retention(self._environment))
+            await apply_topology(self.url, events_retention(self._environment), wanted)
+        await retire_surplus(self.url, wanted)
 
     def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
         """Run rabbitmqctl, or another tool of RabbitMQ, on the node and return its output.

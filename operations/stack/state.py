@@ -20,7 +20,7 @@ from operations.stack.files import open_private, write_private
 from operations.stack.layout import Layout
 from operations.stack.processes import Identity, find
 from operations.stack.relocation import has_moved
-from shared.topology import DEFAULT_EVENTS_RETENTION
+from shared.topology import DEFAULT_EVENTS_RETENTION, WHOLE
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed"]
 
@@ -64,6 +64,9 @@ class State:
     """True if MongoDB has the users of `database_users`, whose passwords are not in this file."""
     events_retention: str = DEFAULT_EVENTS_RETENTION
     """For how long its broker keeps events; empty if it keeps none."""
+
+    partitions: int = WHOLE
+    """Into how many partitions its inboxes are divided."""
 
     grpc_port: str | None = None
     """The port on which the order service serves gRPC, if it does."""

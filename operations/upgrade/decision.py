@@ -10,7 +10,7 @@ from order_service.order import Status
 from order_service.saga import OLDEST_SAGA_VERSION, SAGA_VERSION
 from shared.contracts import BY_ROUTING_KEY
 from shared.release import VERSION
-from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, is_migration_queue, retry_queues
+from shared.topology import DEAD_LETTERS, FORMER_RETRY_QUEUES, INBOXES, inbox_of, is_migration_queue, retry_queues
 
 
 class OpenOrders(NamedTuple):
@@ -129,12 +129,12 @@ def _judge_queues(queues: Sequence[FilledQueue], release: Release) -> Iterator[F
         if is_migration_queue(found.name):
             detail = f"{found.name} has {_counted(found.messages, 'message')} of an interrupted migration"
             yield wrong("queues", detail, "run `ordersaga migrate` again")
-        elif found.name not in release.queues:
+        elif inbox_of(found.name) not in release.queues:
             detail = (
                 f"{found.name} has {_counted(found.messages, 'message')}, and no service of this release takes them"
             )
             yield wrong("queues", detail, "let the release that declared it empty it before its last process stops")
-    known = [found for found in queues if found.name in release.queues]
+    known = [found for found in queues if inbox_of(found.name) in release.queues]
     shown = ", ".join(f"{found.name} ({found.messages})" for found in known)
     yield ok("messages", f"waiting in {shown}" if known else "none waits")
 

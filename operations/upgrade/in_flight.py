@@ -27,6 +27,7 @@ from shared import schema
 from shared.clock import utc_now
 from shared.database import Document
 from shared.services import CONSOLE, ORDER, SERVICES
+from shared.topology import inbox_of
 from shared.urls import split_amqp_url
 
 NAME = "ordersaga upgrade check"
@@ -101,7 +102,7 @@ def read_listing(listed: str) -> dict[str, int]:
     return {
         name: int(messages)
         for name, _, messages in rows
-        if messages.isdigit() and (name.endswith(_OURS) or _RETRY in name)
+        if messages.isdigit() and (inbox_of(name).endswith(_OURS) or _RETRY in name)
     }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import ChannelAccessRefused, ConnectionCommandInvalid
 
 from shared import topology
 from shared.broker_rights import may_ask_for
@@ -39,19 +39,23 @@ class EventStreamDiffersError(StartError):
     """The broker's stream of events was declared with other arguments, and stays as it is."""
 
 
-async def declare_topology(connection: AbstractConnection, ladder: Sequence[topology.RetryDelay]) -> None:
-    """Declare all exchanges, queues and bindings.
+async def declare_topology(
+    connection: AbstractConnection, ladder: Sequence[topology.RetryDelay], *, partitions: int = topology.WHOLE
+) -> None:
+    """Declare all exchanges, queues and bindings, with this number of partitions of each inbox that may have some.
 
-    Raises StartError with the name of one that exists with other arguments, and an error of aio-pika if the connection
-    is lost.
+    Raises StartError with the name of one that exists with other arguments, or with the plugin that is missing, and an
+    error of aio-pika if the connection is lost.
     """
     # On a separate channel: the broker closes a channel on which a declaration fails.
     async with connection.channel() as channel:
         try:
-            for exchange in topology.exchanges(tuple(ladder)):
+            exchanges = topology.exchanges(tuple(ladder), partitions)
+            for exchange in exchanges:
                 await _declare_exchange(channel, exchange)
-            for queue in topology.queues(tuple(ladder)):
+            for queue in topology.queues(tuple(ladder), partitions):
                 await _declare_queue(channel, queue)
+            await _divert(channel, exchanges, partitions)
         except ChannelPreconditionFailed as error:
             raise _contradiction(error) from error
         except ChannelAccessRefused as error:
@@ -95,6 +99,7 @@ async def find_missing(
     ladder: Sequence[topology.RetryDelay],
     *,
     events_retention: str = topology.EVENTS_OFF,
+    partitions: int = topology.WHOLE,
 ) -> list[str]:
     """Return the missing exchanges and queues, such as `queue order.inbox`; nothing is changed.
 
@@ -107,12 +112,12 @@ async def find_missing(
     declarer = Declarer(connection, await connection.channel())
     missing = [
         f"exchange {exchange.name}"
-        for exchange in topology.exchanges(tuple(ladder))
+        for exchange in topology.exchanges(tuple(ladder), partitions)
         if may_ask_for(user, exchange.name) and not await declarer.exchange_exists(exchange)
     ]
     missing += [
         f"queue {queue.name}"
-        for queue in topology.all_queues(events_retention, tuple(ladder))
+        for queue in topology.all_queues(events_retention, tuple(ladder), partitions)
         if may_ask_for(user, queue.name) and not await declarer.queue_exists(queue.name)
     ]
     await declarer.channel.close()
@@ -130,6 +135,7 @@ async def repair_topology(
     ladder: Sequence[topology.RetryDelay],
     *,
     events_retention: str = topology.EVENTS_OFF,
+    partitions: int = topology.WHOLE,
 ) -> list[str]:
     """Declare what is missing; return the missing exchanges and queues, such as `queue order.inbox`.
 
@@ -138,17 +144,17 @@ async def repair_topology(
     """
     declarer = Declarer(connection, await connection.channel())
     try:
+        exchanges = topology.exchanges(tuple(ladder), partitions)
         missing = [
-            f"exchange {exchange.name}"
-            for exchange in topology.exchanges(tuple(ladder))
-            if not await declarer.redeclare_exchange(exchange)
+            f"exchange {exchange.name}" for exchange in exchanges if not await declarer.redeclare_exchange(exchange)
         ]
-        queues = topology.all_queues(events_retention, tuple(ladder))
+        queues = topology.all_queues(events_retention, tuple(ladder), partitions)
         deleted = [queue for queue in queues if not await declarer.redeclare_queue(queue)]
         if deleted:
             await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)
         for queue in deleted:
             await _declare_queue(declarer.channel, queue)
+        await _divert(declarer.channel, exchanges, partitions)
     except ChannelPreconditionFailed as error:
         raise _contradiction(error) from error
     except ChannelAccessRefused as error:
@@ -235,7 +241,27 @@ def _refuses_answers(connection: AbstractConnection) -> bool:
 
 
 async def _declare_exchange(channel: AbstractChannel, exchange: topology.Exchange) -> None:
-    await channel.declare_exchange(exchange.name, exchange.kind, durable=True, arguments=exchange.arguments)
+    try:
+        await channel.declare_exchange(exchange.name, exchange.kind, durable=True, arguments=exchange.arguments)
+    except ConnectionCommandInvalid as error:  # an unknown type: the broker closes the connection
+        if exchange.kind != topology.HASH_EXCHANGE:
+            raise
+        raise StartError(f"{topology.PLUGIN_IS_MISSING}: {topology.HOW_TO_ENABLE}") from error
+
+
+async def _divert(channel: AbstractChannel, exchanges: Sequence[topology.Exchange], partitions: int) -> None:
+    """Let the messages of partitioned inboxes go to the partitions, which exist by now, and no longer to the inboxes.
+
+    In this order: one may arrive twice in between, and none is lost.
+    """
+    for exchange in exchanges:
+        divided = await channel.get_exchange(exchange.name, ensure=False)
+        for source, routing_key in exchange.bindings:
+            await divided.bind(source, routing_key)
+    for inbox in topology.PARTITIONED if partitions > topology.WHOLE else ():
+        undivided = await channel.get_queue(inbox, ensure=False)
+        for source, routing_key in topology.routes_to(inbox):
+            await undivided.unbind(source, routing_key)
 
 
 async def _declare_queue(channel: AbstractChannel, queue: topology.Queue) -> None:
@@ -267,7 +293,10 @@ def describe_stream_difference(difference: str, retention: str) -> str:
 
 
 def _contradiction(error: ChannelPreconditionFailed) -> StartError:
-    return StartError(f"RabbitMQ has a different declaration ({error}): {topology.HOW_TO_MIGRATE}")
+    named = re.search(r"for queue '([^']*)'", str(error))
+    is_partition = named is not None and topology.is_partition(named[1])
+    fix = topology.HOW_TO_RENEW_PARTITIONS if is_partition else topology.HOW_TO_MIGRATE
+    return StartError(f"RabbitMQ has a different declaration ({error}): {fix}")
 
 
 def not_permitted(error: ChannelAccessRefused) -> StartError:

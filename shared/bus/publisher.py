@@ -15,7 +15,12 @@ NO_TRACES: Mapping[str, str | None] = MappingProxyType({})
 
 
 def envelope(message: Message, headers: Mapping[str, Any] = MappingProxyType({})) -> Envelope:
-    """Address a message according to its contract, with a new message id and the order id as correlation id."""
+    """Address a message according to its contract, with a new message id and the order id as correlation id.
+
+    What a partitioned inbox is divided by goes with it, whether or not one is: the sender does not know.
+    """
+    if (key := message.partition_key) is not None:
+        headers = {**headers, topology.PARTITION_KEY: key}
     return Envelope(
         body=message.to_json(),
         exchange=topology.EXCHANGE,

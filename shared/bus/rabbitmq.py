@@ -33,7 +33,8 @@ class RabbitBus:
     still knows the consumer. With the mode "declare", it restores missing parts of the topology at least every
     `repair_every` seconds; with "check", it connects only once the topology is there, notices as often what is missing,
     and changes nothing on the broker; with "trust", it does neither, as a command that uses one queue. With an
-    `events_retention`, the stream of events is a part of the topology.
+    `events_retention`, the stream of events is a part of the topology. With `partitions`, an inbox that may have
+    some is divided: the bus consumes them beside it, and shares them evenly with the other processes that do.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RabbitBus:
         name: str = "ordersaga",
         topology_mode: TopologyMode = "declare",
         events_retention: str = topology.EVENTS_OFF,
+        partitions: int = topology.WHOLE,
     ) -> None:
         self._shown_url = hide_credentials(url)
         self._nodes = Nodes(url)
@@ -61,6 +63,7 @@ class RabbitBus:
             name,
             topology_mode,
             events_retention,
+            partitions,
         )
         self._queue: str | None = None
         self._link: Link | None = None

@@ -65,6 +65,14 @@ class Message(WireModel):
         """The id of the message's subject, for people and tools; receivers rely on the body alone."""
         raise NotImplementedError
 
+    @property
+    def partition_key(self) -> str | None:
+        """What an inbox that is partitioned by product divides its messages by; None if no such inbox gets them.
+
+        It only chooses the queue: a message without it arrives as well, and nothing depends on where.
+        """
+        return None
+
     def to_json(self) -> bytes:
         """Return the body for the wire, without absent optional fields."""
         return self.model_dump_json(exclude_none=True).encode()

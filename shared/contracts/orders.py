@@ -1,5 +1,6 @@
 """The messages of the order service: the order itself, commands to its participants, and events for anyone."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -66,7 +67,17 @@ class DeliveryInstruction(WireModel):
     slot: Name | None = None
 
 
-class OrderCreated(OrderMessage):
+class _OfProducts(OrderMessage):
+    """A message about an order's products, which a partitioned inventory keeps together by the first of them."""
+
+    @property
+    def partition_key(self) -> str:
+        """The first product; the order's id if the message names none."""
+        items: Sequence[Item | ReturnedItem] = getattr(self, "items", ())
+        return items[0].product_id if items else self.order_id
+
+
+class OrderCreated(_OfProducts):
     """An order was accepted; inventory and payment start work in parallel.
 
     `owner_id` is whom the order belongs to, absent if it was placed without authentication or by an earlier release.
@@ -88,7 +99,7 @@ class OrderCreated(OrderMessage):
     at: Moment | None = None
 
 
-class ReleaseStock(OrderMessage):
+class ReleaseStock(_OfProducts):
     """Return the stock that the order holds, or make sure that it will never hold any."""
 
     routing_key: ClassVar[str] = "stock.release"
@@ -96,7 +107,7 @@ class ReleaseStock(OrderMessage):
     items: Items = ()
 
 
-class ShipStock(OrderMessage):
+class ShipStock(_OfProducts):
     """Count the stock that the order holds as shipped: the goods have left."""
 
     routing_key: ClassVar[str] = "stock.ship"
@@ -137,7 +148,7 @@ class ReturnedItem(WireModel):
     quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
 
 
-class ReturnStock(OrderMessage):
+class ReturnStock(_OfProducts):
     """Put units of the order back into free stock, once per `refund_id`."""
 
     routing_key: ClassVar[str] = "stock.return"

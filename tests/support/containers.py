@@ -23,6 +23,7 @@ from testcontainers.core.wait_strategies import ExecWaitStrategy
 
 from deploy.container.initiate_replica_set import initiate
 from operations.stack.ports import PortClaims
+from shared.topology import PARTITIONS_PLUGIN
 from tests.support.servers import Servers
 
 MONGO_IMAGE = os.environ.get("ORDERSAGA_MONGO_IMAGE", "mongo:8")
@@ -139,6 +140,7 @@ class RabbitMQContainer(_LocalContainer):
         # From inside, because the engine's proxy accepts connections to a published port before anyone listens.
         listens = ExecWaitStrategy(["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/5672"])
         listens.with_startup_timeout(READY_WITHIN_SECONDS).with_poll_interval(0.2).wait_until_ready(self)
+        self.exec(["rabbitmq-plugins", "enable", PARTITIONS_PLUGIN])
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def test_deliveries_of_another_implementation_are_read(
 ) -> None:
     method = commands.Basic.Deliver(consumer, tag % 2**63, redelivered, exchange, key)
     ((_, _, payload),) = split(pamqp_frame.marshal(method, 1))
-    assert frames.read_deliver(payload) == Deliver(tag % 2**63, redelivered, exchange, key)
+    assert frames.read_deliver(payload) == Deliver(tag % 2**63, redelivered, exchange, key, consumer.encode())
 
 
 def test_properties_of_another_implementation_are_read() -> None:

@@ -69,6 +69,8 @@ class Deliver:
     redelivered: bool
     exchange: str
     routing_key: str
+    consumer: bytes = b""
+    """The tag of the consumer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,12 @@ def read_confirm(payload: bytes) -> tuple[int, bool]:
 
 def read_deliver(payload: bytes) -> Deliver:
     """Decode Basic.Deliver."""
-    at = 5 + payload[4]  # after the consumer tag
+    at = 5 + payload[4]
+    consumer = payload[5:at]
     tag, redelivered = struct.unpack_from(">QB", payload, at)
     exchange, at = _read_short(payload, at + 9)
     routing_key, _ = _read_short(payload, at)
-    return Deliver(tag, bool(redelivered & 1), exchange, routing_key)
+    return Deliver(tag, bool(redelivered & 1), exchange, routing_key, consumer)
 
 
 def read_return(payload: bytes) -> Return:

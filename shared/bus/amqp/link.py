@@ -11,7 +11,7 @@ link while the connection lives, because each new connection counts as one more 
                                                  still confirmed there after a refusal, and fails after a time-out
     the same in a cluster, and a confirm takes   publishes what waits on a new channel, too: what was on its way to a
     much longer than usual                       leader that died is lost
-    the queue of the consumer has no leader      keeps its consumer, which gets messages again from the next leader
+    a queue of its consumers has no leader       keeps its consumer, which gets messages again from the next leader
     an exchange, queue or binding is missing     declares it again at its next check, if it declares at all; if it only
                                                  checks, is unhealthy until the exchange or queue is back
     one of them exists with other arguments      if it declares, is unhealthy until they are as declared
@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypedDict, TypeVar
 
 import aio_pika
 import structlog
@@ -48,6 +48,7 @@ from shared.bus.amqp.connecting import connect
 from shared.bus.amqp.frames import Deliver, Properties, acknowledgement, publication, refusal, refusal_of_one
 from shared.bus.amqp.nodes import Address
 from shared.bus.amqp.publications import Publications
+from shared.bus.amqp.subscriptions import Subscriptions
 from shared.bus.amqp.wire import Tap, TappedTransport
 from shared.bus.declaring import (
     PAUSE_BEFORE_DECLARING_AGAIN,
@@ -59,6 +60,7 @@ from shared.bus.declaring import (
     queue_exists,
     repair_topology,
 )
+from shared.bus.partitions import try_partition, unbind_surplus
 from shared.errors import BusUnavailableError, StartError
 from shared.outage_words import with_detail
 
@@ -97,6 +99,12 @@ _RENEWAL_PAUSE = 1.0
 _EARLY_PAUSE = 10.0
 """The time between two channels that are given up for overdue confirms before the time-out."""
 
+_SETTLING_SECONDS = 1.0
+"""The time between the first message of a partition and the question whether others are to have it."""
+
+_LONE_CHECKS = 6
+"""The number of checks for which a process keeps a partition that nobody else has taken from it."""
+
 _PROBE_SECONDS = 2.0
 _PROBE = Envelope(b"", topology.PROBE_EXCHANGE, "ordersaga.probe", "probe", "", "probe", mandatory=False)
 """Reaches no queue: the broker confirms and drops it.
@@ -123,6 +131,7 @@ class Options:
     name: str
     topology: TopologyMode
     events_retention: str
+    partitions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,13 @@ class Receipt:
 
     link: "Link"
     tag: int
+
+
+class _OptionalParts(TypedDict):
+    """What the topology has or not, as the options say."""
+
+    events_retention: str
+    partitions: int
 
 
 class BrokerRefusedError(BusUnavailableError):
@@ -155,6 +171,7 @@ class Link(Tap):
         self._address = address
         self._options = options
         self._queue = queue or ""
+        self._queues = (queue, *topology.partitions_of(queue, options.partitions)) if queue else ()
         self._on_delivery = on_delivery
         self._transport = TappedTransport(self._block_changed, address.ip)
         self._connection = aio_pika.Connection(
@@ -170,9 +187,9 @@ class Link(Tap):
         self._confirm_times = ConfirmTimes()
         self._gave_up_early_at = float("-inf")
         self._consuming: UnderlyingChannel
+        self._subscriptions: Subscriptions
         self._intake = intake
-        self._consumer_tag: str | None = None
-        self._changing_intake = asyncio.Lock()
+        self._changing_consumers = asyncio.Lock()
         self._user = options.user
         self._renewal: asyncio.Task[None] | None = None
         self._renewed_at = float("-inf")
@@ -311,21 +328,16 @@ class Link(Tap):
 
     async def limit_intake(self, most: int | None) -> None:
         """Consume with this prefetch from now on, see `Bus.limit_intake`; the link is lost if the broker refuses it."""
-        async with self._changing_intake:
+        async with self._changing_consumers:
             if most == self._intake or not self._queue:
                 return
             self._intake = most
             try:
-                await self._answered(self._cancel(), _SILENT_ROUNDS * self._timeout)
+                await self._answered(self._subscriptions.cancel(), _SILENT_ROUNDS * self._timeout)
                 self._give_back()
-                await self._answered(self._consume(), _SILENT_ROUNDS * self._timeout)
+                await self._answered(self._subscriptions.begin(most), _SILENT_ROUNDS * self._timeout)
             except _LINK_ERRORS as error:
                 self._lose(f"the consumer could not be changed: {error!r}")
-
-    async def _cancel(self) -> None:
-        if self._consumer_tag is not None:
-            tag, self._consumer_tag = self._consumer_tag, None
-            await self._consuming.basic_cancel(tag)
 
     def _give_back(self) -> None:
         """Return the deliveries that were not taken, each by itself: an earlier batch may still be in hand."""
@@ -335,6 +347,7 @@ class Link(Tap):
             self._transport.write(b"".join(refusal_of_one(self._consuming.number, tag) for tag in tags))
 
     def delivered(self, method: Deliver, properties: Properties, body: bytes) -> None:
+        self._subscriptions.delivered(method.consumer)
         self.deliveries.append(
             Delivery(
                 body=body,
@@ -366,7 +379,7 @@ class Link(Tap):
     async def _open(self, topology_known: bool) -> None:
         await self._connect()
         self._connection.close_callbacks.add(self._closed)
-        if not topology_known or not await self._has_queue():
+        if not topology_known or not await self._has_queues():
             await self._prepare_topology()
         await self._open_publishing()
         self.lost.add_done_callback(self._fail_publications)
@@ -375,8 +388,9 @@ class Link(Tap):
             self._consuming = await channel.get_underlay_channel()
             self._transport.tap(self._consuming.number, self)
             self._consuming.on_consumer_cancel_callbacks.add(self._cancelled)
-            await self._consume()
-            self._start("watch-consumer", self._watch_consumer())
+            self._subscriptions = Subscriptions(self._consuming, self._queues, self._options.prefetch, _unreached)
+            await self._subscriptions.begin(self._intake)
+            self._start("watch-consumers", self._watch_consumers())
         self._start("watch-publishing", self._watch_publishing())
         if not self._address.is_only:
             self._start("watch-silence", self._watch_silence())
@@ -393,20 +407,23 @@ class Link(Tap):
                 raise BusUnavailableError(f"no answer within {seconds:g} s") from error
             raise
 
-    async def _has_queue(self) -> bool:
-        return not self._queue or await queue_exists(self._connection, self._queue)
+    async def _has_queues(self) -> bool:
+        return all([await queue_exists(self._connection, queue) for queue in self._queues])
 
     async def _prepare_topology(self) -> None:
         """Declare the topology, or check that it is there, as the options say."""
         if self._options.topology == "declare":
-            await declare_topology(self._connection, self._options.ladder)
+            await declare_topology(self._connection, self._options.ladder, partitions=self._options.partitions)
+            await unbind_surplus(self._connection, self._options.partitions)
             await self._declare_events()
         elif self._options.topology == "check" and (
-            missing := await find_missing(
-                self._connection, self._options.ladder, events_retention=self._options.events_retention
-            )
+            missing := await find_missing(self._connection, self._options.ladder, **self._optional_parts)
         ):
             raise BusUnavailableError(describe_missing(missing))
+
+    @property
+    def _optional_parts(self) -> _OptionalParts:
+        return {"events_retention": self._options.events_retention, "partitions": self._options.partitions}
 
     async def _declare_events(self) -> None:
         """Declare the stream of events; a stream with another retention is used as it is."""
@@ -478,14 +495,6 @@ class Link(Tap):
             async with asyncio.timeout(self._timeout):
                 await channel.close()
 
-    async def _consume(self) -> None:
-        if self._intake == 0:
-            return
-        prefetch = self._options.prefetch if self._intake is None else self._intake
-        await self._consuming.basic_qos(prefetch_count=prefetch)
-        answer = await self._consuming.basic_consume(self._queue, _unreached)
-        self._consumer_tag = answer.consumer_tag
-
     def _start(self, name: str, watch: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(watch, name=name)
         task.add_done_callback(self._watch_ended)
@@ -497,26 +506,38 @@ class Link(Tap):
         if not watch.cancelled() and (error := watch.exception()) is not None:
             self._lose(f"{watch.get_name()} failed: {error!r}")
 
-    async def _watch_consumer(self) -> None:
-        """Ask the broker regularly for the consumers of the queue; end the link if it does not know ours."""
-        while True:
-            await asyncio.sleep(self._options.check_every)
-            tag = self._consumer_tag
-            if tag is None:
-                continue  # nothing is to be consumed
-            question = self._consuming.queue_declare(self._queue, passive=True)
-            try:
-                answer = await self._answered(question, _SILENT_ROUNDS * self._timeout)
-            except _LINK_ERRORS as error:
-                self._lose(f"the queue could not be checked: {error!r}")
-                return
-            if answer.consumer_count or not await self._is_forgotten():
-                continue
-            if self._consumer_tag == tag:  # it has not been cancelled meanwhile
-                self._lose("the broker no longer knows the consumer")
-                return
+    async def _watch_consumers(self) -> None:
+        """Ask the broker regularly for the consumers of our queues; end the link if it does not know one of ours.
 
-    async def _is_forgotten(self) -> bool:
+        Share the partitions with the other processes, by how many consumers these have: soon when another came to us.
+        """
+        while not self.lost.done():
+            if await self._subscriptions.has_become_active(self._options.check_every):
+                await asyncio.sleep(min(_SETTLING_SECONDS, self._options.check_every))
+            try:
+                await self._check_consumers()
+            except _LINK_ERRORS as error:
+                self._lose(f"the queues could not be checked: {error!r}")
+
+    async def _check_consumers(self) -> None:
+        before = self._subscriptions.consumers
+        within = _SILENT_ROUNDS * self._timeout
+        levels = await self._answered(self._subscriptions.levels(), within)
+        for queue, level in levels.items():
+            if level.consumers == 0 and await self._is_forgotten(queue):
+                if self._subscriptions.consumers == before:  # none has been cancelled meanwhile
+                    self._lose("the broker no longer knows the consumer")
+                return
+        async with self._changing_consumers:
+            if self._intake is None:
+                processes = levels[self._queue].consumers if self._queue in levels else 1
+                sharing = self._subscriptions.share(processes, _LONE_CHECKS * self._options.check_every)
+                if left := await self._answered(sharing, within):
+                    _log.info("partitions left to other processes", partitions=left)
+            elif self._intake and self._subscriptions.is_idle:
+                await self._answered(self._subscriptions.test_next(self._intake), within)
+
+    async def _is_forgotten(self, queue: str) -> bool:
         """Return whether a second consumer of the queue is the only one.
 
         Without a leader, a queue has no consumers by its answer, and takes no second one: that proves nothing. The
@@ -525,9 +546,11 @@ class Link(Tap):
         with suppress(*_LINK_ERRORS):
             async with await connect(self._address.url, self._timeout) as connection, asyncio.timeout(self._timeout):
                 channel = await (await connection.channel()).get_underlay_channel()
+                if topology.is_partition(queue):
+                    return (await try_partition(channel, queue)).has_no_other
                 await channel.basic_qos(prefetch_count=1)
-                await channel.basic_consume(self._queue, _unreached)
-                answer = await channel.queue_declare(self._queue, passive=True)
+                await channel.basic_consume(queue, _unreached)
+                answer = await channel.queue_declare(queue, passive=True)
                 return answer.consumer_count == 1
         return False
 
@@ -572,7 +595,7 @@ class Link(Tap):
         within = _SILENT_ROUNDS * self._timeout
         verify = repair_topology if self._options.topology == "declare" else find_missing
         try:
-            question = verify(self._connection, self._options.ladder, events_retention=self._options.events_retention)
+            question = verify(self._connection, self._options.ladder, **self._optional_parts)
             missing = await self._answered(question, within)
         except StartError as error:
             self._unsound = str(error)
