@@ -20,7 +20,7 @@ from simulation.plan import Action, Fault, Plan, Story
 from simulation.runner import run_seeds
 from tests.support.seeds import IS_LONG_FORM
 
-CHOSEN = (9, 21, 25, 37, 71, 80, 85, 87, 109, 114, 122, 149, 171, 236, 257, 259, 281, 358, 537, 645, 684)
+CHOSEN = (37, 49, 69, 71, 85, 87, 109, 114, 134, 179, 187, 265, 344, 358, 537, 684, 933)
 """Seeds that meet all but what the plans below are for. When plans are drawn in another way, choose others: of the
 first thousand seeds, those whose faults are at the failpoints that are missing, as long as each meets something new.
 """
