@@ -71,7 +71,13 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
     checks = StackChecks(dependencies)
     channels = _channels(settings)
     audit_every = timedelta(seconds=settings.audit_interval_seconds)
-    observer = Observer(dependencies.client, settings.database_prefix, settings.amqp_url, audit_every=audit_every)
+    observer = Observer(
+        dependencies.client,
+        settings.database_prefix,
+        settings.amqp_url,
+        audit_every=audit_every,
+        partitions=settings.partitions,
+    )
     sampler = Sampler(database, dependencies.orders, observer.queue_ages, failpoint=connections.failpoint)
 
     async def take_letters() -> None:

@@ -19,7 +19,7 @@ from pymongo import AsyncMongoClient
 from operations.audit.runs import REST_FACTOR, AuditRuns
 from operations.dead_letters.status import DEAD, OPEN
 from operations.notifications.records import NotificationRecords
-from operations.reading.broker import QueueLevel, queue_level
+from operations.reading.broker import QueueLevel, level_with_partitions
 from operations.reading.charges import AUTHORIZED
 from operations.reading.participant_records import PARTICIPANT_RECORDS
 from operations.samples.sample import QueueAge
@@ -31,7 +31,7 @@ from shared.clock import Clock, utc_now
 from shared.database import Document
 from shared.errors import BusUnavailableError
 from shared.services import CONSOLE, ORDER, PROVISIONING
-from shared.topology import queues
+from shared.topology import WHOLE, queues
 
 INTERVAL_SECONDS = 15.0
 """The interval between observations: the scrape interval of Prometheus."""
@@ -119,6 +119,7 @@ class Observer:
         clock: Clock = utc_now,
         interval: float = INTERVAL_SECONDS,
         audit_every: timedelta = timedelta(),
+        partitions: int = WHOLE,
     ) -> None:
         """Observe a stack whose audits are scheduled so often; not at all if `audit_every` is 0."""
         self._mongo = mongo
@@ -127,7 +128,7 @@ class Observer:
         self._interval = interval
         self._audit_every = audit_every
         self._started_at = clock()
-        self._queues = _Queues(amqp_url)
+        self._queues = _Queues(amqp_url, partitions)
         self._sources: Mapping[str, Callable[[], Awaitable[None]]] = {
             "queues": self._queues.observe,
             "orders": self._observe_orders,
@@ -287,8 +288,9 @@ def _age(since: datetime | None, now: datetime) -> float:
 class _Queues:
     """The queues of the topology, over one connection that is reopened when it is lost."""
 
-    def __init__(self, amqp_url: str) -> None:
+    def __init__(self, amqp_url: str, partitions: int) -> None:
         self._amqp_url = amqp_url
+        self._partitions = partitions
         self._connection: AbstractConnection | None = None
         self._seen_empty: dict[str, float] = {}
         self._never_empty: set[str] = set()
@@ -301,7 +303,9 @@ class _Queues:
     async def observe(self) -> None:
         try:
             connection = await self._connected()
-            levels = {queue.name: await queue_level(connection, queue.name) for queue in queues()}
+            levels = {
+                queue.name: await level_with_partitions(connection, queue.name, self._partitions) for queue in queues()
+            }
         except BaseException as error:
             await self.close()
             if _is_transient(error):

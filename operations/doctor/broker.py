@@ -26,6 +26,7 @@ from shared import topology
 from shared.broker_rights import EVENT_READER, RIGHTS, Rights
 from shared.bus.amqp.connecting import broker_version, connect
 from shared.bus.amqp.nodes import host_and_port
+from shared.bus.declaring import is_about_unknown_type
 from shared.bus.partitions import find_partitions
 from shared.outage_words import with_detail
 from shared.services import CONSOLE, SERVICES, Service
@@ -231,7 +232,7 @@ async def check_surplus(connection: aio_pika.abc.AbstractConnection, partitions:
     surplus = [f"{inbox} has {number}" for inbox, number in found.items() if number > used]
     if not surplus:
         return None
-    fix = "set it as for the services; `ordersaga topology apply` deletes what is too much and empty"
+    fix = "set it as for the services; `ordersaga topology apply` deletes surplus partitions that are empty"
     return wrong("partitions", f"ORDERSAGA_PARTITIONS is {partitions}, and {', '.join(surplus)}", fix)
 
 
@@ -243,7 +244,9 @@ async def check_plugin(url: str) -> Finding:
             channel = await connection.channel()
             await channel.declare_exchange(name, topology.HASH_EXCHANGE, auto_delete=True)
             await channel.exchange_delete(name)
-    except ConnectionCommandInvalid:
+    except (ConnectionCommandInvalid, ChannelPreconditionFailed) as error:
+        if not is_about_unknown_type(error):
+            return wrong("plugins", str(error), "run ordersaga doctor again")
         return wrong("plugins", topology.PLUGIN_IS_MISSING, topology.HOW_TO_ENABLE)
     except ChannelAccessRefused:
         return note("plugins", "not checked: this user may not declare")

@@ -56,14 +56,18 @@ async def queue_levels(amqp_url: str, names: Sequence[str] = EVERY_QUEUE) -> dic
     try:
         connection = await connect(amqp_url, CONNECT_SECONDS)
         async with connection:
-            return {name: await _level_with_partitions(connection, name) for name in names}
+            return {name: await level_with_partitions(connection, name, MOST_PARTITIONS) for name in names}
     except (aiormq.exceptions.AMQPError, OSError, TimeoutError) as error:
         raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
 
 
-async def _level_with_partitions(connection: AbstractConnection, queue: str) -> QueueLevel | None:
+async def level_with_partitions(connection: AbstractConnection, queue: str, most: int) -> QueueLevel | None:
+    """Return the level of a queue with the messages of its partitions, at most so many of them.
+
+    Errors of aio-pika pass through.
+    """
     level = await queue_level(connection, queue)
-    for partition in partitions_of(queue, MOST_PARTITIONS) if level else ():
+    for partition in partitions_of(queue, most) if level else ():
         part = await queue_level(connection, partition)
         if part is None:
             break

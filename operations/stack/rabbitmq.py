@@ -276,7 +276,7 @@ class RabbitMQ:
     async def prepare_broker(self) -> None:
         """Delete the guest of an earlier release, and declare the topology.
 
-        Of partitions that are too many, `ordersaga doctor` names those in which messages wait.
+        `ordersaga doctor` names surplus partitions in which messages wait.
 
         Raises OSError or SubprocessError if a tool of RabbitMQ fails, StartError or UnreachableError if the topology
         cannot be declared.

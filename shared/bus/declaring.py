@@ -243,10 +243,19 @@ def _refuses_answers(connection: AbstractConnection) -> bool:
 async def _declare_exchange(channel: AbstractChannel, exchange: topology.Exchange) -> None:
     try:
         await channel.declare_exchange(exchange.name, exchange.kind, durable=True, arguments=exchange.arguments)
-    except ConnectionCommandInvalid as error:  # an unknown type: the broker closes the connection
-        if exchange.kind != topology.HASH_EXCHANGE:
+    except (ConnectionCommandInvalid, ChannelPreconditionFailed) as error:
+        if not is_about_unknown_type(error):
             raise
         raise StartError(f"{topology.PLUGIN_IS_MISSING}: {topology.HOW_TO_ENABLE}") from error
+
+
+def is_about_unknown_type(error: ConnectionCommandInvalid | ChannelPreconditionFailed) -> bool:
+    """Return whether the broker does not know an exchange's type, because no plugin for it is enabled.
+
+    RabbitMQ 3.10 closes the connection for it, later releases the channel
+    (https://github.com/rabbitmq/rabbitmq-server/blob/main/deps/rabbit/src/rabbit_exchange.erl).
+    """
+    return "exchange type" in str(error)
 
 
 async def _divert(channel: AbstractChannel, exchanges: Sequence[topology.Exchange], partitions: int) -> None:

@@ -5,6 +5,7 @@ that were started with the larger number take what waits there. shared.bus.decla
 """
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -24,6 +25,10 @@ DELIVERED_SECONDS = 0.1
 """The time in which a message that waits in a queue comes to its only consumer. One that comes later is counted."""
 
 
+LEADER_SECONDS = 0.2
+"""An answer within this time is that of the queue's leader: the broker gives up waiting for it after 0.25 s."""
+
+
 class Leftover(NamedTuple):
     """A partition that is not in use any more, and why it is still there.
 
@@ -40,20 +45,24 @@ class Leftover(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What another consumer of a partition found: whether it got a message, and what is left without it."""
+    """What another consumer of a partition found: whether it got a message, and what is left without it.
+
+    `is_certain` is whether the partition's leader said so: a broker that waits for it in vain answers with zeros.
+    """
 
     got_message: bool
     level: Leftover
+    is_certain: bool
 
     @property
     def has_no_other(self) -> bool:
-        """Whether nobody else consumes the partition."""
-        return self.got_message or self.level.consumers == 0
+        """Whether it is certain that nobody else consumes the partition."""
+        return self.got_message or (self.is_certain and self.level.consumers == 0)
 
     @property
     def is_unused(self) -> bool:
-        """Whether the partition is empty as well."""
-        return not (self.got_message or self.level.messages or self.level.consumers)
+        """Whether it is certain that the partition is empty as well."""
+        return self.is_certain and not (self.got_message or self.level.messages or self.level.consumers)
 
 
 async def find_partitions(connection: AbstractConnection) -> dict[str, int]:
@@ -105,7 +114,9 @@ async def retire_partitions(connection: AbstractConnection, partitions: int) -> 
     for queue in reversed(surplus):
         in_the_way = held[topology.inbox_of(queue)]
         level = await _level(channel, queue)
-        if level is not None and (level.messages or level.consumers or not await _is_unused(connection, queue)):
+        if level is None:  # deleted by another, and the broker has closed the channel
+            channel = await connection.channel()
+        elif level.messages or level.consumers or not await _is_unused(connection, queue):
             in_the_way.append(level)
         elif not in_the_way:
             await channel.queue_delete(queue)
@@ -165,8 +176,10 @@ async def try_partition(channel: UnderlyingChannel, queue: str) -> Trial:
         async with asyncio.timeout(DELIVERED_SECONDS):
             await arrived.wait()
     await channel.basic_cancel(str(consumer.consumer_tag))
+    asked = time.monotonic()
     answer = await channel.queue_declare(queue, passive=True)
-    return Trial(arrived.is_set(), Leftover(queue, answer.message_count or 0, answer.consumer_count or 0))
+    is_certain = time.monotonic() - asked < LEADER_SECONDS
+    return Trial(arrived.is_set(), Leftover(queue, answer.message_count or 0, answer.consumer_count or 0), is_certain)
 
 
 async def _unbind_exchange(channel: AbstractChannel, inbox: str) -> None:

@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from prometheus_client import REGISTRY
 
+from operations.metrics import Observer
 from operations.reading.broker import count_messages
 from shared import topology
 from shared.bus import Envelope
 from shared.bus.publisher import envelope
 from shared.contracts import Message, OrderCreated, ReleaseStock
 from shared.contracts.orders import Item
+from tests.support.builders import connected
 from tests.support.buses import raw, take_batch
 from tests.support.eventually import eventually
 from tests.support.partitions import (
@@ -230,3 +233,14 @@ async def test_messages_are_counted_with_their_inbox(broker: str) -> None:
         counted = await count_messages(broker)
     assert counted[INBOX] == len(ORDERS) + 1
     assert not any(topology.is_partition(name) for name in counted)
+
+
+async def test_the_metrics_of_an_inbox_have_the_messages_of_its_partitions(broker: str, mongodb_url: str) -> None:
+    async with open_workers(broker) as workers, connected(mongodb_url, "unused") as database:
+        await workers.send(ORDERS)
+        observer = Observer(database.client, "unused", broker, partitions=MOST)
+        try:
+            await observer.observe()
+        finally:
+            await observer.close()
+    assert REGISTRY.get_sample_value("ordersaga_queue_messages", {"queue": INBOX}) == len(ORDERS)

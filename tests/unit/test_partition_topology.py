@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from aio_pika.exceptions import ChannelPreconditionFailed
+from aiormq.exceptions import ConnectionCommandInvalid
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,8 @@ from operations.upgrade.in_flight import read_listing
 from shared import topology
 from shared.broker_rights import RIGHTS, may_ask_for
 from shared.bus import Delivery
-from shared.bus.declaring import describe_missing
+from shared.bus.declaring import describe_missing, is_about_unknown_type
+from shared.bus.partitions import Leftover, Trial
 from shared.bus.publisher import envelope
 from shared.clock import utc_now
 from shared.contracts import ALL_MESSAGES, Message, OrderCreated, RefundPayment, ReleaseStock, ReturnStock, ShipStock
@@ -157,3 +160,30 @@ def test_the_number_of_partitions_is_checked(value: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("ORDERSAGA_PARTITIONS", value)
     with pytest.raises(StartError, match=f"ORDERSAGA_PARTITIONS='{value}' is not valid"):
         load(ServiceSettings)
+
+
+def test_nothing_is_concluded_from_zeros_that_the_leader_has_not_said() -> None:
+    nothing = Leftover("order.inbox.1", 0, 0)
+    assert Trial(False, nothing, is_certain=True).is_unused
+    assert Trial(False, nothing, is_certain=True).has_no_other
+    assert not Trial(False, nothing, is_certain=False).is_unused
+    assert not Trial(False, nothing, is_certain=False).has_no_other
+    assert Trial(True, nothing, is_certain=False).has_no_other
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionCommandInvalid("COMMAND_INVALID - unknown exchange type 'x-consistent-hash'"),
+        ChannelPreconditionFailed("PRECONDITION_FAILED - unknown exchange type 'x-consistent-hash'"),
+    ],
+)
+def test_a_missing_plugin_is_recognized_however_the_broker_says_so(
+    error: ConnectionCommandInvalid | ChannelPreconditionFailed,
+) -> None:
+    assert is_about_unknown_type(error)
+
+
+def test_another_declaration_is_no_missing_plugin() -> None:
+    error = "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'ordersaga' in vhost '/'"
+    assert not is_about_unknown_type(ChannelPreconditionFailed(error))
