@@ -48,11 +48,16 @@ class Hit:
         """Whether the orders around it were not accepted and settled in time."""
         return None in (self.recovery, self.from_strike, self.all_settled)
 
+    @property
+    def has_lasted(self) -> bool:
+        """Whether it lasted for a millisecond; one whose run is interrupted at that moment may not have."""
+        return round(self.lasted, 3) > 0
+
     def in_words(self) -> str:
         """Return a line about it."""
         clock = datetime.fromtimestamp(self.at, UTC)
         times = f"recovery {_seconds(self.recovery)}, all settled {_seconds(self.all_settled)}"
-        since = f" after its end ({_seconds(self.from_strike)} from its beginning)" if self.lasted else ""
+        since = f" after its end ({_seconds(self.from_strike)} from its beginning)" if self.has_lasted else ""
         duty = f"; operator: {self.operator}" if self.operator else ""
         return f"{clock:%H:%M:%S} {self.title} ({self.what}): {times}{since}{duty}"
 
@@ -64,7 +69,7 @@ class Hit:
             "victim": self.what,
             "at": datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds"),
             "lastedSeconds": round(self.lasted, 3),
-            "measuredFrom": "repair" if self.lasted else "strike",
+            "measuredFrom": "repair" if self.has_lasted else "strike",
             "recoverySeconds": _rounded(self.recovery),
             "fromStrikeSeconds": _rounded(self.from_strike),
             "allSettledSeconds": _rounded(self.all_settled),
@@ -148,7 +153,7 @@ class Result:
             {
                 "kind": title,
                 "hits": len(hits),
-                "lasting": all(hit.lasted for hit in hits) and bool(hits),
+                "lasting": all(hit.has_lasted for hit in hits) and bool(hits),
                 "recovery": _percentiles([hit.recovery for hit in hits]),
                 "fromStrike": _percentiles([hit.from_strike for hit in hits]),
                 "allSettled": _percentiles([hit.all_settled for hit in hits]),

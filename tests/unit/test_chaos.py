@@ -422,3 +422,8 @@ def test_the_json_says_from_where_each_recovery_was_measured() -> None:
         (2, "repair", None),
     ]
     assert document["availability"]["longestGapSeconds"] == 1.0
+
+
+def test_a_fault_that_is_interrupted_at_once_has_not_lasted() -> None:
+    (shown,) = result([hit(1, "order", 1.0, 2.0, lasted=0.0004)]).as_json()["hits"]
+    assert (shown["measuredFrom"], shown["lastedSeconds"]) == ("strike", 0.0)
