@@ -122,9 +122,14 @@ class Change:
     entries: tuple[HistoryEntry, ...]
 
     @property
+    def version(self) -> int:
+        """The version of the order after the change is stored."""
+        return self.before.version + 1
+
+    @property
     def stored(self) -> Order:
         """The order after the change is stored."""
-        return replace(self.after, version=self.before.version + 1)
+        return replace(self.after, version=self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,7 +491,7 @@ def _refund_document(refund: Refund) -> Document:
 
 def _update(change: Change) -> tuple[Document, Document]:
     before, after = _changing_fields(change.before), _changing_fields(change.after)
-    after["version"] = change.before.version + 1
+    after["version"] = change.version
     changed = {name: value for name, value in after.items() if value != before[name]}
     update: dict[str, Any] = {"$set": {name: value for name, value in changed.items() if value is not None}}
     if gone := {name: "" for name, value in changed.items() if value is None}:

@@ -128,7 +128,7 @@ class Sweeper:
         # Where an answer has carried an order on meanwhile, the answer wins: the order is no longer due, or will be.
         await self._orders.apply(changes)
         current = await self._orders.load(change.after.order_id for change in changes)
-        count_changes([c for c in changes if current[c.before.order_id].version == c.stored.version])
+        count_changes([c for c in changes if current[c.before.order_id].version == c.version])
         ended = [
             _in_trace(order) for order in current.values() if order.unpublished and order.status is not Status.PENDING
         ]

@@ -209,7 +209,7 @@ def guarded_updates(
 ) -> list[UpdateOne] | list[UpdateMany]:
     """Return updates of one document each, as pairs of a query with its `_id` and a guard, and the change.
 
-    Whoever writes several must decide them again if it is not known which were stored: an election in their midst is a
+    A caller that writes several must decide them again if it is not known which were stored: an election meanwhile is a
     transient error. The driver repeats a single one by itself. So that it can be repeated, the server keeps the fate of
     each such update in `config.transactions`, which is an eighth of its work in a batch; only updates of "many"
     documents are free of that, though these find one at most.

@@ -208,7 +208,12 @@ def inbox_of_retry(queue: str) -> str | None:
 def partitions_of(queue: str, partitions: int) -> tuple[str, ...]:
     """Return the names of the partitions of an inbox; none if it is not divided, or for another queue."""
     numbers = range(1, partitions + 1) if partitions > WHOLE and queue in PARTITIONED else ()
-    return tuple(f"{queue}.{number}" for number in numbers)
+    return tuple(partition_of(queue, number) for number in numbers)
+
+
+def partition_of(inbox: str, number: int) -> str:
+    """Return the name of a partition of an inbox; their numbers begin with 1."""
+    return f"{inbox}.{number}"
 
 
 def inbox_of(queue: str) -> str:

@@ -228,8 +228,11 @@ async def check_queues(connection: aio_pika.abc.AbstractConnection, partitions: 
 async def check_surplus(connection: aio_pika.abc.AbstractConnection, partitions: int) -> Finding | None:
     """Check that no inbox has more partitions than the setting says; None if that is so."""
     found = await find_partitions(connection)
-    used = partitions if partitions > topology.WHOLE else 0
-    surplus = [f"{inbox} has {number}" for inbox, number in found.items() if number > used]
+    surplus = [
+        f"{inbox} has {number}"
+        for inbox, number in found.items()
+        if number > len(topology.partitions_of(inbox, partitions))
+    ]
     if not surplus:
         return None
     fix = "set it as for the services; `ordersaga topology apply` deletes surplus partitions that are empty"

@@ -71,7 +71,7 @@ async def find_partitions(connection: AbstractConnection) -> dict[str, int]:
     found = {}
     for inbox in topology.PARTITIONED:
         found[inbox] = 0
-        while (await _level(channel, _partition(inbox, found[inbox] + 1))) is not None:
+        while (await _level(channel, topology.partition_of(inbox, found[inbox] + 1))) is not None:
             found[inbox] += 1
         channel = await connection.channel()  # the broker has closed the other
     await channel.close()
@@ -90,7 +90,7 @@ async def unbind_surplus(connection: AbstractConnection, partitions: int) -> lis
         for inbox in found:
             if partitions == topology.WHOLE and found[inbox]:
                 await _unbind_exchange(channel, inbox)
-        surplus = list(_surplus(found, partitions))
+        surplus = list(_beyond(partitions, found))
         for queue in surplus if partitions > topology.WHOLE else ():
             bound = await channel.get_queue(queue, ensure=False)
             await bound.unbind(topology.partitions_exchange(topology.inbox_of(queue)), topology.EQUAL_SHARE)
@@ -101,7 +101,7 @@ async def unbind_surplus(connection: AbstractConnection, partitions: int) -> lis
 
 
 async def retire_partitions(connection: AbstractConnection, partitions: int) -> list[Leftover]:
-    """Unbind the partitions beyond this number, delete those that nobody needs, and return those that are in the way.
+    """Unbind the partitions beyond this number, delete those that are empty and not consumed, and return the others.
 
     The last is deleted first, as all are found by counting upwards. Raises the same errors as `unbind_surplus`.
     """
@@ -136,14 +136,10 @@ def describe_leftovers(left: Sequence[Leftover]) -> str:
     )
 
 
-def _surplus(found: dict[str, int], partitions: int) -> Iterator[str]:
-    used = partitions if partitions > topology.WHOLE else 0
+def _beyond(partitions: int, found: dict[str, int]) -> Iterator[str]:
     for inbox, number in found.items():
-        yield from (_partition(inbox, each) for each in range(used + 1, number + 1))
-
-
-def _partition(inbox: str, number: int) -> str:
-    return f"{inbox}.{number}"
+        used = len(topology.partitions_of(inbox, partitions))
+        yield from (topology.partition_of(inbox, each) for each in range(used + 1, number + 1))
 
 
 async def _level(channel: AbstractChannel, queue: str) -> Leftover | None:

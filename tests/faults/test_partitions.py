@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from operations.stack.broker_topology import apply_topology, retire_surplus
+from operations.stack.broker_topology import retire_surplus
 from shared import topology
 from tests.support.eventually import eventually
-from tests.support.partitions import declare_partitions, delete_partitions
+from tests.support.partitions import declare_partitions, undivided
 from tests.support.processes import Process, Stack, run_stack
 
 NEVER = 3600
@@ -22,9 +22,8 @@ UNHEARD = topology.NOTIFICATION_INBOX
 
 @pytest.fixture
 async def broker(clean_broker: str) -> AsyncIterator[str]:
-    await apply_topology(clean_broker)
-    yield clean_broker
-    await delete_partitions(clean_broker)
+    async with undivided(clean_broker) as url:
+        yield url
 
 
 @pytest.fixture

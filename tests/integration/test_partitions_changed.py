@@ -16,7 +16,7 @@ from shared.bus.rabbitmq import RabbitBus
 from shared.errors import StartError
 from tests.support.commands import run_command
 from tests.support.eventually import eventually
-from tests.support.partitions import MOST, Workers, declare_partitions, delete_partitions, open_workers
+from tests.support.partitions import MOST, Workers, declare_partitions, open_workers, undivided
 from tests.support.servers import Servers
 
 INBOX = topology.PAYMENT_INBOX
@@ -25,9 +25,8 @@ INBOX = topology.PAYMENT_INBOX
 @pytest.fixture
 async def broker(clean_broker: str) -> AsyncIterator[str]:
     """A broker with the topology of undivided inboxes."""
-    await apply_topology(clean_broker)
-    yield clean_broker
-    await delete_partitions(clean_broker)
+    async with undivided(clean_broker) as url:
+        yield url
 
 
 async def test_a_service_with_more_partitions_than_the_broker_names_those_that_are_missing(broker: str) -> None:

@@ -39,6 +39,14 @@ async def delete_partitions(url: str) -> None:
             await channel.exchange_delete(topology.partitions_exchange(inbox))
 
 
+@contextlib.asynccontextmanager
+async def undivided(url: str) -> AsyncIterator[str]:
+    """Let a test begin with undivided inboxes, and delete the partitions that it leaves."""
+    await apply_topology(url)
+    yield url
+    await delete_partitions(url)
+
+
 async def purge_inboxes(url: str) -> None:
     async with await aio_pika.connect(url) as connection, connection.channel() as channel:
         for inbox in topology.PARTITIONED:

@@ -103,7 +103,7 @@ _SETTLING_SECONDS = 1.0
 """The time between the first message of a partition and the question whether others are to have it."""
 
 _LONE_CHECKS = 6
-"""The number of checks for which a process keeps a partition that nobody else has taken from it."""
+"""The number of checks for which a process keeps a partition that it left and that no other process took."""
 
 _PROBE_SECONDS = 2.0
 _PROBE = Envelope(b"", topology.PROBE_EXCHANGE, "ordersaga.probe", "probe", "", "probe", mandatory=False)

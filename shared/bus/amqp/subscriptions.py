@@ -106,8 +106,8 @@ class Subscriptions:
         """Go to the end of the line of the partitions that others are to have; return their names.
 
         What has been delivered of them is still handled here: giving it back would count as a failed delivery, and the
-        next process would get it after newer messages. What comes back within `patience` seconds stays: its line has
-        nobody else, because a process counts that has another number of partitions, or tests a breaker.
+        next process would get it after newer messages. What comes back within `patience` seconds stays, as no other
+        process waits for it: one that counts was started with another number of partitions, or is testing a breaker.
         """
         active = [number for number, queue in enumerate(self._partitions) if queue in self._active]
         now = time.monotonic()
