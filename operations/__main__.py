@@ -103,7 +103,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
             observer.run,
             sampler.run,
         ),
-        drain=(letter_bus.close, channels.close, dependencies.services.close),
+        drain=(letter_bus.close, channels.close, dependencies.end_background_work, dependencies.services.close),
         health_checks={"dead letters": lambda: ingest.unhealthy_reason},
         explains_outages=explains_outages,
     )

@@ -40,11 +40,13 @@ settings.register_profile(
 settings.load_profile("any-machine")
 
 # As the services log: rendering the local variables of a deep traceback stops the event loop for seconds.
+# To stderr: a line of another task must not end up in the stdout of a command that a test runs in this process.
 structlog.configure(
     processors=[
         *structlog.get_config()["processors"][:-1],
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
-    ]
+    ],
+    logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
 )
 
 sharding.watch()

@@ -1,6 +1,5 @@
 """The audit page: the last audit and those before it, and a button that runs one in the background."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -26,15 +25,12 @@ class Auditor:
 
     def __init__(self, dependencies: ConsoleDependencies) -> None:
         self._dependencies = dependencies
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, by: str) -> str | None:
         """Start an audit and return its id; None if one is under way. Lets the driver's errors out."""
         run_id = await self._dependencies.audit_runs.begin(by)
         if run_id is not None:
-            task = asyncio.create_task(self._run_audit(run_id, by), name="audit")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._dependencies.run_in_background(self._run_audit(run_id, by), "audit")
         return run_id
 
     async def _run_audit(self, run_id: str, by: str) -> None:

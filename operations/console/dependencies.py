@@ -1,6 +1,7 @@
 """The dependencies of the console's pages."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 
 from pymongo import AsyncMongoClient
@@ -15,6 +16,8 @@ from operations.sign_in.sessions import SessionLimits
 from shared.clock import Clock, utc_now
 from shared.database import Collection, Database, Document
 from shared.services import CONSOLE, NOTIFICATION, ORDER, PROVISIONING
+
+_CANCEL_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,20 @@ class ConsoleDependencies:
     """The channels by which notifications can be sent."""
     public_url: str | None = None
     """The address at which browsers reach the console; None for the one that a request names."""
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False, repr=False)
+
+    def run_in_background(self, work: Coroutine[None, None, None], name: str) -> None:
+        """Run the work that a request began, beyond its answer."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end_background_work(self) -> None:
+        """Cancel what requests began, and wait until it has recorded that: before the connections are closed."""
+        while self._tasks:  # a driver may swallow a cancellation
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(set(self._tasks), timeout=_CANCEL_AGAIN_SECONDS)
 
     @property
     def operations(self) -> Database:

@@ -16,6 +16,9 @@ import pytest
 from fastapi import FastAPI, Response
 
 from operations.actions import list_actions, record_action
+from operations.audit import runner
+from operations.audit.report import Report
+from operations.audit.runs import INTERRUPTED
 from operations.console import ConsoleDependencies, outages
 from operations.console.audit import Auditor
 from operations.console.outages import Check
@@ -789,6 +792,26 @@ async def test_one_audit_runs_at_a_time_over_all_processes(dependencies: Console
 
     await eventually(both_are_logged, 60, "the audits to be in the log")
     assert [entry["by"] for entry in (await list_actions(dependencies.operations)).items] == ["op-2", "op-1"]
+
+
+async def test_a_console_that_stops_records_that_its_audit_was_interrupted(
+    dependencies: ConsoleDependencies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auditing = asyncio.Event()
+
+    async def never_ends(*_: object, **__: object) -> Report:
+        auditing.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(runner, "audit", never_ends)
+    assert await Auditor(dependencies).start("op-1") is not None
+    await asyncio.wait_for(auditing.wait(), 60)
+    await dependencies.end_background_work()
+    last = await dependencies.audit_runs.last()
+    assert last is not None
+    assert (last["status"], last["by"], last["why"]) == (INTERRUPTED, "op-1", "its process was stopped")
+    assert await dependencies.audit_runs.current() is None
 
 
 async def test_the_log_of_actions_is_paged_and_searched(

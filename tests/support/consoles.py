@@ -61,9 +61,11 @@ async def console_dependencies(
     """The dependencies of a console over these servers."""
     client = pymongo.AsyncMongoClient[Document](mongodb_url, tz_aware=True, w="majority")
     services = Services(urls, ADMIN_KEY)
+    dependencies = ConsoleDependencies(client, prefix, mongodb_url, amqp_url, services, **options)
     try:
-        yield ConsoleDependencies(client, prefix, mongodb_url, amqp_url, services, **options)
+        yield dependencies
     finally:
+        await dependencies.end_background_work()
         await services.close()
         await client.close()
 
