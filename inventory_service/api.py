@@ -45,6 +45,7 @@ from shared.http import (
     not_found,
     shown_as,
 )
+from shared.lean_route import LeanRoute
 from shared.money import JsonMoney
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, page_response
@@ -119,7 +120,7 @@ def create_router(stock_items: StockItems, reservations: Reservations) -> APIRou
 
 
 def _product_routes(stock_items: StockItems) -> APIRouter:
-    router = new_router("products")
+    router = new_router("products", route_class=LeanRoute)
 
     @router.put(
         "/products/{product_id}",
@@ -160,7 +161,7 @@ def _product_routes(stock_items: StockItems) -> APIRouter:
 
 
 def _stock_routes(stock_items: StockItems) -> APIRouter:
-    router = new_router("inventory")
+    router = new_router("inventory", route_class=LeanRoute)
 
     @router.put(
         "/inventory/{product_id}",
@@ -214,7 +215,7 @@ def _stock_routes(stock_items: StockItems) -> APIRouter:
 
 
 def _reservation_routes(reservations: Reservations) -> APIRouter:
-    router = new_router("reservations")
+    router = new_router("reservations", route_class=LeanRoute)
 
     @router.get("/reservations/{order_id}", response_model=ReservationView)
     @requires(Permission.ORDERS_READ)

@@ -29,6 +29,7 @@ from shared.http import (
     not_found,
     shown_as,
 )
+from shared.lean_route import LeanRoute
 from shared.money import JsonMoney
 from shared.openapi import documented
 from shared.problems import HOLD_OVER, HOLD_REFUSED, OTHER_PERSON, TOO_MANY_HOLDS
@@ -95,7 +96,7 @@ class Extension(Body):
 
 def create_holds_router(holds: Holds, most_per_user: int) -> APIRouter:
     """Build the routes; no user may have more open holds than `most_per_user`."""
-    router = new_router("holds")
+    router = new_router("holds", route_class=LeanRoute)
 
     @router.post(
         "/holds",

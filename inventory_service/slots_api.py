@@ -49,6 +49,7 @@ from shared.http import (
     not_found,
     shown_as,
 )
+from shared.lean_route import LeanRoute
 from shared.money import JsonMoney
 from shared.openapi import documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_time, page_response, read_cursor, wrong_cursor
@@ -125,7 +126,7 @@ def create_slots_router(
 
 
 def _rules_routes(rules: SlotRules) -> APIRouter:
-    router = new_router("slots")
+    router = new_router("slots", route_class=LeanRoute)
 
     @router.get("/slots/config", response_model=SlotRulesView)
     @requires(Permission.CATALOGUE_READ)
@@ -145,7 +146,7 @@ def _rules_routes(rules: SlotRules) -> APIRouter:
 
 
 def _slot_routes(slots: Slots) -> APIRouter:
-    router = new_router("slots")
+    router = new_router("slots", route_class=LeanRoute)
 
     @router.get("/slots", response_model=SlotPage)
     @requires(Permission.CATALOGUE_READ)
@@ -181,7 +182,7 @@ def _slot_routes(slots: Slots) -> APIRouter:
 
 
 def _booking_routes(reservations: Reservations, clock: Clock) -> APIRouter:
-    router = new_router("slots")
+    router = new_router("slots", route_class=LeanRoute)
 
     @router.get("/slots/{slot_id}/orders", response_model=BookingPage)
     @requires(Permission.ORDERS_READ)
@@ -212,7 +213,7 @@ def _place_in_list(reservation: Reservation) -> Sequence[Any]:
 
 
 def _assignment_routes(assigner: SlotAssigner) -> APIRouter:
-    router = new_router("slots")
+    router = new_router("slots", route_class=LeanRoute)
 
     @router.post(
         "/slots/assign", response_model=AssignmentView, responses=documented(SLOTS_FULL, SLOT_STATE, NOT_FOUND)

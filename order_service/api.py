@@ -168,7 +168,7 @@ def create_router(
     clock: Clock = utc_now,
 ) -> APIRouter:
     """Return the routes over these orders."""
-    router = new_router("orders")
+    router = new_router("orders", route_class=LeanRoute)
     _add_placement(router, placement, waiting)
     _add_reads(router, orders, followers)
     _add_actions(router, actions)
@@ -218,7 +218,6 @@ def _add_placement(router: APIRouter, placement: OrderPlacement, waiting: Waitin
         status_code=202,
         response_model=OrderView,
         responses=answers,
-        route_class_override=LeanRoute,
     )
     router.add_api_route(
         "/order",

@@ -280,7 +280,7 @@ class StrictRoute(APIRoute):
 
         async def handle_strictly(request: Request) -> Response:
             authorize(request.scope, self.endpoint)
-            with bound_contextvars(**_order_named(request.scope)):
+            with bound_contextvars(**order_named(request.scope)):
                 # Also where a body means nothing: what a browser's form can send is no request to change something.
                 if reads_body or request.method not in SAFE_METHODS:
                     check_media_type(request.headers)
@@ -646,7 +646,7 @@ async def _answer_database_error(request: Request, error: Exception) -> Response
 
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
-    named = {**_order_named(request.scope), "request_id": current_request_id()}
+    named = {**order_named(request.scope), "request_id": current_request_id()}
     _log.error("request failed", method=request.method, path=request.url.path, exc_info=error, **named)
     return problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; it has been logged")
 
@@ -783,10 +783,10 @@ def _request_metrics(method: str, route: str, status: int) -> tuple[Counter, His
 def _log_request(scope: Scope, status: int, seconds: float) -> None:
     if scope["path"] not in ALWAYS_SERVED and _log.is_enabled_for(logging.DEBUG):
         about = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
-        _log.debug("request answered", **about, **_order_named(scope))
+        _log.debug("request answered", **about, **order_named(scope))
 
 
-def _order_named(scope: Scope) -> dict[str, str]:
+def order_named(scope: Scope) -> dict[str, str]:
     """Return the id of the order in a request's path, for its log lines."""
     order_id = scope.get("path_params", {}).get("order_id")
     return {"order_id": order_id} if order_id else {}

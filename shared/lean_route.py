@@ -1,25 +1,35 @@
-"""A route that reads requests by itself: the same answers and documentation as any other, for a fraction of the work.
+"""Routes that read requests by themselves: the same answers and documentation, for a fraction of the work.
 
-FastAPI looks up for each request which parameters an endpoint has and where each comes from. For the one route that
-most requests go to, this takes longer than the order that it places. Here it is looked up once, when the route is made.
+FastAPI looks up for each request which parameters an endpoint has and where each comes from, which may take longer than
+what the endpoint does. Here it is looked up once, when the route is made.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
-from shared.access.middleware import identified_caller
+from shared.access.middleware import caller_of_request, identified_caller
 from shared.access.principal import Principal
-from shared.http import StrictRequest, StrictRoute, authorize, check_media_type
+from shared.guard import SAFE_METHODS
+from shared.http import StrictRequest, StrictRoute, authorize, check_media_type, order_named
+
+if TYPE_CHECKING:
+    from fastapi._compat import ModelField
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Check = Callable[[Headers, Principal], Awaitable[None]]
 """Raises the error that answers a request with these headers of the caller; returns if the body is to be read."""
+
+Errors = list[Any]
+"""What is wrong with a request, as pydantic describes it."""
 
 _CHECK = "__ordersaga_check_before_body__"
 _NO_BODY = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
@@ -35,61 +45,89 @@ def checked_before_body(check: Check) -> Callable[[Endpoint], Endpoint]:
     return declare
 
 
-class LeanRoute(StrictRoute):
-    """A route whose endpoint takes a model as body, the caller, the request, and any number of single headers."""
+def _is_single(header: "ModelField") -> bool:
+    """Return False for a header that may be sent several times, or that is a model of several."""
+    annotation = header.field_info.annotation
+    return all(each in (str, int, float, bool, type(None)) for each in get_args(annotation) or (annotation,))
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """Raise TypeError if the endpoint takes anything else, because it would not be read."""
+
+class LeanRoute(StrictRoute):
+    """A route that reads parts of the path, single headers, a JSON body, the caller and the request by itself.
+
+    Where the endpoint takes anything else, such as parameters of the query, the framework reads them all.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **options: Any) -> None:
+        """Raise TypeError if the endpoint is not asynchronous: it is called as it is, and its response sent."""
         super().__init__(path, endpoint, **options)
+        if not inspect.iscoroutinefunction(endpoint):
+            raise TypeError(f"{path}: the endpoint of a lean route must be asynchronous, and return a response")
         reads = self.dependant
-        others = (reads.path_params, reads.query_params, reads.cookie_params)
-        if any(others) or len(reads.body_params) != 1 or len(reads.dependencies) != 1 or not reads.request_param_name:
-            raise TypeError(f"{path}: a lean route takes one body, the caller, the request, and headers")
+        self._parts_of_path = reads.path_params
         self._headers = [(field, field.alias.lower().encode(), field.get_default()) for field in reads.header_params]
-        self._body = reads.body_params[0]
+        self._body = next(iter(reads.body_params), None)
         self._request_name = reads.request_param_name
-        self._caller_name = str(reads.dependencies[0].name)
+        self._caller_names = [str(each.name) for each in reads.dependencies]
         self._check: Check | None = getattr(endpoint, _CHECK, None)
-        self.app = self._serve
+        others = (*reads.query_params, *reads.cookie_params, *reads.body_params[1:])
+        others += tuple(field for field in reads.header_params if not _is_single(field))
+        if not others and all(each.call is caller_of_request for each in reads.dependencies):
+            self.app = self._serve
+        elif self._check is not None:
+            raise TypeError(f"{path}: the framework reads the body before anything can be checked")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         authorize(scope, self.endpoint)
-        request, caller = StrictRequest(scope, receive, send), identified_caller(scope)
-        if self._check is not None:
-            await self._check(request.headers, caller)
-        check_media_type(request.headers)
-        body, wrong = await self._read_body(request)
-        arguments, errors = self._read_headers(scope)
-        errors += wrong
-        if errors:
-            raise RequestValidationError(errors)
-        arguments[self._body.name] = body
-        arguments[self._request_name] = request
-        arguments[self._caller_name] = caller
-        response = await self.endpoint(**arguments)
+        with bound_contextvars(**order_named(scope)):
+            request = StrictRequest(scope, receive, send)
+            if self._check is not None:
+                await self._check(request.headers, identified_caller(scope))
+            if self._body is not None or scope["method"] not in SAFE_METHODS:
+                check_media_type(request.headers)
+            response = await self.endpoint(**await self._arguments(request))
         await response(scope, receive, send)
 
-    async def _read_body(self, request: StrictRequest) -> tuple[Any, list[Any]]:
-        """Return the body and what is wrong with it. Raises the HTTPException 400 if it is not JSON."""
+    async def _arguments(self, request: StrictRequest) -> dict[str, Any]:
+        """Return what the endpoint takes. Raises RequestValidationError, and the HTTPException 400 if it is no JSON."""
+        found: dict[str, Any] = {}
+        body_errors = [] if self._body is None else await self._read_body(self._body, request, found)
+        errors = [*self._read_path(request.scope, found), *self._read_headers(request.scope, found), *body_errors]
+        if errors:
+            raise RequestValidationError(errors)
+        if self._request_name is not None:
+            found[self._request_name] = request
+        for name in self._caller_names:
+            found[name] = identified_caller(request.scope)
+        return found
+
+    async def _read_body(self, field: "ModelField", request: StrictRequest, found: dict[str, Any]) -> Errors:
         try:
             if not await request.body():
-                return None, [_NO_BODY]
+                found[field.name] = field.get_default()
+                return [_NO_BODY] if field.field_info.is_required() else []
             given = await request.json()
         except (ValueError, ClientDisconnect) as error:
             raise HTTPException(400) from error
-        return self._body.validate(given, loc=("body",))
+        found[field.name], errors = field.validate(given, loc=("body",))
+        return errors
 
-    def _read_headers(self, scope: Scope) -> tuple[dict[str, Any], list[Any]]:
+    def _read_path(self, scope: Scope, found: dict[str, Any]) -> Errors:
+        errors: Errors = []
+        for field in self._parts_of_path:
+            found[field.name], wrong = field.validate(scope["path_params"][field.alias], loc=("path", field.alias))
+            errors += wrong
+        return errors
+
+    def _read_headers(self, scope: Scope, found: dict[str, Any]) -> Errors:
         given: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             given.setdefault(name, value)
-        arguments: dict[str, Any] = {}
-        errors: list[Any] = []
+        errors: Errors = []
         for field, name, default in self._headers:
             if name not in given:
-                arguments[field.name] = default
+                found[field.name] = default
                 continue
             text = given[name].decode("latin-1")
-            arguments[field.name], wrong = field.validate(text, loc=("header", field.alias))
+            found[field.name], wrong = field.validate(text, loc=("header", field.alias))
             errors += wrong
-        return arguments, errors
+        return errors

@@ -46,6 +46,7 @@ from shared.http import (
     new_router,
     not_found,
 )
+from shared.lean_route import LeanRoute
 from shared.openapi import PROBLEM_JSON, documented
 from shared.paging import DEFAULT_LIMIT, CursorParameter, Limit, after_id, after_time, page_response
 from shared.problems import BOOKS_REFUSE, CONFLICT, INSUFFICIENT_BALANCE, NOT_FOUND
@@ -68,7 +69,7 @@ _REFUSALS = documented(BOOKS_REFUSE, INSUFFICIENT_BALANCE, NOT_FOUND, CONFLICT)
 
 def create_router(funds: Funds) -> APIRouter:
     """Create the routes over the given funds."""
-    router = new_router("payments", "funds")
+    router = new_router("payments", "funds", route_class=LeanRoute)
     _add_retainers(router, funds)
     _add_invoices(router, funds)
     _add_payments(router, funds)
@@ -494,8 +495,7 @@ def _respond(stored: StoredResponse, path: str = "") -> Response:
 def _identify(
     request: HttpRequest, caller: Principal, key: str | None, body: BaseModel | None = None
 ) -> IdempotentRequest:
-    content = None if body is None else body.model_dump(mode="json", by_alias=True)
-    return IdempotentRequest(key, request.method, request.url.path, content, caller.owner)
+    return IdempotentRequest(key, request.method, request.scope["path"], body, caller.owner)
 
 
 async def _found(reading: Awaitable[Document]) -> Document:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from pydantic import BaseModel
 
 from payment_service.funds.payments import COLLECTION as PAYMENTS
 from payment_service.ledger.chart_of_accounts import AccountKind
@@ -25,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 @contextmanager
 def failures_logged(
-    operation: str, touches: Collection[Reference], *, path: str | None = None, body: Any = None
+    operation: str, touches: Collection[Reference], *, path: str | None = None, body: BaseModel | None = None
 ) -> Iterator[None]:
     """Log an error that ends this context, which passes through; of what it touches, the line names the accounts."""
     try:
@@ -36,13 +37,15 @@ def failures_logged(
         raise
 
 
-def _described(operation: str, touches: Collection[Reference], path: str | None, body: Any) -> dict[str, Any]:
+def _described(
+    operation: str, touches: Collection[Reference], path: str | None, body: BaseModel | None
+) -> dict[str, Any]:
     described: dict[str, Any] = {"operation": operation}
     if path is not None:
         described["path"] = path
     if accounts := sorted(name for each in touches if (name := _name(each))):
         described["accounts"] = accounts
-    fields = body if isinstance(body, dict) else {}
+    fields = {} if body is None else body.model_dump(mode="json", by_alias=True)
     if (amount := next((fields[name] for name in _AMOUNTS if fields.get(name) is not None), None)) is not None:
         described["amount"] = amount
     if currency := fields.get("currency"):

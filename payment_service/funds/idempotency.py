@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 from pymongo import ASCENDING, IndexModel
 
 from payment_service.funds.failures import failures_logged
@@ -52,12 +53,12 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request in the form in which it is compared with an earlier one under the same key."""
+    """A request as it is compared with an earlier one under the same key: by what its body says as JSON."""
 
     key: str | None
     method: str
     path: str
-    body: Any = None
+    body: BaseModel | None = None
     owner: str | None = None
 
     @property
@@ -65,9 +66,14 @@ class IdempotentRequest:
         """The id of the record of its response; a header cannot contain the separator."""
         return self.key if self.key is None or self.owner is None else f"{self.owner}\0{self.key}"
 
+    @property
+    def content(self) -> Any:
+        """The body as JSON."""
+        return None if self.body is None else self.body.model_dump(mode="json", by_alias=True)
+
     def fingerprint(self) -> str:
         """Return a hash of method, path and body."""
-        content = [self.method, self.path, self.body]
+        content = [self.method, self.path, self.content]
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

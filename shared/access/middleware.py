@@ -171,9 +171,10 @@ def identified_caller(scope: Scope) -> Principal:
     return caller
 
 
-async def _caller(request: Request) -> Principal:
+async def caller_of_request(request: Request) -> Principal:
+    """Return who calls, for a route's parameter. Raises RuntimeError on an open path."""
     return identified_caller(request.scope)
 
 
-Caller = Annotated[Principal, Depends(_caller)]
+Caller = Annotated[Principal, Depends(caller_of_request)]
 """The type of a route's parameter that is the caller of the request."""

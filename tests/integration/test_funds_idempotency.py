@@ -12,6 +12,7 @@ from payment_service.funds.idempotency import (
     IdempotentRunner,
     StoredResponse,
 )
+from payment_service.funds.requests import Consumption
 from payment_service.ledger.ledger import references
 from payment_service.ledger.refusals import LedgerRefusalError
 from payment_service.ledger.transactions import Transactions
@@ -201,7 +202,7 @@ async def test_a_success_in_another_process_outranks_a_refusal(mongodb_url: str,
     async with connected(mongodb_url, f"{database_prefix}_payments") as database:
         elsewhere = IdempotentRunner(Transactions(database), utc_now)
         runner = IdempotentRunner(Transactions(database), utc_now)
-        request = IdempotentRequest(new_id(), "POST", "/x", {"amount": 1})
+        request = IdempotentRequest(new_id(), "POST", "/x", Consumption(amount=1))
 
         async def granted(_unit: UnitOfWork) -> StoredResponse:
             return StoredResponse(200, {"granted": True})
@@ -214,4 +215,4 @@ async def test_a_success_in_another_process_outranks_a_refusal(mongodb_url: str,
         assert await runner.run(request, "test", refused) == repeated
         assert await elsewhere.run(request, "test", refused) == repeated
         with pytest.raises(IdempotencyKeyReusedError):
-            await runner.run(IdempotentRequest(request.key, "POST", "/y", {"amount": 1}), "test", granted)
+            await runner.run(IdempotentRequest(request.key, "POST", "/y", Consumption(amount=1)), "test", granted)

@@ -1,4 +1,4 @@
-"""A lean route answers every request as a route of the framework does, and refuses what it would not read."""
+"""A lean route answers every request as a route of the framework does, and leaves to it what it does not read."""
 
 import json
 from collections.abc import AsyncIterator
@@ -6,17 +6,18 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Header, Query, Request, Response
+from fastapi import Cookie, Depends, Header, Path, Query, Request, Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
+from structlog.contextvars import get_contextvars
 
 from order_service.api import IdempotencyKey, Preference
 from order_service.new_order import NewOrder
 from shared.access.middleware import Caller, requires
 from shared.access.permissions import Permission, Role
 from shared.access.principal import Principal
-from shared.http import MAX_BODY_BYTES, Body, conflict, create_app, json_response, new_router
+from shared.http import MAX_BODY_BYTES, Body, StrictRoute, conflict, create_app, json_response, new_router
 from shared.lean_route import LeanRoute, checked_before_body
 from tests.support.access import ADMIN_KEY, KEYS, bearer, key_authenticator
 from tests.support.builders import order_body
@@ -42,23 +43,48 @@ async def _echo(
     return json_response([read, caller.id, request.method, idempotency_key, prefer, number], 202, {"x-echo": "yes"})
 
 
+@requires(Permission.ORDERS_PLACE)
+async def _echo_part(
+    name: Annotated[str, Path(min_length=2, max_length=20)],
+    number: Annotated[int, Path(ge=0)],
+    caller: Caller,
+    new: NewOrder | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Answer with all that was read, also of the path; the body may be left out."""
+    read = None if new is None else new.model_dump(mode="json")
+    return json_response([name, number, caller.id, read, idempotency_key])
+
+
+@requires(Permission.ORDERS_PLACE)
+async def _echo_path(order_id: Annotated[str, Path(min_length=2)], request: Request) -> Response:
+    """Answer with the path; neither the caller nor a body is read."""
+    return json_response([order_id, request.method, get_contextvars()])
+
+
 @pytest.fixture(scope="module")
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     app = create_app("test", "", _ready, authenticator=key_authenticator())
-    router = new_router("orders")
-    router.add_api_route(USUAL, _echo, methods=["POST"])
-    router.add_api_route(LEAN, _echo, methods=["POST"], route_class_override=LeanRoute)
-    app.router.routes.extend(router.routes)
+    for path, route_class in ((USUAL, StrictRoute), (LEAN, LeanRoute)):
+        router = new_router("orders", route_class=route_class)
+        router.add_api_route(path, _echo, methods=["POST"])
+        router.add_api_route(path + "/{name}/{number}", _echo_part, methods=["POST"])
+        router.add_api_route(path + "/{order_id}", _echo_path, methods=["GET", "DELETE"])
+        app.router.routes.extend(router.routes)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as found:
         yield found
 
 
-async def answers(client: httpx.AsyncClient, content: Any, headers: Any, method: str = "POST") -> list[Any]:
-    """Return the answer of each route: status, headers and body."""
+async def answers(
+    client: httpx.AsyncClient, content: Any, headers: Any, method: str = "POST", more: str = ""
+) -> list[Any]:
+    """Return the answer of each route, at this path below it: status, headers and body."""
     found = []
     for path in (USUAL, LEAN):
-        response = await client.request(method, path, content=content, headers=[*headers, ("x-request-id", "r1")])
+        response = await client.request(
+            method, path + more, content=content, headers=[*headers, ("x-request-id", "r1")]
+        )
         found.append((response.status_code, dict(response.headers), response.text.replace(path, "")))
     return found
 
@@ -106,6 +132,53 @@ async def test_both_routes_answer_alike(
     headers = [(name, value.encode("latin-1")) for name, value in (media, *more, key)]
     usual, lean = await answers(client, body, headers)
     assert usual == lean
+
+
+PARTS = st.sampled_from(["ab", "a", "a" * 21, "%C3%A9%20", "0", "7", "-1", "x", "%2F", ""])
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    name=PARTS,
+    number=PARTS,
+    body=BODIES,
+    media=st.sampled_from([JSON, JSON, ("content-type", "text/plain")]),
+    more=HEADERS,
+    key=st.sampled_from([KEY, KEY, ("accept", "*/*")]),
+)
+async def test_both_routes_read_paths_alike(
+    client: httpx.AsyncClient, name: str, number: str, body: bytes, media: Any, more: list[Any], key: Any
+) -> None:
+    headers = [(header, value.encode("latin-1")) for header, value in (media, *more, key)]
+    usual, lean = await answers(client, body, headers, more=f"/{name}/{number}")
+    assert usual == lean
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"{}", GOOD])
+async def test_a_body_may_be_left_out(client: httpx.AsyncClient, content: bytes) -> None:
+    usual, lean = await answers(client, content, [KEY, JSON], more="/ab/7")
+    assert usual == lean
+    assert lean[0] == (422 if content == b"{}" else 200)
+    if content != b"{}":
+        name, number, _, read, _ = json.loads(lean[2])
+        assert (name, number, read is None) == ("ab", 7, content in (b"", b"null"))
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("content", [b"", b"not JSON", GOOD])
+@pytest.mark.parametrize("headers", [[KEY], [KEY, JSON], [KEY, ("content-type", "text/plain")], []])
+async def test_both_routes_leave_the_same_bodies_unread(
+    client: httpx.AsyncClient, method: str, content: bytes, headers: list[tuple[str, str]]
+) -> None:
+    usual, lean = await answers(client, content, headers, method, "/order-1")
+    assert usual == lean
+
+
+async def test_the_log_lines_of_an_order_name_it(client: httpx.AsyncClient) -> None:
+    usual, lean = await answers(client, b"", [KEY], "GET", "/order-1")
+    assert usual == lean
+    assert json.loads(lean[2])[2]["order_id"] == "order-1"
+    assert "order_id" not in get_contextvars()
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD"])
@@ -164,36 +237,56 @@ class _Other(Body):
     name: str
 
 
-async def _with_query(new: _Other, caller: Caller, request: Request, more: Annotated[int, Query()] = 1) -> None:
+async def _with_query(new: _Other, caller: Caller, more: Annotated[int, Query()] = 1) -> Response:
     """Take a parameter of the query."""
+    return json_response([new.name, more, caller.id])
 
 
-async def _without_body(caller: Caller, request: Request) -> None:
-    """Take no body."""
+async def _with_cookie(new: _Other, caller: Caller, more: Annotated[int, Cookie()] = 1) -> Response:
+    """Take a cookie."""
+    return json_response([new.name, more, caller.id])
 
 
-async def _with_two_bodies(new: _Other, other: _Other, caller: Caller, request: Request) -> None:
+async def _with_two_bodies(new: _Other, other: _Other, caller: Caller) -> Response:
     """Take two bodies."""
+    return json_response([new.name, other.name, caller.id])
 
 
-async def _without_caller(new: _Other, request: Request) -> None:
-    """Serve everybody."""
+async def _with_lines(new: _Other, caller: Caller, accept: Annotated[list[str] | None, Header()] = None) -> Response:
+    """Take every line of a header."""
+    return json_response([new.name, accept, caller.id])
 
 
-async def _with_path(new: _Other, caller: Caller, request: Request, number: int) -> None:
-    """Take a parameter of the path."""
+def _another() -> str:
+    return "another"
+
+
+async def _with_another_dependency(new: _Other, another: Annotated[str, Depends(_another)]) -> Response:
+    """Take what the framework has to find."""
+    return json_response([new.name, another])
 
 
 @pytest.mark.parametrize(
-    ("path", "endpoint"),
-    [
-        ("/x", _with_query),
-        ("/x", _without_body),
-        ("/x", _with_two_bodies),
-        ("/x", _without_caller),
-        ("/x/{number}", _with_path),
-    ],
+    "endpoint", [_with_query, _with_cookie, _with_two_bodies, _with_lines, _with_another_dependency]
 )
-def test_what_a_lean_route_would_not_read_is_refused(path: str, endpoint: Any) -> None:
-    with pytest.raises(TypeError, match="a lean route takes"):
-        LeanRoute(path, endpoint, methods=["POST"])
+async def test_what_a_lean_route_does_not_read_is_left_to_the_framework(endpoint: Any) -> None:
+    requires(Permission.ORDERS_PLACE)(endpoint)
+    app = create_app("test", "", _ready, authenticator=key_authenticator())
+    router = new_router("orders", route_class=LeanRoute)
+    router.add_api_route(LEAN, endpoint, methods=["POST"])
+    app.router.routes.extend(router.routes)
+    body = {"name": "n"} if endpoint is not _with_two_bodies else {"new": {"name": "n"}, "other": {"name": "o"}}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        headers = {"authorization": f"Bearer {ADMIN_KEY}", "cookie": "more=2"}
+        answer = await client.post(f"{LEAN}?more=2", json=body, headers=headers)
+    assert answer.json()[:2] in (["n", 2], ["n", "o"], ["n", ["*/*"]], ["n", "another"])
+
+
+def test_a_lean_route_refuses_what_it_cannot_do() -> None:
+    def waits() -> Response:
+        return json_response([])
+
+    with pytest.raises(TypeError, match="must be asynchronous"):
+        LeanRoute(LEAN, waits, methods=["GET"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="before anything can be checked"):
+        LeanRoute(LEAN, checked_before_body(_refuse_key)(_with_query), methods=["POST"])
