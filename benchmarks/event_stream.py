@@ -70,7 +70,9 @@ def in_turn(rounds: int) -> Iterator[Case]:
 
 async def bind(connection: AbstractConnection, stack: Stack, case: Case) -> None:
     """Bind the stream and the inbox, or remove their bindings to the exchange of events."""
-    await declare_event_stream(connection, stack.events_retention if case.stream else topology.EVENTS_OFF)
+    await declare_event_stream(
+        connection, stack.topology_options.events_retention if case.stream else topology.EVENTS_OFF
+    )
     [inbox] = [queue for queue in topology.queues() if queue.name == topology.NOTIFICATION_INBOX]
     async with connection.channel() as channel:
         queue = await channel.get_queue(inbox.name, ensure=False)
@@ -132,7 +134,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="orders per second; without it, as fast as they are answered")
     options = parser.parse_args()
     stack = locate_stack()
-    if not stack.events_retention:
+    if not stack.topology_options.events_retention:
         raise SystemExit("the stack keeps no events: start it without ORDERSAGA_EVENTS_RETENTION=off")
     show(uvloop.run(measure(stack, LoadPlan(options.orders, options.rate), options.rounds)))
 

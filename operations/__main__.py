@@ -59,8 +59,7 @@ def assemble(settings: OperationsSettings, connections: Connections) -> Parts:
         prefetch=PREFETCH,
         repair_every=settings.topology_check_seconds,
         topology_mode=settings.topology,
-        events_retention=settings.events_retention,
-        partitions=settings.partitions,
+        topology_options=settings.topology_options,
         name="ordersaga-dead-letters",
     )
     ingest = Ingest(letter_bus, letters, failpoint=connections.failpoint)

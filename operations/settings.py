@@ -18,7 +18,7 @@ from operations.errors import UnreachableError
 from operations.stack.access import key_of_commands
 from operations.stack.database_rights import BACKUP, MAINTENANCE
 from operations.stack.database_users import DatabaseUsers, read_users
-from operations.stack.environment import events_retention, invalid_value, partitions, with_values_for_commands
+from operations.stack.environment import invalid_value, topology_options, with_values_for_commands
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     API_KEY_VARIABLE,
@@ -35,7 +35,7 @@ from shared.errors import StartError
 from shared.services import CONSOLE, INVENTORY, NOTIFICATION, ORDER, PAYMENT, PROCESSES, PROVISIONING, SERVICES
 from shared.settings import Amount, HostNames, ServiceSettings, words
 from shared.tls import client_context
-from shared.topology import DEFAULT_EVENTS_RETENTION, WHOLE
+from shared.topology import DEFAULT_OPTIONS, TopologyOptions
 from shared.urls import check_api_url, check_service_url, hide_credentials, hide_credentials_in_value, is_unalterable
 
 HttpUrl = Annotated[str, AfterValidator(check_service_url)]
@@ -181,10 +181,8 @@ class Stack:
     """The URL of MongoDB for backups, which only read; empty if `mongodb_url` is for all."""
     database_users: DatabaseUsers | None = None
     """The users of MongoDB if `ordersaga up` runs it."""
-    events_retention: str = DEFAULT_EVENTS_RETENTION
-    """For how long the stack keeps events; empty if it keeps none."""
-    partitions: int = WHOLE
-    """Into how many partitions its inboxes are divided."""
+    topology_options: TopologyOptions = DEFAULT_OPTIONS
+    """What its settings decide about the topology of its broker."""
 
     @property
     def url_for_changes(self) -> str:
@@ -313,8 +311,7 @@ def locate_stack(data_dir: Path | None = None, environment: Mapping[str, str] = 
         layout.root if (mongodb_url, amqp_url) == (running.mongodb_url, running.amqp_url) else None,
         environment.get(DATABASE_PREFIX_VARIABLE) or running.database_prefix,
         api_key=key_of_commands(layout, environment),
-        events_retention=_events_retention(amqp_url, running, environment),
-        partitions=_partitions(amqp_url, running, environment),
+        topology_options=_topology_options(amqp_url, running, environment),
     )
     if running.mongodb_has_users and not environment.get(MONGODB_URL_VARIABLE):
         return _with_users(stack, layout, running.database_prefix)
@@ -339,11 +336,10 @@ def _with_users(stack: Stack, layout: Layout, prefix: str) -> Stack:
 
 @dataclass(frozen=True)
 class Broker:
-    """The broker that a command acts on, for how long it keeps events, empty if it keeps none, and its partitions."""
+    """The broker that a command acts on, and what settings decide about its topology."""
 
     url: str = field(repr=False)
-    events_retention: str
-    partitions: int
+    topology_options: TopologyOptions
 
 
 def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] = os.environ) -> Broker:
@@ -361,11 +357,11 @@ def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] =
     if invalid := invalid_value({name: environment.get(name, "") for name in own}):
         raise UnreachableError(invalid)
     if given := environment.get(AMQP_URL_VARIABLE):
-        return Broker(given, events_retention(environment), partitions(environment))
+        return Broker(given, topology_options(environment))
     layout = Layout(choose_data_directory(data_dir, environment, last_used=True))
     running = _running(layout, environment)
     if url := running.amqp_url:
-        return Broker(url, _events_retention(url, running, environment), _partitions(url, running, environment))
+        return Broker(url, _topology_options(url, running, environment))
     raise UnreachableError(f"no stack runs in {layout.root}: start one, or set {AMQP_URL_VARIABLE}")
 
 
@@ -380,16 +376,9 @@ def _running(layout: Layout, environment: Mapping[str, str]) -> State:
     return state if state.running else State()
 
 
-def _events_retention(amqp_url: str, running: State, environment: Mapping[str, str]) -> str:
-    """Return for how long this broker keeps events: as the environment says, else as the stack was started with."""
-    if running.amqp_url == amqp_url:
-        return events_retention(environment, running.events_retention)
-    return events_retention(environment)
-
-
-def _partitions(amqp_url: str, running: State, environment: Mapping[str, str]) -> int:
-    """Return the number of partitions: as the environment says, else as the stack of this broker was started with."""
-    return partitions(environment, running.partitions if running.amqp_url == amqp_url else WHOLE)
+def _topology_options(amqp_url: str, running: State, environment: Mapping[str, str]) -> TopologyOptions:
+    """Return what the environment decides, and for the rest what the stack of this broker was started with."""
+    return topology_options(environment, running.topology_options if running.amqp_url == amqp_url else DEFAULT_OPTIONS)
 
 
 def _service_urls(running: State, environment: Mapping[str, str]) -> dict[str, str]:

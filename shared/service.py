@@ -127,8 +127,7 @@ class _RunningService:
             prefetch=settings.prefetch,
             repair_every=settings.topology_check_seconds,
             topology_mode=settings.topology,
-            events_retention=settings.events_retention,
-            partitions=settings.partitions,
+            topology_options=settings.topology_options,
         )
         failpoint = kill_at(settings.crash_at)
         self._parts = assemble(Connections(self._database, Publisher(self._bus), failpoint))

@@ -24,7 +24,7 @@ from shared.errors import StartError
 from shared.failpoints import kill_at
 from shared.money import to_minor_units
 from shared.setting_files import SUFFIX, with_file_values
-from shared.topology import DEFAULT_EVENTS_RETENTION, EVENTS_OFF, MOST_PARTITIONS, WHOLE
+from shared.topology import DEFAULT_EVENTS_RETENTION, EVENTS_OFF, MOST_PARTITIONS, WHOLE, TopologyOptions
 
 ENV_PREFIX = "ORDERSAGA_"
 
@@ -240,6 +240,11 @@ class ServiceSettings(FileSettings):
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise ValueError(f"with {ENV_PREFIX}TLS_CLIENT_CA_FILE, {ENV_PREFIX}TLS_CERT_FILE must be set too")
         return self
+
+    @property
+    def topology_options(self) -> TopologyOptions:
+        """What the settings decide about the topology."""
+        return TopologyOptions(self.events_retention, self.partitions)
 
     @property
     def known_names(self) -> tuple[str, ...]:

@@ -127,6 +127,24 @@ WHOLE = 1
 
 MOST_PARTITIONS = 64
 
+
+@dataclass(frozen=True, slots=True)
+class TopologyOptions:
+    """What settings decide about the topology."""
+
+    events_retention: str = EVENTS_OFF
+    """For how long the stream keeps events; empty if there is none."""
+    partitions: int = WHOLE
+    """Into how many partitions each inbox that may have some is divided."""
+
+
+PLAIN = TopologyOptions()
+"""The smallest topology: no stream of events, no partitions."""
+
+DEFAULT_OPTIONS = TopologyOptions(DEFAULT_EVENTS_RETENTION)
+"""What is decided without any setting."""
+
+
 PARTITION_KEY = "x-partition-key"
 """The header that a partitioned inbox of the inventory is divided by; see `Message.partition_key`."""
 
@@ -261,8 +279,8 @@ _QUORUM: dict[str, Any] = {"x-queue-type": "quorum"}
 _DEAD_LETTERED: dict[str, Any] = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 
-def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, partitions: int = WHOLE) -> tuple[Exchange, ...]:
-    """Return all exchanges to declare, with the given number of partitions of each inbox that may have some."""
+def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, options: TopologyOptions = PLAIN) -> tuple[Exchange, ...]:
+    """Return all exchanges to declare."""
     or_dead: dict[str, Any] = {"alternate-exchange": DEAD_LETTERS}
     retries = (name for inbox in INBOXES for name in retry_queues(inbox, ladder))
     return (
@@ -270,7 +288,7 @@ def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, partitions: int = W
         Exchange(DEAD_LETTERS, "fanout"),
         Exchange(INBOX_EXCHANGE, "direct", or_dead),
         *(Exchange(name, "fanout", or_dead) for name in retries),
-        *(_dividing_exchange(inbox) for inbox in PARTITIONED if partitions > WHOLE),
+        *(_dividing_exchange(inbox) for inbox in PARTITIONED if options.partitions > WHOLE),
     )
 
 
@@ -283,10 +301,10 @@ def routes_to(inbox: str) -> tuple[tuple[str, str], ...]:
     return tuple((EXCHANGE, message.routing_key) for message in INBOXES[inbox])
 
 
-def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, partitions: int = WHOLE) -> tuple[Queue, ...]:
+def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, options: TopologyOptions = PLAIN) -> tuple[Queue, ...]:
     """Return all queues to declare but the stream. All exist before a service starts, so every message has a queue."""
     return (
-        *(queue for name in INBOXES for queue in _inbox_and_partitions(name, partitions)),
+        *(queue for name in INBOXES for queue in _inbox_and_partitions(name, options)),
         *(_retry_queue(inbox, delay) for inbox in INBOXES for delay in ladder),
         Queue(DEAD_LETTERS, ((DEAD_LETTERS, ""),), _QUORUM | {"x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT}),
     )
@@ -300,11 +318,10 @@ def event_stream(retention: str) -> Queue:
     return Queue(EVENTS, tuple((EXCHANGE, name) for name in EVENT_TYPES), arguments)
 
 
-def all_queues(
-    events_retention: str, ladder: tuple[RetryDelay, ...] = RETRY_LADDER, partitions: int = WHOLE
-) -> tuple[Queue, ...]:
+def all_queues(options: TopologyOptions, ladder: tuple[RetryDelay, ...] = RETRY_LADDER) -> tuple[Queue, ...]:
     """Return all queues to declare, with the stream of events unless it is off."""
-    return (*queues(ladder, partitions), *((event_stream(events_retention),) if events_retention else ()))
+    retention = options.events_retention
+    return (*queues(ladder, options), *((event_stream(retention),) if retention else ()))
 
 
 def all_bindings(queues: Iterable[Queue], exchanges: Iterable[Exchange]) -> dict[str, tuple[tuple[str, str], ...]]:
@@ -346,12 +363,12 @@ def _migration_name(queue: Queue) -> str:
     return f"{MIGRATION.name}.{queue.name}"
 
 
-def _inbox_and_partitions(name: str, partitions: int) -> tuple[Queue, ...]:
+def _inbox_and_partitions(name: str, options: TopologyOptions) -> tuple[Queue, ...]:
     """Return the queues of an inbox: if it is divided, it gets only what is sent to it by its name."""
     arguments = _QUORUM | _DEAD_LETTERED
     arguments |= {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": DEAD_LETTERS}
     by_name = (INBOX_EXCHANGE, name)
-    parts = partitions_of(name, partitions)
+    parts = partitions_of(name, options.partitions)
     if not parts:
         return (Queue(name, (*routes_to(name), by_name), arguments),)
     return (Queue(name, (by_name,), arguments), *(_partition(name, part, arguments) for part in parts))

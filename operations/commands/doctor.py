@@ -97,9 +97,7 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
     broken = {name: answer.degraded or "" for name, answer in answers.items() if answer.breaker_is_open}
     findings += [wrong(f"{name} consumer", why, BREAKER_OPEN) for name, why in broken.items()]
     control = control_of(layout, state, stack)
-    of_broker = check_broker(
-        stack.amqp_url, control, stack.events_retention, services, paused, broken, stack.partitions
-    )
+    of_broker = check_broker(stack.amqp_url, control, stack.topology_options, services, paused, broken)
     findings += [finding async for finding in of_broker]
     if "provisioning" in services:
         findings.append(await check_provider(_simulator_url(state), os.environ))

@@ -41,12 +41,12 @@ def apply(
     the broker cannot be reached.
     """
     broker = chosen_broker(data_dir)
-    url, retention, partitions = broker.url, broker.events_retention, broker.partitions
-    created = _or_fail(lambda: uvloop.run(apply_topology(url, retention, partitions)), StartError)
-    left = _or_fail(lambda: uvloop.run(retire_surplus(url, partitions)), StartError)
-    counted = _counts(retention, partitions)
+    url, options = broker.url, broker.topology_options
+    created = _or_fail(lambda: uvloop.run(apply_topology(url, options)), StartError)
+    left = _or_fail(lambda: uvloop.run(retire_surplus(url, options.partitions)), StartError)
+    retention, counted = options.events_retention, _counts(options)
     if as_json_document:
-        about = {"eventsRetention": retention, "partitions": partitions}
+        about = {"eventsRetention": retention, "partitions": options.partitions}
         surplus = [each._asdict() for each in left]
         print_json({"amqpUrl": hide_credentials(url), "created": created, **counted, **about, "surplus": surplus})
         return
@@ -91,9 +91,8 @@ def _fail(reason: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _counts(retention: str, partitions: int) -> dict[str, int]:
-    queues = declared.all_queues(retention, partitions=partitions)
-    exchanges = declared.exchanges(partitions=partitions)
+def _counts(options: declared.TopologyOptions) -> dict[str, int]:
+    queues, exchanges = declared.all_queues(options), declared.exchanges(options=options)
     return {
         "exchanges": len(exchanges),
         "queues": len(queues),

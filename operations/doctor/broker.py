@@ -62,11 +62,10 @@ CONSUMERS: Mapping[str, Service] = {service.inbox: service for service in SERVIC
 async def check_broker(
     url: str,
     control: Control | None,
-    events_retention: str = topology.EVENTS_OFF,
+    options: topology.TopologyOptions = topology.PLAIN,
     services: Collection[str] = SERVICES.keys(),
     paused: Collection[str] = (),
     broken: Collection[str] = (),
-    partitions: int = topology.WHOLE,
 ) -> AsyncIterator[Finding]:
     """Check everything that services require of RabbitMQ; bindings and rights only if rabbitmqctl can be run.
 
@@ -84,20 +83,20 @@ async def check_broker(
         return
     async with connection:
         yield check_support(broker_version(connection) or "unknown")
-        yield await check_exchanges(connection, partitions)
-        yield await check_queues(connection, partitions)
-        yield check_consumers(await _levels(connection, partitions), services, paused, broken)
-        if surplus := await check_surplus(connection, partitions):
+        yield await check_exchanges(connection, options)
+        yield await check_queues(connection, options)
+        yield check_consumers(await _levels(connection, options.partitions), services, paused, broken)
+        if surplus := await check_surplus(connection, options.partitions):
             yield surplus
-        yield await check_event_stream(connection, events_retention)
+        yield await check_event_stream(connection, options.events_retention)
         yield await check_former_queues(connection)
     yield await check_alarms(url)
     async for finding in check_default_users(url):
         yield finding
     virtual_host = _virtual_host(URL(split_amqp_url(url)[0]))
-    if partitions > topology.WHOLE:
+    if options.partitions > topology.WHOLE:
         yield await check_plugin(url)
-    yield await asyncio.to_thread(check_bindings, control, virtual_host, events_retention, partitions)
+    yield await asyncio.to_thread(check_bindings, control, virtual_host, options)
     yield await asyncio.to_thread(check_rights, control, virtual_host)
     yield await asyncio.to_thread(check_message_size, control)
     yield await asyncio.to_thread(check_limits, control)
@@ -193,9 +192,11 @@ async def _can_log_in(url: URL) -> bool:
     return any([await amqp_missing(str(url.with_path(host))) is None for host in {url.path, "/"}])
 
 
-async def check_exchanges(connection: aio_pika.abc.AbstractConnection, partitions: int = topology.WHOLE) -> Finding:
+async def check_exchanges(
+    connection: aio_pika.abc.AbstractConnection, options: topology.TopologyOptions = topology.PLAIN
+) -> Finding:
     """Check that every declared exchange exists."""
-    names = [exchange.name for exchange in topology.exchanges(partitions=partitions)]
+    names = [exchange.name for exchange in topology.exchanges(options=options)]
     missing = [name for name in names if not await _exchange_exists(connection, name)]
     if missing:
         return wrong("exchanges", "; ".join(f"{name} does not exist" for name in missing), APPLY)
@@ -212,9 +213,11 @@ async def _exchange_exists(connection: aio_pika.abc.AbstractConnection, name: st
     return True
 
 
-async def check_queues(connection: aio_pika.abc.AbstractConnection, partitions: int = topology.WHOLE) -> Finding:
+async def check_queues(
+    connection: aio_pika.abc.AbstractConnection, options: topology.TopologyOptions = topology.PLAIN
+) -> Finding:
     """Check that every declared queue exists and has the declared arguments, and that no migration is unfinished."""
-    queues = topology.queues(partitions=partitions)
+    queues = topology.queues(options=options)
     problems = [problem for queue in queues if (problem := await _queue_problem(connection, queue))]
     fix = f"{APPLY}; {topology.HOW_TO_MIGRATE}"
     if await _exchange_exists(connection, topology.MIGRATION.name):
@@ -354,8 +357,7 @@ async def _queue_problem(connection: aio_pika.abc.AbstractConnection, queue: top
 def check_bindings(
     control: Control | None,
     virtual_host: str,
-    events_retention: str = topology.EVENTS_OFF,
-    partitions: int = topology.WHOLE,
+    options: topology.TopologyOptions = topology.PLAIN,
 ) -> Finding:
     """Check that every queue is bound as declared; AMQP cannot list bindings, rabbitmqctl can.
 
@@ -369,12 +371,12 @@ def check_bindings(
     except (OSError, subprocess.SubprocessError) as error:
         return note("bindings", f"not checked: rabbitmqctl failed: {error}")
     existing = {tuple(line.split("\t")) for line in listed.splitlines()}
-    queues = topology.all_queues(events_retention, partitions=partitions)
-    declared = topology.all_bindings(queues, topology.exchanges(partitions=partitions))
+    queues = topology.all_queues(options)
+    declared = topology.all_bindings(queues, topology.exchanges(options=options))
     wanted = [(source, name, routing_key) for name, pairs in declared.items() for source, routing_key in pairs]
     if missing := [binding for binding in wanted if binding not in existing]:
         return wrong("bindings", f"missing: {_bindings_in_words(missing)}", APPLY)
-    divided = topology.PARTITIONED if partitions > topology.WHOLE else ()
+    divided = topology.PARTITIONED if options.partitions > topology.WHOLE else ()
     twice = [(source, inbox, key) for inbox in divided for source, key in topology.routes_to(inbox)]
     if surplus := [binding for binding in twice if binding in existing]:
         fix = "`ordersaga topology apply` removes them"

@@ -63,9 +63,7 @@ class Examination:
     """How the stream of events differs, and where to read what to do."""
 
 
-async def examine(
-    connection: AbstractConnection, events_retention: str, partitions: int = topology.WHOLE
-) -> Examination:
+async def examine(connection: AbstractConnection, options: topology.TopologyOptions) -> Examination:
     """Compare without changing anything; what is missing does not count. Raises aio-pika's errors.
 
     Partitions are left out: they are replaced by going back to one and dividing the inboxes again.
@@ -77,10 +75,10 @@ async def examine(
         if await declarer.exchange_exists(exchange) and (words := await declarer.difference(exchange)) is not None
     }
     unfinished = await declarer.exchange_exists(topology.MIGRATION)
-    queues = [queue for queue in topology.queues(partitions=partitions) if not topology.is_partition(queue.name)]
+    queues = [queue for queue in topology.queues(options=options) if not topology.is_partition(queue.name)]
     states = [await _examine_queue(declarer, queue, unfinished) for queue in queues]
     found = [state for state in states if state.differences or state.unfinished]
-    stream = await _examine_stream(declarer, events_retention)
+    stream = await _examine_stream(declarer, options.events_retention)
     await declarer.channel.close()
     return Examination(exchanges, found, unfinished, stream)
 

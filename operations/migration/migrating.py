@@ -119,7 +119,7 @@ class MigrationReport:
 async def preview(stack: Stack) -> MigrationReport:
     """Return what differs, without changing anything. Raises UnreachableError, and StartError without the rights."""
     async with _connected(stack) as connection:
-        return MigrationReport(await examine(connection, stack.events_retention, stack.partitions))
+        return MigrationReport(await examine(connection, stack.topology_options))
 
 
 async def migrate(stack: Stack, *, by: str, failpoint: Failpoint = nothing_fails) -> MigrationReport:
@@ -132,7 +132,7 @@ async def migrate(stack: Stack, *, by: str, failpoint: Failpoint = nothing_fails
     purpose = "the migration"
     async with _connected(stack) as connection, open_mongodb(stack.mongodb_url, purpose=purpose, name=NAME) as client:
         await hold_lock(connection)
-        report = MigrationReport(await examine(connection, stack.events_retention, stack.partitions))
+        report = MigrationReport(await examine(connection, stack.topology_options))
         _refuse_exchanges(report.found)
         if not report.found.queues and not report.found.unfinished:
             return report

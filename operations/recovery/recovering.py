@@ -193,19 +193,14 @@ async def _declare(stack: Stack) -> list[str]:
     if missing:
         await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)  # all of it may have been deleted just now
     with contextlib.suppress(EventStreamDiffersError):
-        await apply_topology(stack.amqp_url, stack.events_retention, stack.partitions)
+        await apply_topology(stack.amqp_url, stack.topology_options)
     return missing
 
 
 async def _find_missing(stack: Stack) -> list[str]:
     try:
         async with await connect(stack.amqp_url, CONNECT_SECONDS) as connection:
-            return await find_missing(
-                connection,
-                topology.RETRY_LADDER,
-                events_retention=stack.events_retention,
-                partitions=stack.partitions,
-            )
+            return await find_missing(connection, topology.RETRY_LADDER, stack.topology_options)
     except (AMQPError, OSError, TimeoutError) as error:
         raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
 

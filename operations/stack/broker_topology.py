@@ -15,13 +15,11 @@ CONNECT_SECONDS = 5.0
 APPLY_SECONDS = 60.0
 
 
-async def apply_topology(
-    url: str, events_retention: str = topology.EVENTS_OFF, partitions: int = topology.WHOLE
-) -> list[str]:
+async def apply_topology(url: str, options: topology.TopologyOptions = topology.PLAIN) -> list[str]:
     """Declare all exchanges, queues and bindings; return those that were missing, such as `queue order.inbox`.
 
-    Partitions beyond the given number are left to `retire_surplus`. Without an `events_retention`, the stream of events
-    is not declared, and gets no more events if it exists. Bindings are all made again, since AMQP cannot tell which are
+    Partitions beyond the given number are left to `retire_surplus`. If the stream of events is off, it is not declared,
+    and gets no more events if it exists. Bindings are all made again, since AMQP cannot tell which are
     missing. Raises StartError if this user may not declare, or if something exists with other arguments, and
     UnreachableError if the broker does not answer. EventStreamDiffersError, which is a StartError, is raised after
     everything else was declared.
@@ -29,13 +27,11 @@ async def apply_topology(
     try:
         connection = await connect(url, CONNECT_SECONDS)
         async with connection, asyncio.timeout(APPLY_SECONDS):
-            missing = await find_missing(
-                connection, topology.RETRY_LADDER, events_retention=events_retention, partitions=partitions
-            )
-            if any(part.startswith("queue ") for part in missing) and len(missing) < _number_of_parts(partitions):
+            missing = await find_missing(connection, topology.RETRY_LADDER, options)
+            if any(part.startswith("queue ") for part in missing) and len(missing) < _number_of_parts(options):
                 await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)  # one may have been deleted just now
-            await declare_topology(connection, topology.RETRY_LADDER, partitions=partitions)
-            await declare_event_stream(connection, events_retention)
+            await declare_topology(connection, topology.RETRY_LADDER, options)
+            await declare_event_stream(connection, options.events_retention)
     except (AMQPError, OSError, TimeoutError) as error:
         raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
     return missing
@@ -54,5 +50,5 @@ async def retire_surplus(url: str, partitions: int) -> list[Leftover]:
         raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
 
 
-def _number_of_parts(partitions: int) -> int:
-    return len(topology.exchanges(partitions=partitions)) + len(topology.queues(partitions=partitions))
+def _number_of_parts(options: topology.TopologyOptions) -> int:
+    return len(topology.exchanges(options=options)) + len(topology.queues(options=options))

@@ -19,7 +19,7 @@ from operations.stack.layout import (
 from shared.services import PROCESSES
 from shared.setting_files import SUFFIX, file_variables, with_file_values
 from shared.settings import ENV_PREFIX, check_database_prefix, read_partitions, read_retention
-from shared.topology import DEFAULT_EVENTS_RETENTION, WHOLE
+from shared.topology import DEFAULT_OPTIONS, TopologyOptions
 from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
 
 # Read by any program of this machine.
@@ -125,15 +125,16 @@ def invalid_value(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def events_retention(environment: Mapping[str, str], default: str = DEFAULT_EVENTS_RETENTION) -> str:
-    """Return for how long a stack with this environment keeps events. Raises ValueError for an invalid value."""
-    return read_retention(environment.get(EVENTS_RETENTION_VARIABLE, default))
+def topology_options(environment: Mapping[str, str], default: TopologyOptions = DEFAULT_OPTIONS) -> TopologyOptions:
+    """Return what a stack's environment decides about the topology, and for the rest `default`.
 
-
-def partitions(environment: Mapping[str, str], default: int = WHOLE) -> int:
-    """Return into how many partitions the inboxes of a stack are divided. Raises ValueError for an invalid value."""
-    given = environment.get(PARTITIONS_VARIABLE)
-    return read_partitions(given) if given else default
+    Raises ValueError for an invalid value.
+    """
+    partitions = environment.get(PARTITIONS_VARIABLE)
+    return TopologyOptions(
+        read_retention(environment.get(EVENTS_RETENTION_VARIABLE, default.events_retention)),
+        read_partitions(partitions) if partitions else default.partitions,
+    )
 
 
 def _is_of_system(name: str) -> bool:

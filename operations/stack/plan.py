@@ -10,7 +10,7 @@ from operations.stack.broker_users import choose_virtual_host, load_users
 from operations.stack.database_users import DatabaseUsers, load_key_file
 from operations.stack.database_users import load_users as load_database_users
 from operations.stack.encryption_keys import notification_settings
-from operations.stack.environment import events_retention, invalid_value, partitions, with_values
+from operations.stack.environment import invalid_value, topology_options, with_values
 from operations.stack.layout import (
     AMQP_URL_VARIABLE,
     CLUSTER_PORTS,
@@ -36,6 +36,7 @@ from operations.stack.state import State
 from shared.errors import StartError
 from shared.services import CONSOLE, GRPC_PORT, NOTIFICATION, ORDER, PROCESSES, PROVISIONING, SERVICES, SIMULATOR
 from shared.tls import client_context
+from shared.topology import TopologyOptions
 
 NO_SERVER_TO_CLUSTER = (
     f"--cluster starts three of each server, but {MONGODB_URL_VARIABLE} and {AMQP_URL_VARIABLE} name servers that run: "
@@ -82,7 +83,8 @@ def make_plan(
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers = _plan_servers(layout, node, ports, environment, cluster)
     access = plan_access(layout, environment)
-    settings = {**environment, **servers.urls, **access.settings, **_events_settings(environment)}
+    options = topology_options(environment)
+    settings = {**environment, **servers.urls, **access.settings, **_events_settings(environment, options)}
     if GRPC in ports:
         settings[GRPC_PORT_VARIABLE] = str(ports[GRPC])
     simulator, running = _plan_services(layout, services, ports, settings, servers.of_services, access)
@@ -94,8 +96,8 @@ def make_plan(
         mongodb_has_users=servers.mongodb_has_users,
         amqp_url=servers.urls[AMQP_URL_VARIABLE],
         database_prefix=database_prefix(environment),
-        events_retention=events_retention(environment),
-        partitions=partitions(environment),
+        events_retention=options.events_retention,
+        partitions=options.partitions,
         needs_keys=access.console_key is not None,
         grpc_port=settings.get(GRPC_PORT_VARIABLE) or None,
         cluster=cluster,
@@ -105,9 +107,9 @@ def make_plan(
     return StackPlan([*servers.stages, running], state)
 
 
-def _events_settings(environment: Mapping[str, str]) -> dict[str, str]:
+def _events_settings(environment: Mapping[str, str], options: TopologyOptions) -> dict[str, str]:
     """Return the setting in the spelling that every service reads: some take an empty variable for one not set."""
-    off = environment.get(EVENTS_RETENTION_VARIABLE) is not None and not events_retention(environment)
+    off = environment.get(EVENTS_RETENTION_VARIABLE) is not None and not options.events_retention
     return {EVENTS_RETENTION_VARIABLE: "off"} if off else {}
 
 

@@ -26,7 +26,7 @@ from operations.errors import UnreachableError
 from operations.reading.reachability import amqp_missing
 from operations.stack.broker_topology import apply_topology, retire_surplus
 from operations.stack.broker_users import BrokerUsers
-from operations.stack.environment import events_retention, partitions, server_environment
+from operations.stack.environment import server_environment, topology_options
 from operations.stack.files import write_private
 from operations.stack.program import Command, ServerMissingError
 from shared.broker_rights import DEPLOYER
@@ -284,10 +284,10 @@ class RabbitMQ:
         if await amqp_missing(self._guest_url) is None:
             await asyncio.to_thread(self.control, "delete_user", "guest")
         # A stream that keeps events for another time is no reason not to start: `ordersaga doctor` names it.
-        wanted = partitions(self._environment)
+        options = topology_options(self._environment)
         with contextlib.suppress(EventStreamDiffersError):
-            await apply_topology(self.url, events_retention(self._environment), wanted)
-        await retire_surplus(self.url, wanted)
+            await apply_topology(self.url, options)
+        await retire_surplus(self.url, options.partitions)
 
     def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
         """Run rabbitmqctl, or another tool of RabbitMQ, on the node and return its output.

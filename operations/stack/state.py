@@ -20,7 +20,7 @@ from operations.stack.files import open_private, write_private
 from operations.stack.layout import Layout
 from operations.stack.processes import Identity, find
 from operations.stack.relocation import has_moved
-from shared.topology import DEFAULT_EVENTS_RETENTION, WHOLE
+from shared.topology import DEFAULT_EVENTS_RETENTION, WHOLE, TopologyOptions
 
 Phase = Literal["starting", "ready", "stopping", "stopped", "failed"]
 
@@ -76,6 +76,11 @@ class State:
 
     is_new_cluster: bool = False
     """True until all servers of the first start of a cluster are ready: no service has stored anything on them."""
+
+    @property
+    def topology_options(self) -> TopologyOptions:
+        """What the settings of the stack decide about the topology of its broker."""
+        return TopologyOptions(self.events_retention, self.partitions)
 
     @property
     def running(self) -> bool:

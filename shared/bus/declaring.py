@@ -40,9 +40,11 @@ class EventStreamDiffersError(StartError):
 
 
 async def declare_topology(
-    connection: AbstractConnection, ladder: Sequence[topology.RetryDelay], *, partitions: int = topology.WHOLE
+    connection: AbstractConnection,
+    ladder: Sequence[topology.RetryDelay],
+    options: topology.TopologyOptions = topology.PLAIN,
 ) -> None:
-    """Declare all exchanges, queues and bindings, with this number of partitions of each inbox that may have some.
+    """Declare all exchanges, queues and bindings but the stream of events.
 
     Raises StartError with the name of one that exists with other arguments, or with the plugin that is missing, and an
     error of aio-pika if the connection is lost.
@@ -50,12 +52,12 @@ async def declare_topology(
     # On a separate channel: the broker closes a channel on which a declaration fails.
     async with connection.channel() as channel:
         try:
-            exchanges = topology.exchanges(tuple(ladder), partitions)
+            exchanges = topology.exchanges(tuple(ladder), options)
             for exchange in exchanges:
                 await _declare_exchange(channel, exchange)
-            for queue in topology.queues(tuple(ladder), partitions):
+            for queue in topology.queues(tuple(ladder), options):
                 await _declare_queue(channel, queue)
-            await _divert(channel, exchanges, partitions)
+            await _divert(channel, exchanges, options)
         except ChannelPreconditionFailed as error:
             raise _contradiction(error) from error
         except ChannelAccessRefused as error:
@@ -97,13 +99,11 @@ async def queue_exists(connection: AbstractConnection, name: str) -> bool:
 async def find_missing(
     connection: AbstractConnection,
     ladder: Sequence[topology.RetryDelay],
-    *,
-    events_retention: str = topology.EVENTS_OFF,
-    partitions: int = topology.WHOLE,
+    options: topology.TopologyOptions = topology.PLAIN,
 ) -> list[str]:
     """Return the missing exchanges and queues, such as `queue order.inbox`; nothing is changed.
 
-    With an `events_retention`, the stream of events is one of them. Bindings are not checked, since AMQP cannot query
+    Unless it is off, the stream of events is one of them. Bindings are not checked, since AMQP cannot query
     them. Raises an error of aio-pika if the connection is lost.
 
     A broker that would refuse an answer is not asked: it closes the channel each time, and under load the connection.
@@ -112,12 +112,12 @@ async def find_missing(
     declarer = Declarer(connection, await connection.channel())
     missing = [
         f"exchange {exchange.name}"
-        for exchange in topology.exchanges(tuple(ladder), partitions)
+        for exchange in topology.exchanges(tuple(ladder), options)
         if may_ask_for(user, exchange.name) and not await declarer.exchange_exists(exchange)
     ]
     missing += [
         f"queue {queue.name}"
-        for queue in topology.all_queues(events_retention, tuple(ladder), partitions)
+        for queue in topology.all_queues(options, tuple(ladder))
         if may_ask_for(user, queue.name) and not await declarer.queue_exists(queue.name)
     ]
     await declarer.channel.close()
@@ -133,9 +133,7 @@ def describe_missing(missing: Sequence[str]) -> str:
 async def repair_topology(
     connection: AbstractConnection,
     ladder: Sequence[topology.RetryDelay],
-    *,
-    events_retention: str = topology.EVENTS_OFF,
-    partitions: int = topology.WHOLE,
+    options: topology.TopologyOptions = topology.PLAIN,
 ) -> list[str]:
     """Declare what is missing; return the missing exchanges and queues, such as `queue order.inbox`.
 
@@ -144,17 +142,17 @@ async def repair_topology(
     """
     declarer = Declarer(connection, await connection.channel())
     try:
-        exchanges = topology.exchanges(tuple(ladder), partitions)
+        exchanges = topology.exchanges(tuple(ladder), options)
         missing = [
             f"exchange {exchange.name}" for exchange in exchanges if not await declarer.redeclare_exchange(exchange)
         ]
-        queues = topology.all_queues(events_retention, tuple(ladder), partitions)
+        queues = topology.all_queues(options, tuple(ladder))
         deleted = [queue for queue in queues if not await declarer.redeclare_queue(queue)]
         if deleted:
             await asyncio.sleep(PAUSE_BEFORE_DECLARING_AGAIN)
         for queue in deleted:
             await _declare_queue(declarer.channel, queue)
-        await _divert(declarer.channel, exchanges, partitions)
+        await _divert(declarer.channel, exchanges, options)
     except ChannelPreconditionFailed as error:
         raise _contradiction(error) from error
     except ChannelAccessRefused as error:
@@ -258,7 +256,9 @@ def is_about_unknown_type(error: ConnectionCommandInvalid | ChannelPreconditionF
     return "exchange type" in str(error)
 
 
-async def _divert(channel: AbstractChannel, exchanges: Sequence[topology.Exchange], partitions: int) -> None:
+async def _divert(
+    channel: AbstractChannel, exchanges: Sequence[topology.Exchange], options: topology.TopologyOptions
+) -> None:
     """Let the messages of partitioned inboxes go to the partitions, which exist by now, and no longer to the inboxes.
 
     In this order: one may arrive twice in between, and none is lost.
@@ -267,7 +267,7 @@ async def _divert(channel: AbstractChannel, exchanges: Sequence[topology.Exchang
         divided = await channel.get_exchange(exchange.name, ensure=False)
         for source, routing_key in exchange.bindings:
             await divided.bind(source, routing_key)
-    for inbox in topology.PARTITIONED if partitions > topology.WHOLE else ():
+    for inbox in topology.PARTITIONED if options.partitions > topology.WHOLE else ():
         undivided = await channel.get_queue(inbox, ensure=False)
         for source, routing_key in topology.routes_to(inbox):
             await undivided.unbind(source, routing_key)

@@ -32,9 +32,9 @@ class RabbitBus:
     limits the wait for a confirm and for a connection. Every `check_every` seconds the bus asks the broker whether it
     still knows the consumer. With the mode "declare", it restores missing parts of the topology at least every
     `repair_every` seconds; with "check", it connects only once the topology is there, notices as often what is missing,
-    and changes nothing on the broker; with "trust", it does neither, as a command that uses one queue. With an
-    `events_retention`, the stream of events is a part of the topology. With `partitions`, an inbox that may have
-    some is divided: the bus consumes them beside it, and shares them evenly with the other processes that do.
+    and changes nothing on the broker; with "trust", it does neither, as a command that uses one queue. With partitions
+    in the `topology_options`, an inbox that may have some is divided: the bus consumes them beside it, and shares them
+    evenly with the other processes that do.
     """
 
     def __init__(
@@ -48,8 +48,7 @@ class RabbitBus:
         ladder: Sequence[topology.RetryDelay] = topology.RETRY_LADDER,
         name: str = "ordersaga",
         topology_mode: TopologyMode = "declare",
-        events_retention: str = topology.EVENTS_OFF,
-        partitions: int = topology.WHOLE,
+        topology_options: topology.TopologyOptions = topology.PLAIN,
     ) -> None:
         self._shown_url = hide_credentials(url)
         self._nodes = Nodes(url)
@@ -62,8 +61,7 @@ class RabbitBus:
             tuple(ladder),
             name,
             topology_mode,
-            events_retention,
-            partitions,
+            topology_options,
         )
         self._queue: str | None = None
         self._link: Link | None = None

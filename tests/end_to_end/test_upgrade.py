@@ -80,7 +80,7 @@ async def test_an_upgrade_in_either_order_and_a_rollback_lose_nothing(stack: Sta
     upgrade = Upgrade(stack, last_release)
     await upgrade.start(LAST, topology="declare")
     await stack.stock(PRODUCT, 1_000_000)
-    await apply_topology(stack.amqp_url, topology.DEFAULT_EVENTS_RETENTION)  # the first step of an upgrade
+    await apply_topology(stack.amqp_url, topology.DEFAULT_OPTIONS)  # the first step of an upgrade
 
     checked = await stack.command("upgrade", "check")
     assert checked["ok"], checked["findings"]

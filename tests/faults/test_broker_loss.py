@@ -245,7 +245,7 @@ def requests_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.fixture
 async def checking(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Shop]:
     """A shop whose services may declare nothing."""
-    await apply_topology(clean_broker, topology.DEFAULT_EVENTS_RETENTION)
+    await apply_topology(clean_broker, topology.DEFAULT_OPTIONS)
     async with open_shop(mongodb_url, clean_broker, database_prefix, ORDERS, topology="check") as shop:
         yield shop
 
@@ -269,7 +269,7 @@ async def test_every_queue_and_exchange_is_deleted(checking: Shop) -> None:
     await shop.in_the_middle(lambda: delete_topology(stack.amqp_url))
 
     planned = await eventually(lambda: stack.command("recover", "--dry-run"), WITHIN)
-    queues = topology.all_queues(topology.DEFAULT_EVENTS_RETENTION)
+    queues = topology.all_queues(topology.DEFAULT_OPTIONS)
     assert len(planned["missing"]) == len(topology.exchanges()) + len(queues)
     assert planned["commands"].keys() >= {
         "order.created",

@@ -103,7 +103,7 @@ async def nothing_is_left(amqp_url: str) -> AsyncIterator[None]:
     """What a migration has made and not deleted goes with its test: `clean_broker` deletes what services declare."""
     yield
     async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
-        for queue in topology.all_queues(topology.DEFAULT_EVENTS_RETENTION):
+        for queue in topology.all_queues(topology.DEFAULT_OPTIONS):
             await channel.queue_delete(topology.migration_queue(queue).name)
             await channel.exchange_delete(topology.migration_exchange(queue).name)
         await channel.exchange_delete(topology.MIGRATION.name)
@@ -112,7 +112,7 @@ async def nothing_is_left(amqp_url: str) -> AsyncIterator[None]:
 @pytest.fixture
 async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
     """A stack over queues of an earlier form."""
-    await apply_topology(clean_broker, topology.DEFAULT_EVENTS_RETENTION)
+    await apply_topology(clean_broker, topology.DEFAULT_OPTIONS)
     await declare_old(clean_broker, [*topology.INBOXES, RETRY, DEAD_LETTERS])
     async with run_stack(mongodb_url, clean_broker, database_prefix, **SETTINGS) as running:
         await running.start()
@@ -186,7 +186,9 @@ async def target(mongodb_url: str, clean_broker: str, database_prefix: str, at_o
     """A broker without services, with an inbox of an earlier form that has messages."""
     await apply_topology(clean_broker)
     await prepare(clean_broker)
-    return operations.settings.Stack(mongodb_url, clean_broker, {}, None, database_prefix, events_retention="")
+    return operations.settings.Stack(
+        mongodb_url, clean_broker, {}, None, database_prefix, topology_options=topology.PLAIN
+    )
 
 
 async def prepare(url: str) -> None:
@@ -344,7 +346,7 @@ async def test_an_exchange_that_differs_and_a_stream_are_named_and_nothing_is_ch
     with pytest.raises(ExchangeDiffersError, match=f"exchange {INBOX_EXCHANGE}: {words}. Nothing was changed"):
         await migrate(target, by="tests")
 
-    report = await preview(replace(target, events_retention="7D"))
+    report = await preview(replace(target, topology_options=topology.TopologyOptions("7D")))
     assert (report.ok, report.found.exchanges) == (False, {INBOX_EXCHANGE: words})
     assert [state.queue.name for state in report.found.queues] == [ORDER_INBOX]
     assert "keeps events for 1D, not for 7D" in str(report.found.event_stream)

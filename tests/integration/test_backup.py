@@ -471,7 +471,7 @@ async def test_a_broker_with_messages_or_services_is_refused(world: World, comma
     words = ("restore", str(tmp_path / "backup"), "--yes")
     async with await aio_pika.connect(world.amqp_url) as connection:
         channel = await connection.channel()
-        declared = next(queue for queue in topology.all_queues("") if queue.name == topology.PAYMENT_INBOX)
+        declared = next(queue for queue in topology.queues() if queue.name == topology.PAYMENT_INBOX)
         queue = await channel.declare_queue(declared.name, durable=True, arguments=dict(declared.arguments))
         await channel.default_exchange.publish(aio_pika.Message(b"{}"), queue.name)
         status, printed = await commands.run(*words)

@@ -28,10 +28,10 @@ async def test_a_broker_of_an_earlier_release_gets_the_stream_and_nothing_else_c
     clean_broker: str, connection: AbstractConnection
 ) -> None:
     await apply_topology(clean_broker)
-    assert await find_missing(connection, topology.RETRY_LADDER, events_retention="7D") == MISSING
-    assert await apply_topology(clean_broker, "7D") == MISSING
-    assert await find_missing(connection, topology.RETRY_LADDER, events_retention="7D") == []
-    assert await apply_topology(clean_broker, "7D") == []
+    assert await find_missing(connection, topology.RETRY_LADDER, topology.TopologyOptions("7D")) == MISSING
+    assert await apply_topology(clean_broker, topology.TopologyOptions("7D")) == MISSING
+    assert await find_missing(connection, topology.RETRY_LADDER, topology.TopologyOptions("7D")) == []
+    assert await apply_topology(clean_broker, topology.TopologyOptions("7D")) == []
     await publish(clean_broker, "order.created", "stock.released", "package.low_ips")
     assert await kept(clean_broker) == ["order.created", "package.low_ips"]
     assert (await check_event_stream(connection, "7D")).outcome == "ok"
@@ -40,11 +40,11 @@ async def test_a_broker_of_an_earlier_release_gets_the_stream_and_nothing_else_c
 async def test_another_retention_is_named_and_the_stream_goes_on(
     clean_broker: str, connection: AbstractConnection
 ) -> None:
-    await apply_topology(clean_broker, "7D")
-    await apply_topology(clean_broker, topology.EVENTS_OFF)
+    await apply_topology(clean_broker, topology.TopologyOptions("7D"))
+    await apply_topology(clean_broker)
     reason = "keeps events for 7D, not for 12h as ORDERSAGA_EVENTS_RETENTION says"
     with pytest.raises(EventStreamDiffersError, match=reason):
-        await apply_topology(clean_broker, "12h")
+        await apply_topology(clean_broker, topology.TopologyOptions("12h"))
     await publish(clean_broker, "order.created")
     assert await kept(clean_broker) == ["order.created"]
     finding = await check_event_stream(connection, "12h")
@@ -54,9 +54,9 @@ async def test_another_retention_is_named_and_the_stream_goes_on(
 async def test_off_removes_the_bindings_and_keeps_what_the_stream_has(
     clean_broker: str, connection: AbstractConnection
 ) -> None:
-    await apply_topology(clean_broker, "7D")
+    await apply_topology(clean_broker, topology.TopologyOptions("7D"))
     await publish(clean_broker, "order.created")
-    await apply_topology(clean_broker, topology.EVENTS_OFF)
+    await apply_topology(clean_broker)
     await publish(clean_broker, "order.created")
     assert await kept(clean_broker) == ["order.created"]
     assert (await check_event_stream(connection, topology.EVENTS_OFF)).detail.startswith("off: ")
@@ -67,8 +67,12 @@ async def test_a_service_that_checks_names_the_missing_stream_and_one_that_decla
     clean_broker: str, connection: AbstractConnection
 ) -> None:
     await apply_topology(clean_broker)
-    bus = RabbitBus(clean_broker, topology_mode="declare", repair_every=0.2, events_retention="7D")
-    checking = RabbitBus(clean_broker, topology_mode="check", repair_every=0.2, events_retention="7D")
+    bus = RabbitBus(
+        clean_broker, topology_mode="declare", repair_every=0.2, topology_options=topology.TopologyOptions("7D")
+    )
+    checking = RabbitBus(
+        clean_broker, topology_mode="check", repair_every=0.2, topology_options=topology.TopologyOptions("7D")
+    )
     try:
         await bus.start(None)
         await checking.start(None)
@@ -79,7 +83,7 @@ async def test_a_service_that_checks_names_the_missing_stream_and_one_that_decla
             await channel.queue_delete(topology.EVENTS)
         await eventually(lambda: "missing queue ordersaga.events" in str(checking.unhealthy_reason), within=60)
         assert (await check_event_stream(connection, "7D")).outcome == "wrong"
-        assert await repair_topology(connection, topology.RETRY_LADDER, events_retention="7D") == MISSING
+        assert await repair_topology(connection, topology.RETRY_LADDER, topology.TopologyOptions("7D")) == MISSING
         await eventually(lambda: checking.unhealthy_reason is None, within=60)
         await checking.publish([Envelope(b"{}", topology.EXCHANGE, "order.failed", "order.failed", "o1", "m1")])
         assert await kept(clean_broker) == ["order.failed"]

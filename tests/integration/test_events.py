@@ -23,6 +23,7 @@ from operations.events.event import Event, Selection
 from operations.events.stream import NoEventStreamError, find_last, follow, read_kept
 from operations.stack.broker_topology import apply_topology
 from shared.services import ORDER
+from shared.topology import DEFAULT_OPTIONS
 from tests.support import warm_processes
 from tests.support.commands import run_command
 from tests.support.events import STEPS, assert_complete_and_in_order, publish, publish_orders
@@ -48,7 +49,7 @@ async def test_all_events_are_read_in_order_from_any_offset_and_over_a_restart(
     monkeypatch.setattr(stream, "RECONNECT_SECONDS", 300.0)  # a slow machine needs a while to start a broker
     url, orders = own_servers.amqp_url, range(ORDERS)
     half = orders[: ORDERS // 2]
-    await apply_topology(url, "7D")
+    await apply_topology(url, DEFAULT_OPTIONS)
     await publish_orders(url, half)
     assert_complete_and_in_order(await everything(read_kept(url, Selection())), half)
     followed: list[Event] = []
@@ -83,7 +84,7 @@ async def test_a_tail_that_was_quiet_for_hours_goes_on_after_its_connection_is_l
 ) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    await apply_topology(clean_broker, "7D")
+    await apply_topology(clean_broker, DEFAULT_OPTIONS)
     await publish_orders(clean_broker, range(1))
     followed: list[Event] = []
     async with Proxy(URL(clean_broker)).open() as proxy:
@@ -116,7 +117,7 @@ async def test_a_stream_that_is_missing_or_empty_and_a_broker_that_is_away_are_t
         await find_last(clean_broker)
     with pytest.raises(UnreachableError, match="RabbitMQ does not answer"):
         await find_last("amqp://127.0.0.1:1/")
-    await apply_topology(clean_broker, "7D")
+    await apply_topology(clean_broker, DEFAULT_OPTIONS)
     assert await find_last(clean_broker) is None
     assert await everything(read_kept(clean_broker, Selection())) == []
     await publish(clean_broker, "order.created", body=b"no JSON")
@@ -138,7 +139,7 @@ async def test_tail_filters_and_hides_tokens_and_an_export_that_fails_leaves_the
     out.write_text("from yesterday")
     status, _, errors = await run(clean_broker, "export", "--out", str(out))
     assert (status, "there is no stream ordersaga.events" in errors) == (1, True)
-    await apply_topology(clean_broker, "7D")
+    await apply_topology(clean_broker, DEFAULT_OPTIONS)
     await publish_orders(clean_broker, range(3))
 
     status, printed, _ = await run(clean_broker, "tail", "--json", "--type", "order.c*", "--order", "o1")
@@ -164,7 +165,7 @@ async def test_tail_filters_and_hides_tokens_and_an_export_that_fails_leaves_the
 
 
 async def test_odd_times_and_bodies_lose_no_event(clean_broker: str, tmp_path: Path) -> None:
-    await apply_topology(clean_broker, "7D")
+    await apply_topology(clean_broker, DEFAULT_OPTIONS)
     deep = b'{"orderId": "o2", "metadata": ' + b'{"a":' * 300 + b"1" + b"}" * 301
     deeper = b'{"orderId": "o3", "metadata": ' + b'{"a":' * 900 + b"1" + b"}" * 901
     for body in (b'{"orderId": "o1"}', deep, deeper, b"no JSON"):
@@ -187,7 +188,7 @@ async def test_odd_times_and_bodies_lose_no_event(clean_broker: str, tmp_path: P
 
 
 async def test_the_example_names_a_body_it_cannot_read_and_goes_on(clean_broker: str, tmp_path: Path) -> None:
-    await apply_topology(clean_broker, "7D")
+    await apply_topology(clean_broker, DEFAULT_OPTIONS)
     for body in (b"no JSON", b"[]", b"\xff", b"[" * 100_000, b'{"orderId": "o1"}'):
         await publish(clean_broker, "order.created", body=body)
     example = await start_example(clean_broker, tmp_path / "place", stderr=asyncio.subprocess.PIPE)
@@ -242,7 +243,7 @@ async def test_an_export_has_the_figures_of_the_database(
 
 
 async def test_following_ends_with_ctrl_c(clean_broker: str) -> None:
-    await apply_topology(clean_broker, "7D")
+    await apply_topology(clean_broker, DEFAULT_OPTIONS)
     await publish_orders(clean_broker, range(1))
     environment = {"ORDERSAGA_AMQP_URL": clean_broker, "ORDERSAGA_MONGODB_URL": "mongodb://127.0.0.1:1/", "PATH": ""}
     words = ("events", "tail", "--follow", "--json")
@@ -260,7 +261,7 @@ async def test_following_ends_with_ctrl_c(clean_broker: str) -> None:
 
 
 async def test_the_example_continues_where_it_stopped(clean_broker: str, tmp_path: Path) -> None:
-    await apply_topology(clean_broker, "7D")
+    await apply_topology(clean_broker, DEFAULT_OPTIONS)
     await publish_orders(clean_broker, range(50))
     place = tmp_path / "events.offset"
     last = 50 * len(STEPS) - 1

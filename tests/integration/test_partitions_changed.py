@@ -30,7 +30,7 @@ async def broker(clean_broker: str) -> AsyncIterator[str]:
 
 
 async def test_a_service_with_more_partitions_than_the_broker_names_those_that_are_missing(broker: str) -> None:
-    bus = RabbitBus(broker, topology_mode="check", partitions=2)
+    bus = RabbitBus(broker, topology_mode="check", topology_options=topology.TopologyOptions(partitions=2))
     starting = asyncio.create_task(bus.start(INBOX))
     try:
         missing = "missing exchange order.inbox.partitions, exchange inventory.inbox.partitions"
@@ -72,7 +72,7 @@ async def test_growing_and_shrinking_lose_nothing(broker: str) -> None:
             [of_four] = await workers.start()
             await eventually(lambda: len(of_four.active) == MOST, 60)
 
-            await apply_topology(broker, partitions=2)
+            await apply_topology(broker, topology.TopologyOptions(partitions=2))
             assert {each.queue for each in await retire_surplus(broker, 2)} == {f"{INBOX}.3", f"{INBOX}.4"}
             [of_two] = await workers.start(partitions=2)
             await of_four.close()
@@ -102,7 +102,10 @@ def test_what_is_left_is_said_in_one_line() -> None:
 
 async def test_doctor_knows_the_number_of_partitions(broker: str) -> None:
     async def findings(partitions: int) -> dict[str, Finding]:
-        return {each.subject: each async for each in check_broker(broker, None, partitions=partitions)}
+        return {
+            each.subject: each
+            async for each in check_broker(broker, None, topology.TopologyOptions(partitions=partitions))
+        }
 
     assert "partitions" not in await findings(1)
     assert (await findings(2))["queues"].outcome == "wrong"
@@ -139,8 +142,8 @@ async def test_a_broker_without_the_plugin_is_named(servers: Servers, clean_brok
         await apply_topology(clean_broker)  # undivided, it is not needed
         reason = f"lacks the plugin {topology.PARTITIONS_PLUGIN}.*: `rabbitmq-plugins enable"
         with pytest.raises(StartError, match=reason):
-            await apply_topology(clean_broker, partitions=2)
-        bus = RabbitBus(clean_broker, topology_mode="declare", partitions=2)
+            await apply_topology(clean_broker, topology.TopologyOptions(partitions=2))
+        bus = RabbitBus(clean_broker, topology_mode="declare", topology_options=topology.TopologyOptions(partitions=2))
         with pytest.raises(StartError, match=reason):
             await bus.start(INBOX)
         await bus.close()

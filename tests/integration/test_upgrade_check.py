@@ -23,7 +23,7 @@ from tests.support.processes import Stack, run_stack
 @pytest.fixture
 async def stack(mongodb_url: str, clean_broker: str, database_prefix: str) -> AsyncIterator[Stack]:
     """Servers that are prepared for this release, without processes."""
-    await apply_topology(clean_broker, topology.DEFAULT_EVENTS_RETENTION)
+    await apply_topology(clean_broker, topology.DEFAULT_OPTIONS)
     for service, collections in all_schemas().items():
         async with connected(mongodb_url, SERVICES[service].database_in(database_prefix)) as database:
             await prepare(database, collections)

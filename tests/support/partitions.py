@@ -26,7 +26,7 @@ MOST = 4
 async def declare_partitions(url: str, partitions: int = MOST) -> None:
     """Declare the topology with partitions; skip the test on a broker that was given and lacks the plugin."""
     try:
-        await apply_topology(url, partitions=partitions)
+        await apply_topology(url, topology.TopologyOptions(partitions=partitions))
     except StartError as error:
         pytest.skip(str(error))
 
@@ -57,9 +57,10 @@ async def purge_inboxes(url: str) -> None:
 class Worker:
     """A process of a service, as far as the broker knows: it takes batches and acknowledges them."""
 
-    def __init__(self, url: str, **options: Any) -> None:
-        usual: dict[str, Any] = {"partitions": MOST, "topology_mode": "trust", "check_every": OFTEN}
-        self.bus = RabbitBus(url, **(usual | options))
+    def __init__(self, url: str, partitions: int = MOST, **options: Any) -> None:
+        usual: dict[str, Any] = {"topology_mode": "trust", "check_every": OFTEN}
+        divided = topology.TopologyOptions(partitions=partitions)
+        self.bus = RabbitBus(url, topology_options=divided, **(usual | options))
         self.deliveries: list[Delivery] = []
         self.holds_next = False
         """Whether it keeps the next batch in its hands."""

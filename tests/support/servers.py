@@ -235,7 +235,7 @@ async def delete_topology(amqp_url: str) -> None:
     async def delete() -> bool:
         async with await aio_pika.connect(amqp_url) as connection:
             channel = await connection.channel()
-            declared = topology.all_queues(topology.DEFAULT_EVENTS_RETENTION)
+            declared = topology.all_queues(topology.DEFAULT_OPTIONS)
             for queue in declared:
                 await channel.queue_delete(queue.name)
             for name in topology.FORMER_RETRY_QUEUES:

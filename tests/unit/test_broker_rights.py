@@ -13,7 +13,16 @@ from operations.stack.broker_users import choose_virtual_host, definitions, load
 from shared.broker_rights import DEPLOYER, RIGHTS, could_have_sent, may_ask_for, may_send_by_name, sent_by
 from shared.contracts import ALL_MESSAGES, ConsumerPausesChanged, DeadLetterHandled
 from shared.services import ANSWERING, SERVICES
-from shared.topology import DEAD_LETTERS, EVENTS, EXCHANGE, INBOX_EXCHANGE, INBOXES, all_queues, exchanges
+from shared.topology import (
+    DEAD_LETTERS,
+    DEFAULT_OPTIONS,
+    EVENTS,
+    EXCHANGE,
+    INBOX_EXCHANGE,
+    INBOXES,
+    all_queues,
+    exchanges,
+)
 
 SERVICE_USERS = [service.user for service in SERVICES.values()]
 
@@ -34,7 +43,7 @@ def test_the_patterns_of_a_service_match_its_own_names_only(user: str) -> None:
         allowed = exchange.name in (EXCHANGE, DEAD_LETTERS) or bool(retry)
         assert bool(re.search(rights.write_pattern, exchange.name)) is allowed, exchange.name
     assert bool(re.search(rights.write_pattern, "amq.default")) is (user == "operations")
-    for queue in all_queues("7D"):
+    for queue in all_queues(DEFAULT_OPTIONS):
         for_operations = queue.name in (DEAD_LETTERS, EVENTS)
         own = queue.name == f"{user}.inbox" or (for_operations and user == "operations")
         assert bool(re.search(rights.read_pattern, queue.name)) is own, queue.name

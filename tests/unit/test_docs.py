@@ -128,7 +128,9 @@ def test_every_message_is_described_with_its_sample(message: type) -> None:
 
 def test_every_queue_and_exchange_is_described() -> None:
     page = TEXTS["docs/messages.md"]
-    names = [queue.name for queue in topology.all_queues("7D")] + [exchange.name for exchange in topology.exchanges()]
+    names = [queue.name for queue in topology.all_queues(topology.DEFAULT_OPTIONS)] + [
+        exchange.name for exchange in topology.exchanges()
+    ]
     for name in names:
         assert f"`{name}`" in page
 

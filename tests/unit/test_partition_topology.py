@@ -30,8 +30,8 @@ NUMBERS = st.integers(2, topology.MOST_PARTITIONS)
 
 
 def test_one_partition_is_the_topology_without_partitions() -> None:
-    assert topology.queues(partitions=WHOLE) == topology.queues()
-    assert topology.exchanges(partitions=WHOLE) == topology.exchanges()
+    assert topology.queues(options=topology.TopologyOptions(partitions=WHOLE)) == topology.queues()
+    assert topology.exchanges(options=topology.TopologyOptions(partitions=WHOLE)) == topology.exchanges()
     assert not any(topology.is_partition(queue.name) for queue in topology.queues())
     assert not any(exchange.bindings for exchange in topology.exchanges())
 
@@ -42,8 +42,11 @@ def test_all_inboxes_are_divided_but_those_that_gain_nothing() -> None:
 
 @given(NUMBERS)
 def test_a_divided_inbox_gets_what_comes_by_its_name_and_its_partitions_the_rest(partitions: int) -> None:
-    queues = {queue.name: queue for queue in topology.queues(partitions=partitions)}
-    exchanges = {exchange.name: exchange for exchange in topology.exchanges(partitions=partitions)}
+    queues = {queue.name: queue for queue in topology.queues(options=topology.TopologyOptions(partitions=partitions))}
+    exchanges = {
+        exchange.name: exchange
+        for exchange in topology.exchanges(options=topology.TopologyOptions(partitions=partitions))
+    }
     undivided = {queue.name: queue for queue in topology.queues()}
     for inbox in PARTITIONED:
         assert queues[inbox].arguments == undivided[inbox].arguments
@@ -132,7 +135,10 @@ def test_every_partition_needs_a_consumer() -> None:
 
 
 def listing(partitions: int, *further: tuple[str, str, str]) -> str:
-    queues, exchanges = topology.all_queues("", partitions=partitions), topology.exchanges(partitions=partitions)
+    queues, exchanges = (
+        topology.all_queues(topology.TopologyOptions(partitions=partitions)),
+        topology.exchanges(options=topology.TopologyOptions(partitions=partitions)),
+    )
     declared = topology.all_bindings(queues, exchanges)
     rows = [(source, name, key) for name, pairs in declared.items() for source, key in pairs]
     return "\n".join("\t".join(row) for row in (*rows, *further))
@@ -140,10 +146,10 @@ def listing(partitions: int, *further: tuple[str, str, str]) -> str:
 
 def test_missing_bindings_of_partitions_are_named_and_so_are_those_that_double_messages() -> None:
     twice = (EXCHANGE, ORDER_INBOX, "stock.reserved")
-    assert check_bindings(lambda *_, **__: listing(2), "/", partitions=2).outcome == "ok"
-    found = check_bindings(lambda *_, **__: listing(1), "/", partitions=2)
+    assert check_bindings(lambda *_, **__: listing(2), "/", topology.TopologyOptions(partitions=2)).outcome == "ok"
+    found = check_bindings(lambda *_, **__: listing(1), "/", topology.TopologyOptions(partitions=2))
     assert f"{EXCHANGE} -> order.inbox.partitions (stock.reserved)" in found.detail
-    found = check_bindings(lambda *_, **__: listing(2, twice), "/", partitions=2)
+    found = check_bindings(lambda *_, **__: listing(2, twice), "/", topology.TopologyOptions(partitions=2))
     assert (found.outcome, found.detail) == (
         "wrong",
         f"messages arrive twice: {EXCHANGE} -> {ORDER_INBOX} (stock.reserved)",

@@ -13,6 +13,7 @@ from shared.topology import (
     INBOXES,
     NOTIFICATION_INBOX,
     RETRY_LADDER,
+    TopologyOptions,
     all_queues,
     event_stream,
     exchanges,
@@ -103,8 +104,8 @@ def test_the_stream_keeps_by_age_what_is_about_orders_and_packages_and_is_left_o
     assert stream.arguments["x-max-age"] == "12h"
     assert {key for _, key in stream.bindings} == set(EVENT_TYPES)
     assert {key for key in BY_ROUTING_KEY if key.split(".")[0] in ("order", "package")} == set(EVENT_TYPES)
-    assert all_queues("12h") == (*queues(), stream)
-    assert all_queues(EVENTS_OFF) == queues()
+    assert all_queues(TopologyOptions("12h")) == (*queues(), stream)
+    assert all_queues(TopologyOptions(EVENTS_OFF)) == queues()
 
 
 def test_queues_with_new_arguments_have_new_names() -> None:

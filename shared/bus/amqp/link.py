@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import aio_pika
 import structlog
@@ -129,9 +129,8 @@ class Options:
     repair_every: float
     ladder: tuple[topology.RetryDelay, ...]
     name: str
-    topology: TopologyMode
-    events_retention: str
-    partitions: int
+    mode: TopologyMode
+    topology_options: topology.TopologyOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +139,6 @@ class Receipt:
 
     link: "Link"
     tag: int
-
-
-class _OptionalParts(TypedDict):
-    """What the topology has or not, as the options say."""
-
-    events_retention: str
-    partitions: int
 
 
 class BrokerRefusedError(BusUnavailableError):
@@ -171,7 +163,7 @@ class Link(Tap):
         self._address = address
         self._options = options
         self._queue = queue or ""
-        self._queues = (queue, *topology.partitions_of(queue, options.partitions)) if queue else ()
+        self._queues = (queue, *topology.partitions_of(queue, options.topology_options.partitions)) if queue else ()
         self._on_delivery = on_delivery
         self._transport = TappedTransport(self._block_changed, address.ip)
         self._connection = aio_pika.Connection(
@@ -412,23 +404,19 @@ class Link(Tap):
 
     async def _prepare_topology(self) -> None:
         """Declare the topology, or check that it is there, as the options say."""
-        if self._options.topology == "declare":
-            await declare_topology(self._connection, self._options.ladder, partitions=self._options.partitions)
-            await unbind_surplus(self._connection, self._options.partitions)
+        if self._options.mode == "declare":
+            await declare_topology(self._connection, self._options.ladder, self._options.topology_options)
+            await unbind_surplus(self._connection, self._options.topology_options.partitions)
             await self._declare_events()
-        elif self._options.topology == "check" and (
-            missing := await find_missing(self._connection, self._options.ladder, **self._optional_parts)
+        elif self._options.mode == "check" and (
+            missing := await find_missing(self._connection, self._options.ladder, self._options.topology_options)
         ):
             raise BusUnavailableError(describe_missing(missing))
-
-    @property
-    def _optional_parts(self) -> _OptionalParts:
-        return {"events_retention": self._options.events_retention, "partitions": self._options.partitions}
 
     async def _declare_events(self) -> None:
         """Declare the stream of events; a stream with another retention is used as it is."""
         try:
-            await declare_event_stream(self._connection, self._options.events_retention)
+            await declare_event_stream(self._connection, self._options.topology_options.events_retention)
         except EventStreamDiffersError as error:
             _log.warning("the stream of events stays as it is", reason=str(error))
 
@@ -590,12 +578,12 @@ class Link(Tap):
 
     async def _verify_topology(self) -> None:
         """Restore missing parts of the topology if this link declares it; note any other problem with it."""
-        if self._options.topology == "trust":
+        if self._options.mode == "trust":
             return
         within = _SILENT_ROUNDS * self._timeout
-        verify = repair_topology if self._options.topology == "declare" else find_missing
+        verify = repair_topology if self._options.mode == "declare" else find_missing
         try:
-            question = verify(self._connection, self._options.ladder, **self._optional_parts)
+            question = verify(self._connection, self._options.ladder, self._options.topology_options)
             missing = await self._answered(question, within)
         except StartError as error:
             self._unsound = str(error)
@@ -607,7 +595,7 @@ class Link(Tap):
             self._note_missing(missing)
 
     def _note_missing(self, missing: Sequence[str]) -> None:
-        if self._options.topology == "declare":
+        if self._options.mode == "declare":
             self._unsound = None
             if missing:
                 _log.warning("topology repaired, parts of it had been deleted", declared=missing)
