@@ -56,6 +56,8 @@ def assemble(settings: NotificationSettings, connections: Connections) -> Parts:
         on_due = dispatcher.wake
     else:
         _log.warning("no key for the secrets of webhooks is configured: none can be registered, and nothing is sent")
+    if not settings.webhooks:
+        _log.warning("webhooks are off: none can be registered, and no event is recorded for those that are")
     api = ApiDependencies(
         endpoints,
         deliveries,
@@ -65,6 +67,7 @@ def assemble(settings: NotificationSettings, connections: Connections) -> Parts:
         on_due,
         allow_private=settings.webhook_allow_private,
         most_per_owner=settings.webhooks_per_owner,
+        gets_events=settings.webhooks,
     )
     return Parts(
         handlers=handlers(endpoints, deliveries, utc_now, on_due),

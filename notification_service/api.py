@@ -85,7 +85,10 @@ class FailedSince(Body):
 
 
 class ApiDependencies(NamedTuple):
-    """The dependencies of the routes; without a vault no secret can be stored."""
+    """The dependencies of the routes; without a vault no secret can be stored.
+
+    `gets_events` is whether webhooks are on: else no event reaches this service.
+    """
 
     endpoints: Endpoints
     deliveries: Deliveries
@@ -95,6 +98,7 @@ class ApiDependencies(NamedTuple):
     on_due: Callable[[Iterable[str]], None]
     allow_private: bool
     most_per_owner: int
+    gets_events: bool
 
 
 def create_router(dependencies: ApiDependencies) -> APIRouter:
@@ -114,6 +118,7 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
     @requires(Permission.WEBHOOKS_WRITE)
     async def register_webhook(body: NewEndpoint, caller: Caller) -> Response:
         """Register an endpoint. The answer has the secret to verify signatures with: it is shown only this once."""
+        _require_events(api)
         url = _checked(body.url, api)
         endpoint_id, secret, now = f"wh_{uuid.uuid4().hex}", new_secret(), api.clock()
         endpoint = Endpoint(
@@ -291,6 +296,11 @@ def _checked(url: str, api: ApiDependencies) -> str:
         return check_url(url, allow_private=api.allow_private)
     except ValueError as error:
         raise invalid(("url", str(error))) from None
+
+
+def _require_events(api: ApiDependencies) -> None:
+    if not api.gets_events:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "Webhooks are off (ORDERSAGA_WEBHOOKS)")
 
 
 def _vault(api: ApiDependencies) -> SecretVault:

@@ -125,6 +125,13 @@ def read_retention(value: str) -> str:
     return value.strip()
 
 
+def read_webhooks(value: str | bool) -> bool:
+    """Return whether events go to webhooks. Raises ValueError."""
+    if value not in ("", "on", "off", True, False):
+        raise ValueError("on and off are allowed")
+    return value not in ("off", False)
+
+
 def read_partitions(value: str) -> int:
     """Return into how many partitions inboxes are divided, WHOLE if they are not. Raises ValueError."""
     number = int(value) if value.isdecimal() else 0
@@ -214,6 +221,7 @@ class ServiceSettings(FileSettings):
     topology_check_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     partitions: Annotated[int, Field(ge=WHOLE, le=MOST_PARTITIONS)] = WHOLE
     events_retention: Annotated[str, AfterValidator(read_retention)] = DEFAULT_EVENTS_RETENTION
+    webhooks: Annotated[bool, BeforeValidator(read_webhooks)] = True
     database_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
     drain_seconds: Annotated[float, Field(ge=0, le=300)] = 0.0
     ready_grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 15.0
@@ -244,7 +252,7 @@ class ServiceSettings(FileSettings):
     @property
     def topology_options(self) -> TopologyOptions:
         """What the settings decide about the topology."""
-        return TopologyOptions(self.events_retention, self.partitions)
+        return TopologyOptions(self.events_retention, self.partitions, self.webhooks)
 
     @property
     def known_names(self) -> tuple[str, ...]:

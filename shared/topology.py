@@ -27,6 +27,7 @@ only. No service may send to `ordersaga.inboxes`, and none but operations to an 
 (shared.broker_rights, docs/adr/0012-broker-users-and-topology.md).
 
 The stream is a copy for readers outside of the saga, which works without it: it can be off, and then is not bound.
+Likewise `notification.inbox`, where nobody uses webhooks.
 
 Correlation: `correlation_id` is the order id, `type` the routing key of the contract, `message_id` is new for every
 publication, and `user_id` is the sender's user, which the broker verifies. Receivers rely only on the order id in the
@@ -136,6 +137,8 @@ class TopologyOptions:
     """For how long the stream keeps events; empty if there is none."""
     partitions: int = WHOLE
     """Into how many partitions each inbox that may have some is divided."""
+    webhooks: bool = True
+    """Whether events go to the inbox of the notification service, which sends them to webhooks."""
 
 
 PLAIN = TopologyOptions()
@@ -250,6 +253,10 @@ def partitions_exchange(inbox: str) -> str:
     return f"{inbox}.partitions"
 
 
+Bindings = tuple[tuple[str, str], ...]
+"""Pairs of an exchange and a routing key, with which messages get to a queue or an exchange."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A durable exchange, and the (exchange, routing key) pairs that feed it."""
@@ -257,7 +264,7 @@ class Exchange:
     name: str
     kind: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    bindings: tuple[tuple[str, str], ...] = ()
+    bindings: Bindings = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +272,7 @@ class Queue:
     """A durable queue and the (exchange, routing key) pairs that feed it."""
 
     name: str
-    bindings: tuple[tuple[str, str], ...]
+    bindings: Bindings
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -288,17 +295,31 @@ def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, options: TopologyOp
         Exchange(DEAD_LETTERS, "fanout"),
         Exchange(INBOX_EXCHANGE, "direct", or_dead),
         *(Exchange(name, "fanout", or_dead) for name in retries),
-        *(_dividing_exchange(inbox) for inbox in PARTITIONED if options.partitions > WHOLE),
+        *(_dividing_exchange(inbox, options) for inbox in PARTITIONED if options.partitions > WHOLE),
     )
 
 
-def _dividing_exchange(inbox: str) -> Exchange:
-    return Exchange(partitions_exchange(inbox), HASH_EXCHANGE, dict(PARTITIONED[inbox]), routes_to(inbox))
+def _dividing_exchange(inbox: str, options: TopologyOptions) -> Exchange:
+    routes = routes_to(inbox) if is_heard(inbox, options) else ()
+    return Exchange(partitions_exchange(inbox), HASH_EXCHANGE, dict(PARTITIONED[inbox]), routes)
 
 
-def routes_to(inbox: str) -> tuple[tuple[str, str], ...]:
+def routes_to(inbox: str) -> Bindings:
     """Return the bindings with which an inbox, or the exchange that divides it, gets its messages by their types."""
     return tuple((EXCHANGE, message.routing_key) for message in INBOXES[inbox])
+
+
+def is_heard(inbox: str, options: TopologyOptions) -> bool:
+    """Return whether an inbox gets its messages by their types: that of webhooks does not if they are off."""
+    return inbox != NOTIFICATION_INBOX or options.webhooks
+
+
+def unwanted_bindings(options: TopologyOptions) -> tuple[Mapping[str, Bindings], Mapping[str, Bindings]]:
+    """Return the bindings of inboxes, and of the exchanges that divide some, which exist with other options only."""
+    silent = [inbox for inbox in INBOXES if not is_heard(inbox, options)]
+    divided = [inbox for inbox in PARTITIONED if options.partitions > WHOLE]
+    of_inboxes = {inbox: routes_to(inbox) for inbox in (*divided, *silent)}
+    return of_inboxes, {partitions_exchange(inbox): routes_to(inbox) for inbox in silent if inbox in divided}
 
 
 def queues(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, options: TopologyOptions = PLAIN) -> tuple[Queue, ...]:
@@ -324,7 +345,7 @@ def all_queues(options: TopologyOptions, ladder: tuple[RetryDelay, ...] = RETRY_
     return (*queues(ladder, options), *((event_stream(retention),) if retention else ()))
 
 
-def all_bindings(queues: Iterable[Queue], exchanges: Iterable[Exchange]) -> dict[str, tuple[tuple[str, str], ...]]:
+def all_bindings(queues: Iterable[Queue], exchanges: Iterable[Exchange]) -> dict[str, Bindings]:
     """Return the (exchange, routing key) pairs that feed each of these queues and exchanges, by its name."""
     of_queues = {queue.name: queue.bindings for queue in queues}
     return of_queues | {exchange.name: exchange.bindings for exchange in exchanges if exchange.bindings}
@@ -370,7 +391,8 @@ def _inbox_and_partitions(name: str, options: TopologyOptions) -> tuple[Queue, .
     by_name = (INBOX_EXCHANGE, name)
     parts = partitions_of(name, options.partitions)
     if not parts:
-        return (Queue(name, (*routes_to(name), by_name), arguments),)
+        routes = routes_to(name) if is_heard(name, options) else ()
+        return (Queue(name, (*routes, by_name), arguments),)
     return (Queue(name, (by_name,), arguments), *(_partition(name, part, arguments) for part in parts))
 
 

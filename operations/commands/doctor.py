@@ -17,6 +17,7 @@ from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.machine import check_machine
 from operations.doctor.provider import check_provider
 from operations.doctor.slow import check_slow
+from operations.doctor.webhooks import check_silent_webhooks
 from operations.errors import UnreachableError
 from operations.settings import Stack
 from operations.stack.environment import with_values_for_commands
@@ -84,13 +85,13 @@ async def _examine_stack(layout: Layout, state: State, stack: Stack) -> list[Fin
     known = {process.name for process in state.processes} if state.running else SERVICES.keys()
     services = [name for name in SERVICES if name in known]
     is_own = stack.database_users is not None
-    of_database = check_database(stack.url_for_changes, stack.database_prefix, services, is_own=is_own)
-    findings += [finding async for finding in of_database]
-    findings += [
-        finding async for finding in check_users(stack.url_for_changes, stack.database_prefix, stack.database_users)
-    ]
-    if archive := await check_archive(stack.url_for_changes, stack.database_prefix):
+    url, prefix = stack.url_for_changes, stack.database_prefix
+    findings += [finding async for finding in check_database(url, prefix, services, is_own=is_own)]
+    findings += [finding async for finding in check_users(url, prefix, stack.database_users)]
+    if archive := await check_archive(url, prefix):
         findings.append(archive)
+    if not stack.topology_options.webhooks and (silent := await check_silent_webhooks(url, prefix)):
+        findings.append(silent)
     answers = await _answers(stack)
     paused = {name: answer.paused for name, answer in answers.items() if answer.paused is not None}
     findings += [note(f"{name} consumer", f"paused {times}", RESUME.format(name)) for name, times in paused.items()]

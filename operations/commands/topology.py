@@ -31,6 +31,7 @@ def apply(
     """Declare all exchanges, queues and bindings on a broker. What exists already is left as it is.
 
     ORDERSAGA_EVENTS_RETENTION says for how long the stream of events keeps them. It gets none if that is `off`.
+    ORDERSAGA_WEBHOOKS=off keeps events from the inbox of the notification service.
     ORDERSAGA_PARTITIONS says into how many partitions inboxes are divided. Those beyond get no more messages, and are
     deleted once nothing waits in them and no process consumes them; until then, they are named each time.
 
@@ -46,7 +47,7 @@ def apply(
     left = _or_fail(lambda: uvloop.run(retire_surplus(url, options.partitions)), StartError)
     retention, counted = options.events_retention, _counts(options)
     if as_json_document:
-        about = {"eventsRetention": retention, "partitions": options.partitions}
+        about = {"eventsRetention": retention, "partitions": options.partitions, "webhooks": options.webhooks}
         surplus = [each._asdict() for each in left]
         print_json({"amqpUrl": hide_credentials(url), "created": created, **counted, **about, "surplus": surplus})
         return
@@ -55,7 +56,8 @@ def apply(
         console.print(f"created {part}", markup=False)
     counts = ", ".join(f"{number} {name}" for name, number in counted.items())
     events = f"events are kept for {retention}" if retention else f"no events are kept, {declared.EVENTS} gets none"
-    console.print(f"{hide_credentials(url)} has {counts}; {events}", markup=False)
+    webhooks = "" if options.webhooks else "; webhooks are off"
+    console.print(f"{hide_credentials(url)} has {counts}; {events}{webhooks}", markup=False)
     if left:
         console.print(describe_leftovers(left), markup=False)
 

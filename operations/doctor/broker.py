@@ -361,7 +361,8 @@ def check_bindings(
 ) -> Finding:
     """Check that every queue is bound as declared; AMQP cannot list bindings, rabbitmqctl can.
 
-    A divided inbox must not be bound beside its partitions, or its messages arrive twice.
+    A divided inbox must not be bound beside its partitions, or its messages arrive twice, nor that of webhooks if they
+    are off.
     """
     if control is None:
         return note("bindings", "not checked: bindings can only be listed for a node that `ordersaga up` runs")
@@ -376,11 +377,12 @@ def check_bindings(
     wanted = [(source, name, routing_key) for name, pairs in declared.items() for source, routing_key in pairs]
     if missing := [binding for binding in wanted if binding not in existing]:
         return wrong("bindings", f"missing: {_bindings_in_words(missing)}", APPLY)
-    divided = topology.PARTITIONED if options.partitions > topology.WHOLE else ()
-    twice = [(source, inbox, key) for inbox in divided for source, key in topology.routes_to(inbox)]
-    if surplus := [binding for binding in twice if binding in existing]:
+    of_inboxes, of_exchanges = topology.unwanted_bindings(options)
+    unwanted = [(source, name, key) for name, pairs in {**of_inboxes, **of_exchanges}.items() for source, key in pairs]
+    if surplus := [binding for binding in unwanted if binding in existing]:
+        why = "messages arrive twice" if options.webhooks else "webhooks are off, or messages arrive twice"
         fix = "`ordersaga topology apply` removes them"
-        return wrong("bindings", f"messages arrive twice: {_bindings_in_words(surplus)}", fix)
+        return wrong("bindings", f"{why}: {_bindings_in_words(surplus)}", fix)
     return ok("bindings", f"all {len(wanted)} exist")
 
 

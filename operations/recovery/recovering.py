@@ -61,9 +61,8 @@ async def preview(stack: Stack, *, since: datetime, on_progress: Progress = lamb
     """Return what `recover` would do, without changing anything. Raises UnreachableError."""
     report = RecoveryReport(since, missing=await _find_missing(stack))
     async with open_mongodb(stack.mongodb_url, purpose="the recovery", name=NAME) as client:
-        await _Recovery(
-            PendingRecords(client, stack, report.note_unsendable), None, report, _Pace(float("inf"), on_progress)
-        ).run()
+        records, pace = PendingRecords(client, stack, report.note_unsendable), _Pace(float("inf"), on_progress)
+        await _Recovery(records, None, report, pace, webhooks=stack.topology_options.webhooks).run()
     return report
 
 
@@ -91,9 +90,10 @@ async def recover(
             raise UnfinishedRestoreError(reason)
         async with _logged(database, by, why, report):
             report.missing = await _declare(stack) if declare else []
+            webhooks = stack.topology_options.webhooks
             async with open_bus(stack.amqp_url, None, name=NAME) as bus:
                 records, pace = PendingRecords(client, stack, report.note_unsendable), _Pace(rate, on_progress)
-                await _Recovery(records, Publisher(bus), report, pace).run()
+                await _Recovery(records, Publisher(bus), report, pace, webhooks=webhooks).run()
     return report
 
 
@@ -122,12 +122,19 @@ class _Recovery:
     """One recovery; without a publisher, it only counts."""
 
     def __init__(
-        self, records: PendingRecords, publisher: Publisher | None, report: RecoveryReport, pace: _Pace
+        self,
+        records: PendingRecords,
+        publisher: Publisher | None,
+        report: RecoveryReport,
+        pace: _Pace,
+        *,
+        webhooks: bool,
     ) -> None:
         self._records = records
         self._publisher = publisher
         self._report = report
         self._pace = pace
+        self._webhooks = webhooks
 
     async def run(self) -> None:
         """Publish commands, then events, and complete the report."""
@@ -151,7 +158,9 @@ class _Recovery:
 
     async def _events_of_orders(self, since: datetime) -> None:
         async for orders in self._records.changed_since(since, self._pace.page):
-            for messages_of, inbox in ((pending.creation, NOTIFICATION_INBOX), (pending.events, None)):
+            # To that inbox alone: `order.created` also asks the participants to act.
+            to_webhooks = ((pending.creation, NOTIFICATION_INBOX),) if self._webhooks else ()
+            for messages_of, inbox in (*to_webhooks, (pending.events, None)):
                 sent = await self._publish_of(orders, partial(messages_of, since=since), inbox)
                 self._report.events.update(sent)
             await self._pace.keep(len(orders))

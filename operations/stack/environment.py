@@ -15,10 +15,11 @@ from operations.stack.layout import (
     EVENTS_RETENTION_VARIABLE,
     MONGODB_URL_VARIABLE,
     PARTITIONS_VARIABLE,
+    WEBHOOKS_VARIABLE,
 )
 from shared.services import PROCESSES
 from shared.setting_files import SUFFIX, file_variables, with_file_values
-from shared.settings import ENV_PREFIX, check_database_prefix, read_partitions, read_retention
+from shared.settings import ENV_PREFIX, check_database_prefix, read_partitions, read_retention, read_webhooks
 from shared.topology import DEFAULT_OPTIONS, TopologyOptions
 from shared.urls import check_amqp_url, check_mongodb_url, check_service_url, hide_credentials_in_value
 
@@ -51,9 +52,15 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     DATABASE_PREFIX_VARIABLE: check_database_prefix,
     EVENTS_RETENTION_VARIABLE: read_retention,
     PARTITIONS_VARIABLE: read_partitions,
+    WEBHOOKS_VARIABLE: read_webhooks,
     **{process.url_variable: check_service_url for process in PROCESSES.values()},
 }
 """The variables of a stack that the commands read too, with a validator for each."""
+
+_WITHOUT_SECRETS = frozenset(
+    {DATABASE_PREFIX_VARIABLE, EVENTS_RETENTION_VARIABLE, PARTITIONS_VARIABLE, WEBHOOKS_VARIABLE}
+)
+"""Those whose values can be shown as they are."""
 
 _BY_FILE_FOR_COMMANDS = frozenset(
     {*_CHECKS, *(f"{ENV_PREFIX}{name}" for name in ("API_KEY", "CONSOLE_URL", "SIMULATOR_URL"))}
@@ -119,8 +126,7 @@ def invalid_value(environment: Mapping[str, str]) -> str | None:
             try:
                 check(value)
             except ValueError as error:
-                plain = variable in (DATABASE_PREFIX_VARIABLE, EVENTS_RETENTION_VARIABLE, PARTITIONS_VARIABLE)
-                shown = value if plain else hide_credentials_in_value(value)
+                shown = value if variable in _WITHOUT_SECRETS else hide_credentials_in_value(value)
                 return f"{variable}={shown!r} is not valid: {error}"
     return None
 
@@ -130,10 +136,11 @@ def topology_options(environment: Mapping[str, str], default: TopologyOptions = 
 
     Raises ValueError for an invalid value.
     """
-    partitions = environment.get(PARTITIONS_VARIABLE)
+    partitions, webhooks = environment.get(PARTITIONS_VARIABLE), environment.get(WEBHOOKS_VARIABLE)
     return TopologyOptions(
         read_retention(environment.get(EVENTS_RETENTION_VARIABLE, default.events_retention)),
         read_partitions(partitions) if partitions else default.partitions,
+        read_webhooks(webhooks) if webhooks else default.webhooks,
     )
 
 

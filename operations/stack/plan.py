@@ -21,6 +21,7 @@ from operations.stack.layout import (
     MONGODB_URL_VARIABLE,
     SERVER_PORTS,
     TOPOLOGY_VARIABLE,
+    WEBHOOKS_VARIABLE,
     Layout,
     database_prefix,
 )
@@ -79,6 +80,7 @@ def make_plan(
         raise StackStartError(invalid)
     if cluster and environment.get(MONGODB_URL_VARIABLE) and environment.get(AMQP_URL_VARIABLE):
         raise StackStartError(NO_SERVER_TO_CLUSTER)
+    environment = {**environment, **_webhooks_setting(environment, services)}
     ports = _claim_ports(_needed_ports(services, environment, grpc, cluster), port_offset, stored, claims)
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers = _plan_servers(layout, node, ports, environment, cluster)
@@ -98,6 +100,7 @@ def make_plan(
         database_prefix=database_prefix(environment),
         events_retention=options.events_retention,
         partitions=options.partitions,
+        webhooks=options.webhooks,
         needs_keys=access.console_key is not None,
         grpc_port=settings.get(GRPC_PORT_VARIABLE) or None,
         cluster=cluster,
@@ -105,6 +108,16 @@ def make_plan(
     # Started with the servers and ended after the services: a job that is due may buy at any time in between.
     servers.stages[-1].extend(simulator)
     return StackPlan([*servers.stages, running], state)
+
+
+def _webhooks_setting(environment: Mapping[str, str], services: Sequence[str]) -> dict[str, str]:
+    """Return the setting that leaves webhooks out if no process would send them: its inbox would only grow.
+
+    A broker that others may use as well is left as it is.
+    """
+    is_ours = not environment.get(AMQP_URL_VARIABLE)
+    left_out = is_ours and NOTIFICATION.name not in services and not environment.get(WEBHOOKS_VARIABLE)
+    return {WEBHOOKS_VARIABLE: "off"} if left_out else {}
 
 
 def _events_settings(environment: Mapping[str, str], options: TopologyOptions) -> dict[str, str]:

@@ -68,6 +68,9 @@ class State:
     partitions: int = WHOLE
     """Into how many partitions its inboxes are divided."""
 
+    webhooks: bool = True
+    """Whether events go to webhooks."""
+
     grpc_port: str | None = None
     """The port on which the order service serves gRPC, if it does."""
 
@@ -80,7 +83,7 @@ class State:
     @property
     def topology_options(self) -> TopologyOptions:
         """What the settings of the stack decide about the topology of its broker."""
-        return TopologyOptions(self.events_retention, self.partitions)
+        return TopologyOptions(self.events_retention, self.partitions, self.webhooks)
 
     @property
     def running(self) -> bool:

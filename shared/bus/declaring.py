@@ -259,7 +259,7 @@ def is_about_unknown_type(error: ConnectionCommandInvalid | ChannelPreconditionF
 async def _divert(
     channel: AbstractChannel, exchanges: Sequence[topology.Exchange], options: topology.TopologyOptions
 ) -> None:
-    """Let the messages of partitioned inboxes go to the partitions, which exist by now, and no longer to the inboxes.
+    """Let messages go to partitions, which exist by now, rather than to their inboxes, and no longer where none may.
 
     In this order: one may arrive twice in between, and none is lost.
     """
@@ -267,10 +267,15 @@ async def _divert(
         divided = await channel.get_exchange(exchange.name, ensure=False)
         for source, routing_key in exchange.bindings:
             await divided.bind(source, routing_key)
-    for inbox in topology.PARTITIONED if options.partitions > topology.WHOLE else ():
-        undivided = await channel.get_queue(inbox, ensure=False)
-        for source, routing_key in topology.routes_to(inbox):
-            await undivided.unbind(source, routing_key)
+    of_inboxes, of_exchanges = topology.unwanted_bindings(options)
+    for name, bindings in of_inboxes.items():
+        inbox = await channel.get_queue(name, ensure=False)
+        for source, routing_key in bindings:
+            await inbox.unbind(source, routing_key)
+    for name, bindings in of_exchanges.items():
+        silent = await channel.get_exchange(name, ensure=False)
+        for source, routing_key in bindings:
+            await silent.unbind(source, routing_key)
 
 
 async def _declare_queue(channel: AbstractChannel, queue: topology.Queue) -> None:

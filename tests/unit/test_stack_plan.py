@@ -73,6 +73,30 @@ def test_with_both_servers_given_only_services_and_the_simulator_are_started(
     assert (made.state.mongodb_url, made.state.amqp_url) == ("mongodb://elsewhere/", "amqp://elsewhere/")
 
 
+@pytest.mark.parametrize(
+    ("given", "services", "on"),
+    [
+        ({}, tuple(PROCESSES), True),
+        ({}, ("order", "inventory"), False),
+        ({"ORDERSAGA_WEBHOOKS": "on"}, ("order", "inventory"), True),
+        ({"ORDERSAGA_WEBHOOKS": ""}, ("order", "inventory"), False),
+        ({"ORDERSAGA_WEBHOOKS": "off"}, tuple(PROCESSES), False),
+        (GIVEN, ("order", "inventory"), True),  # others may use that broker as well
+    ],
+)
+def test_webhooks_are_off_without_the_service_that_sends_them(
+    claims: PortClaims, tmp_path: Path, given: dict[str, str], services: tuple[str, ...], on: bool
+) -> None:
+    made = plan(claims, tmp_path, given, services)
+    assert (made.state.webhooks, made.state.topology_options.webhooks) == (on, on)
+    assert (settings_of(made, "order").get("ORDERSAGA_WEBHOOKS") or "on") == ("on" if on else "off")
+
+
+def test_an_invalid_switch_of_webhooks_is_named(claims: PortClaims, tmp_path: Path) -> None:
+    with pytest.raises(StackStartError, match="ORDERSAGA_WEBHOOKS='no' is not valid: on and off are allowed"):
+        plan(claims, tmp_path, {"ORDERSAGA_WEBHOOKS": "no"})
+
+
 def test_services_get_the_environment_and_where_their_servers_are(claims: PortClaims, tmp_path: Path) -> None:
     made = plan(
         claims, tmp_path, {**GIVEN, "ORDERSAGA_SAGA_TIMEOUT_SECONDS": "7", "ORDERSAGA_HTTP_PORT": "1"}, ("order",)

@@ -1,0 +1,35 @@
+"""Webhooks that are registered although no event reaches the service that sends them."""
+
+from typing import Any
+
+import pymongo
+import pymongo.errors
+
+from operations.doctor.finding import Finding, ok, wrong
+from shared.database import with_our_tls
+from shared.outage_words import with_detail
+from shared.services import NOTIFICATION
+
+TIMEOUT_MS = 3000
+
+SUBJECT = "webhooks"
+
+
+async def check_silent_webhooks(url: str, prefix: str) -> Finding | None:
+    """Check, where webhooks are off, that nobody waits for events; None if MongoDB does not answer."""
+    client: pymongo.AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
+        url, serverSelectionTimeoutMS=TIMEOUT_MS
+    )
+    with_our_tls(client, url)
+    async with client:
+        endpoints = client[NOTIFICATION.database_in(prefix)]["endpoints"]
+        try:
+            waiting = await endpoints.count_documents({"enabled": True, "deletedAt": {"$exists": False}})
+        except pymongo.errors.ConnectionFailure:
+            return None
+        except pymongo.errors.PyMongoError as error:
+            return wrong(SUBJECT, f"cannot be read: {with_detail(error)}", "run `ordersaga database prepare`")
+    if not waiting:
+        return ok(SUBJECT, "they are off (ORDERSAGA_WEBHOOKS), and none is registered")
+    fix = "set ORDERSAGA_WEBHOOKS=on for all processes and run `ordersaga topology apply`, or delete the webhooks"
+    return wrong(SUBJECT, f"they are off (ORDERSAGA_WEBHOOKS), but {waiting:,} enabled ones wait for events", fix)
