@@ -111,12 +111,12 @@ def make_plan(
 
 
 def _webhooks_setting(environment: Mapping[str, str], services: Sequence[str]) -> dict[str, str]:
-    """Return the setting that leaves webhooks out if no process would send them: its inbox would only grow.
+    """Return the setting that leaves webhooks out if the process that sends them is: its inbox would only grow.
 
-    A broker that others may use as well is left as it is.
+    Without any service, whoever starts them decides, and so it is with a broker that others may use as well.
     """
-    is_ours = not environment.get(AMQP_URL_VARIABLE)
-    left_out = is_ours and NOTIFICATION.name not in services and not environment.get(WEBHOOKS_VARIABLE)
+    is_given = environment.get(WEBHOOKS_VARIABLE) or environment.get(AMQP_URL_VARIABLE)
+    left_out = services and NOTIFICATION.name not in services and not is_given
     return {WEBHOOKS_VARIABLE: "off"} if left_out else {}
 
 
