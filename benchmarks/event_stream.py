@@ -136,6 +136,8 @@ def main() -> None:
     stack = locate_stack()
     if not stack.topology_options.events_retention:
         raise SystemExit("the stack keeps no events: start it without ORDERSAGA_EVENTS_RETENTION=off")
+    if not stack.topology_options.webhooks:
+        raise SystemExit("webhooks are off: start the stack without ORDERSAGA_WEBHOOKS=off")
     show(uvloop.run(measure(stack, LoadPlan(options.orders, options.rate), options.rounds)))
 
 

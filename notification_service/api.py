@@ -153,15 +153,14 @@ def _add_endpoints(router: APIRouter, api: ApiDependencies) -> None:
         """One endpoint."""
         return json_response(show_endpoint(await _find(api, webhook_id, _readable(caller))))
 
-    @router.patch("/webhooks/{webhook_id}", response_model=EndpointView)
+    @router.patch("/webhooks/{webhook_id}", response_model=EndpointView, responses=documented(409))
     @requires(Permission.WEBHOOKS_WRITE)
     async def change_webhook(webhook_id: WebhookPath, body: EndpointChanges, caller: Caller) -> Response:
         """Change an endpoint, or disable or enable it. While it is disabled, its deliveries fail without an attempt."""
         changes = {name: value for name, value in body.model_dump().items() if value is not None}
         if not changes:
             raise invalid(("body", "must have a field to change: url, events, description or enabled"))
-        if body.url is not None:
-            _checked(body.url, api)
+        _check_changes(body, api)
         endpoint = await api.endpoints.change(webhook_id, changes, _writable(caller), api.clock())
         return json_response(show_endpoint(_found(webhook_id, endpoint)))
 
@@ -298,9 +297,16 @@ def _checked(url: str, api: ApiDependencies) -> str:
         raise invalid(("url", str(error))) from None
 
 
+def _check_changes(changes: EndpointChanges, api: ApiDependencies) -> None:
+    if changes.url is not None:
+        _checked(changes.url, api)
+    if changes.enabled:
+        _require_events(api)
+
+
 def _require_events(api: ApiDependencies) -> None:
     if not api.gets_events:
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "Webhooks are off (ORDERSAGA_WEBHOOKS)")
+        raise conflict("Webhooks are off here (ORDERSAGA_WEBHOOKS): no endpoint gets events")
 
 
 def _vault(api: ApiDependencies) -> SecretVault:

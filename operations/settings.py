@@ -27,6 +27,7 @@ from operations.stack.layout import (
     MONGODB_URL_VARIABLE,
     PARTITIONS_VARIABLE,
     REMOTE_URL_VARIABLE,
+    WEBHOOKS_VARIABLE,
     Layout,
     choose_data_directory,
 )
@@ -353,7 +354,7 @@ def locate_broker(data_dir: Path | None = None, environment: Mapping[str, str] =
         environment = with_values_for_commands(environment)
     except StartError as error:
         raise UnreachableError(str(error)) from None
-    own = (AMQP_URL_VARIABLE, EVENTS_RETENTION_VARIABLE, PARTITIONS_VARIABLE)
+    own = (AMQP_URL_VARIABLE, EVENTS_RETENTION_VARIABLE, PARTITIONS_VARIABLE, WEBHOOKS_VARIABLE)
     if invalid := invalid_value({name: environment.get(name, "") for name in own}):
         raise UnreachableError(invalid)
     if given := environment.get(AMQP_URL_VARIABLE):

@@ -6,9 +6,11 @@ what the endpoint does. Here it is looked up once, when the route is made.
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Form
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -31,6 +33,7 @@ Check = Callable[[Headers, Principal], Awaitable[None]]
 Errors = list[Any]
 """What is wrong with a request, as pydantic describes it."""
 
+_SINGLE = (str, int, float, bool, type(None))
 _CHECK = "__ordersaga_check_before_body__"
 _NO_BODY = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
 
@@ -46,9 +49,10 @@ def checked_before_body(check: Check) -> Callable[[Endpoint], Endpoint]:
 
 
 def _is_single(header: "ModelField") -> bool:
-    """Return False for a header that may be sent several times, or that is a model of several."""
+    """Return False for a header that may be sent several times, that is a model of several, or that must be there."""
     annotation = header.field_info.annotation
-    return all(each in (str, int, float, bool, type(None)) for each in get_args(annotation) or (annotation,))
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return all(kind in _SINGLE for kind in kinds) and not header.field_info.is_required()
 
 
 class LeanRoute(StrictRoute):
@@ -69,12 +73,27 @@ class LeanRoute(StrictRoute):
         self._request_name = reads.request_param_name
         self._caller_names = [str(each.name) for each in reads.dependencies]
         self._check: Check | None = getattr(endpoint, _CHECK, None)
-        others = (*reads.query_params, *reads.cookie_params, *reads.body_params[1:])
-        others += tuple(field for field in reads.header_params if not _is_single(field))
-        if not others and all(each.call is caller_of_request for each in reads.dependencies):
+        if not self._takes_more():
             self.app = self._serve
         elif self._check is not None:
             raise TypeError(f"{path}: the framework reads the body before anything can be checked")
+
+    def _takes_more(self) -> bool:
+        """Return whether the endpoint takes anything that is not read here."""
+        reads = self.dependant
+        others = (
+            *reads.query_params,
+            *reads.cookie_params,
+            *reads.body_params[1:],
+            *(field for field in reads.body_params if self._embed_body_fields or isinstance(field.field_info, Form)),
+            *(field for field in reads.header_params if not _is_single(field)),
+            *(each for each in reads.dependencies if each.call is not caller_of_request),
+            reads.response_param_name,
+            reads.background_tasks_param_name,
+            reads.http_connection_param_name,
+            reads.security_scopes_param_name,
+        )
+        return any(other is not None for other in others)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         authorize(scope, self.endpoint)
@@ -88,7 +107,7 @@ class LeanRoute(StrictRoute):
         await response(scope, receive, send)
 
     async def _arguments(self, request: StrictRequest) -> dict[str, Any]:
-        """Return what the endpoint takes. Raises RequestValidationError, and the HTTPException 400 if it is no JSON."""
+        """Return the arguments. Raises RequestValidationError, or the HTTPException 400 without valid JSON."""
         found: dict[str, Any] = {}
         body_errors = [] if self._body is None else await self._read_body(self._body, request, found)
         errors = [*self._read_path(request.scope, found), *self._read_headers(request.scope, found), *body_errors]

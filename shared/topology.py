@@ -305,8 +305,11 @@ def _dividing_exchange(inbox: str, options: TopologyOptions) -> Exchange:
 
 
 def routes_to(inbox: str) -> Bindings:
-    """Return the bindings with which an inbox, or the exchange that divides it, gets its messages by their types."""
-    return tuple((EXCHANGE, message.routing_key) for message in INBOXES[inbox])
+    """Return the bindings with which an inbox, or the exchange that divides it, gets its messages by their types.
+
+    Other queues have none.
+    """
+    return tuple((EXCHANGE, message.routing_key) for message in INBOXES.get(inbox, ()))
 
 
 def is_heard(inbox: str, options: TopologyOptions) -> bool:
@@ -315,7 +318,7 @@ def is_heard(inbox: str, options: TopologyOptions) -> bool:
 
 
 def unwanted_bindings(options: TopologyOptions) -> tuple[Mapping[str, Bindings], Mapping[str, Bindings]]:
-    """Return the bindings of inboxes, and of the exchanges that divide some, which exist with other options only."""
+    """Return the bindings of inboxes, and of the exchanges that divide some, that only other options have."""
     silent = [inbox for inbox in INBOXES if not is_heard(inbox, options)]
     divided = [inbox for inbox in PARTITIONED if options.partitions > WHOLE]
     of_inboxes = {inbox: routes_to(inbox) for inbox in (*divided, *silent)}

@@ -15,17 +15,13 @@ from rich.table import Column, Table
 from operations.stack.layout import Layout
 from operations.stack.state import ProcessState, State
 from operations.stack.status import ProcessStatus
-from shared.services import NOTIFICATION
 from shared.urls import hide_credentials
 
 A_KEY_IS_NEEDED = (
     "curl needs a key: KEY=$(ordersaga keys create --role admin --owner me)\n"
     "the console needs you to sign in: `ordersaga console` prints a link"
 )
-WEBHOOKS_ARE_OFF = "webhooks are off (ORDERSAGA_WEBHOOKS): no endpoint gets events"
-NOTHING_SENDS_WEBHOOKS = (
-    "webhooks are off, as no notification service was asked for: ORDERSAGA_WEBHOOKS=on keeps events until one runs"
-)
+WEBHOOKS_ARE_OFF = "webhooks are off: no endpoint gets events; ORDERSAGA_WEBHOOKS=on changes that"
 NO_KEY_NEEDED = "no authentication: everybody on this machine may do everything"
 
 
@@ -132,8 +128,7 @@ def print_ready(console: Console, layout: Layout, state: State) -> None:
     if state.grpc_port:
         console.print(f"order takes calls of gRPC on port {state.grpc_port}", highlight=False, soft_wrap=True)
     if not state.webhooks:
-        runs = any(process.name == NOTIFICATION.name for process in listed)
-        console.print(WEBHOOKS_ARE_OFF if runs else NOTHING_SENDS_WEBHOOKS, highlight=False, soft_wrap=True)
+        console.print(WEBHOOKS_ARE_OFF, highlight=False, soft_wrap=True)
     console.print(f"data and logs: {layout.root}", highlight=False, soft_wrap=True)
     console.print(A_KEY_IS_NEEDED if state.needs_keys else NO_KEY_NEEDED, markup=False, highlight=False, soft_wrap=True)
 

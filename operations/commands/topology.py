@@ -28,7 +28,7 @@ def apply(
     data_dir: DataDirectory = None,
     as_json_document: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Declare all exchanges, queues and bindings on a broker. What exists already is left as it is.
+    """Declare all exchanges, queues and bindings on a broker. Queues that exist already are left as they are.
 
     ORDERSAGA_EVENTS_RETENTION says for how long the stream of events keeps them. It gets none if that is `off`.
     ORDERSAGA_WEBHOOKS=off keeps events from the inbox of the notification service.

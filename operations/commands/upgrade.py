@@ -67,7 +67,8 @@ async def _examine_broker(stack: Stack) -> list[Finding]:
     try:
         connection = await connect(stack.amqp_url, BROKER_SECONDS)
         async with connection:
-            return [await check_exchanges(connection), await check_queues(connection)]
+            options = stack.topology_options
+            return [await check_exchanges(connection, options), await check_queues(connection, options)]
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError) as error:
         raise UnreachableError(f"RabbitMQ does not answer: {with_detail(error)}") from error
 

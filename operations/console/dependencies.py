@@ -17,7 +17,7 @@ from shared.clock import Clock, utc_now
 from shared.database import Collection, Database, Document
 from shared.services import CONSOLE, NOTIFICATION, ORDER, PROVISIONING
 
-_CANCEL_AGAIN_SECONDS = 0.5
+_CANCEL_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class ConsoleDependencies:
     """The channels by which notifications can be sent."""
     public_url: str | None = None
     """The address at which browsers reach the console; None for the one that a request names."""
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False, repr=False)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def run_in_background(self, work: Coroutine[None, None, None], name: str) -> None:
         """Run the work that a request began, beyond its answer."""
@@ -52,7 +52,7 @@ class ConsoleDependencies:
 
     async def end_background_work(self) -> None:
         """Cancel what requests began, and wait until it has recorded that: before the connections are closed."""
-        while self._tasks:  # a driver may swallow a cancellation
+        while self._tasks:  # again if it lasts: a driver may swallow a cancellation
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(set(self._tasks), timeout=_CANCEL_AGAIN_SECONDS)

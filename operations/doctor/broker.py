@@ -380,9 +380,10 @@ def check_bindings(
     of_inboxes, of_exchanges = topology.unwanted_bindings(options)
     unwanted = [(source, name, key) for name, pairs in {**of_inboxes, **of_exchanges}.items() for source, key in pairs]
     if surplus := [binding for binding in unwanted if binding in existing]:
-        why = "messages arrive twice" if options.webhooks else "webhooks are off, or messages arrive twice"
+        silent = [each for each in surplus if not options.webhooks and topology.NOTIFICATION_INBOX in each[1]]
+        why = "webhooks are off" if silent else "messages arrive twice"
         fix = "`ordersaga topology apply` removes them"
-        return wrong("bindings", f"{why}: {_bindings_in_words(surplus)}", fix)
+        return wrong("bindings", f"{why}: {_bindings_in_words(silent or surplus)}", fix)
     return ok("bindings", f"all {len(wanted)} exist")
 
 

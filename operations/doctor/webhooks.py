@@ -5,6 +5,7 @@ from typing import Any
 import pymongo
 import pymongo.errors
 
+from notification_service.endpoints import COLLECTION
 from operations.doctor.finding import Finding, ok, wrong
 from shared.database import with_our_tls
 from shared.outage_words import with_detail
@@ -22,7 +23,7 @@ async def check_silent_webhooks(url: str, prefix: str) -> Finding | None:
     )
     with_our_tls(client, url)
     async with client:
-        endpoints = client[NOTIFICATION.database_in(prefix)]["endpoints"]
+        endpoints = client[NOTIFICATION.database_in(prefix)][COLLECTION]
         try:
             waiting = await endpoints.count_documents({"enabled": True, "deletedAt": {"$exists": False}})
         except pymongo.errors.ConnectionFailure:
@@ -30,6 +31,6 @@ async def check_silent_webhooks(url: str, prefix: str) -> Finding | None:
         except pymongo.errors.PyMongoError as error:
             return wrong(SUBJECT, f"cannot be read: {with_detail(error)}", "run `ordersaga database prepare`")
     if not waiting:
-        return ok(SUBJECT, "they are off (ORDERSAGA_WEBHOOKS), and none is registered")
+        return ok(SUBJECT, "they are off (ORDERSAGA_WEBHOOKS), and none is enabled")
     fix = "set ORDERSAGA_WEBHOOKS=on for all processes and run `ordersaga topology apply`, or delete the webhooks"
-    return wrong(SUBJECT, f"they are off (ORDERSAGA_WEBHOOKS), but {waiting:,} enabled ones wait for events", fix)
+    return wrong(SUBJECT, f"they are off (ORDERSAGA_WEBHOOKS), and enabled ones wait for events: {waiting:,}", fix)

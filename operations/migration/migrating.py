@@ -256,9 +256,10 @@ class _Migration:
         """
         if await declarer.difference(queue) is None:
             return
-        await declarer.unbind(queue)
+        bound = replace(queue, bindings=(*queue.bindings, *topology.routes_to(queue.name)))  # by other options as well
+        await declarer.unbind(bound)
         while await self._empty(queue):
-            await declarer.unbind(queue)  # an older process that declares may have bound it again
+            await declarer.unbind(bound)  # an older process that declares may have bound it again
         self._failpoint(MIGRATION_EMPTIED)
         await declarer.channel.queue_delete(queue.name)
 

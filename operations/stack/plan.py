@@ -80,7 +80,7 @@ def make_plan(
         raise StackStartError(invalid)
     if cluster and environment.get(MONGODB_URL_VARIABLE) and environment.get(AMQP_URL_VARIABLE):
         raise StackStartError(NO_SERVER_TO_CLUSTER)
-    environment = {**environment, **_webhooks_setting(environment, services)}
+    environment = {**environment, **_webhooks_setting(environment, services, stored)}
     ports = _claim_ports(_needed_ports(services, environment, grpc, cluster), port_offset, stored, claims)
     node = stored.node or _node_with_data(layout) or f"ordersaga-{secrets.token_hex(4)}"
     servers = _plan_servers(layout, node, ports, environment, cluster)
@@ -110,14 +110,15 @@ def make_plan(
     return StackPlan([*servers.stages, running], state)
 
 
-def _webhooks_setting(environment: Mapping[str, str], services: Sequence[str]) -> dict[str, str]:
-    """Return the setting that leaves webhooks out if the process that sends them is: its inbox would only grow.
+def _webhooks_setting(environment: Mapping[str, str], services: Sequence[str], stored: State) -> dict[str, str]:
+    """Return the setting that switches webhooks off if orders are taken, and nobody has ever sent webhooks.
 
-    Without any service, whoever starts them decides, and so it is with a broker that others may use as well.
+    The inbox of the service that does would only grow. If it has run before, webhooks may be registered, and their
+    events wait there for it. It may also use a broker that was given.
     """
     is_given = environment.get(WEBHOOKS_VARIABLE) or environment.get(AMQP_URL_VARIABLE)
-    left_out = services and NOTIFICATION.name not in services and not is_given
-    return {WEBHOOKS_VARIABLE: "off"} if left_out else {}
+    is_known = NOTIFICATION.name in services or NOTIFICATION.name in stored.ports
+    return {} if is_given or is_known or ORDER.name not in services else {WEBHOOKS_VARIABLE: "off"}
 
 
 def _events_settings(environment: Mapping[str, str], options: TopologyOptions) -> dict[str, str]:

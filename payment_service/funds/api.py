@@ -495,7 +495,7 @@ def _respond(stored: StoredResponse, path: str = "") -> Response:
 def _identify(
     request: HttpRequest, caller: Principal, key: str | None, body: BaseModel | None = None
 ) -> IdempotentRequest:
-    return IdempotentRequest(key, request.method, request.scope["path"], body, caller.owner)
+    return IdempotentRequest(key, request.method, request.url.path, body, caller.owner)
 
 
 async def _found(reading: Awaitable[Document]) -> Document:

@@ -66,14 +66,10 @@ class IdempotentRequest:
         """The id of the record of its response; a header cannot contain the separator."""
         return self.key if self.key is None or self.owner is None else f"{self.owner}\0{self.key}"
 
-    @property
-    def content(self) -> Any:
-        """The body as JSON."""
-        return None if self.body is None else self.body.model_dump(mode="json", by_alias=True)
-
     def fingerprint(self) -> str:
         """Return a hash of method, path and body."""
-        content = [self.method, self.path, self.content]
+        body = None if self.body is None else self.body.model_dump(mode="json", by_alias=True)
+        content = [self.method, self.path, body]
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

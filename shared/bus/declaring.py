@@ -259,7 +259,7 @@ def is_about_unknown_type(error: ConnectionCommandInvalid | ChannelPreconditionF
 async def _divert(
     channel: AbstractChannel, exchanges: Sequence[topology.Exchange], options: topology.TopologyOptions
 ) -> None:
-    """Let messages go to partitions, which exist by now, rather than to their inboxes, and no longer where none may.
+    """Bind the exchanges that divide inboxes, whose partitions exist by now, and remove the bindings of other options.
 
     In this order: one may arrive twice in between, and none is lost.
     """

@@ -82,6 +82,7 @@ def test_with_both_servers_given_only_services_and_the_simulator_are_started(
         ({"ORDERSAGA_WEBHOOKS": ""}, ("order", "inventory"), False),
         ({"ORDERSAGA_WEBHOOKS": "off"}, tuple(PROCESSES), False),
         ({}, (), True),  # whoever starts the services decides
+        ({}, ("simulator", "console"), True),
         (GIVEN, ("order", "inventory"), True),  # others may use that broker as well
     ],
 )
@@ -90,8 +91,15 @@ def test_webhooks_are_off_without_the_service_that_sends_them(
 ) -> None:
     made = plan(claims, tmp_path, given, services)
     assert (made.state.webhooks, made.state.topology_options.webhooks) == (on, on)
-    if services:
+    if "order" in services:
         assert (settings_of(made, "order").get("ORDERSAGA_WEBHOOKS") or "on") == ("on" if on else "off")
+
+
+def test_webhooks_stay_on_where_they_may_have_been_registered(claims: PortClaims, tmp_path: Path) -> None:
+    before = plan(claims, tmp_path, {}).state
+    assert plan(claims, tmp_path, {}, ("order", "inventory"), stored=before).state.webhooks
+    never = plan(claims, tmp_path, {}, ("order",)).state
+    assert not plan(claims, tmp_path, {}, ("order", "inventory"), stored=never).state.webhooks
 
 
 def test_an_invalid_switch_of_webhooks_is_named(claims: PortClaims, tmp_path: Path) -> None:
