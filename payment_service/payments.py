@@ -37,9 +37,16 @@ from shared.schema import CollectionSchema
 
 COLLECTION = "payments"
 
+RARE = tuple(status for status in PaymentStatus if status is not PaymentStatus.PROCESSED)
+"""The statuses that few payments have for long; to list the others, the index of all ids does as well."""
+
 SCHEMA = CollectionSchema(
     (
-        IndexModel([("status", ASCENDING), ("_id", ASCENDING)], name="by_status"),
+        IndexModel(
+            [("status", ASCENDING), ("_id", ASCENDING)],
+            name="by_rare_status",
+            partialFilterExpression={"status": {"$in": list(RARE)}},
+        ),
         IndexModel(
             [("ownerId", ASCENDING), ("_id", ASCENDING)],
             name="by_owner",

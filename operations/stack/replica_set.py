@@ -121,6 +121,7 @@ class ReplicaSetMember(Mongod):
     """One of the members; its `url` leads to it alone."""
 
     shutdown_pause_ms = 1000
+    servers_here = CLUSTER_SIZE
 
     def __init__(
         self,

@@ -1,12 +1,18 @@
 """The payment service's HTTP routes over a real database."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
+import pymongo
 import pytest
 
 from payment_service.api import create_router
+from payment_service.lifecycle import PaymentStatus
+from payment_service.payments import RARE
+from payment_service.schema import SCHEMA
 from shared.http import add_routes, create_app
+from shared.schema import prepare
 from tests.support.access import ADMIN, key_authenticator
 from tests.support.payment_workers import PaymentWorker, order_created, payment_worker
 
@@ -95,6 +101,24 @@ async def test_the_list_pages_through_everything_once(worker: PaymentWorker, cli
     assert await ids("") == sorted(order.order_id for order in orders)
     assert await ids("&status=FAILED") == sorted(order.order_id for order in orders[1::2])
     assert await ids("&status=REFUNDED") == []
+
+
+@pytest.mark.parametrize("status", PaymentStatus)
+async def test_the_list_of_a_status_reads_little_more_than_it_shows(
+    mongodb_url: str, database_prefix: str, worker: PaymentWorker, status: PaymentStatus
+) -> None:
+    """Payments of one status are nearly all, and the others few: each of the two has an index to find them by."""
+    few = [{"status": each, "_id": f"{each}-{number}"} for each in RARE for number in range(3)]
+    many = [{"status": PaymentStatus.PROCESSED, "_id": f"{number:03}"} for number in range(300)]
+    async with pymongo.AsyncMongoClient[dict[str, Any]](mongodb_url) as client:
+        database = client[f"{database_prefix}_payments"]
+        await prepare(database, SCHEMA)
+        await database["payments"].insert_many(many + few)
+        command = {"find": "payments", "filter": {"status": status}, "sort": {"_id": 1}, "limit": 3}
+        explained = await database.command({"explain": command, "verbosity": "executionStats"})
+    figures = explained["executionStats"]
+    assert (figures["nReturned"], figures["totalDocsExamined"] <= 5) == (3, True)
+    assert "'SORT'" not in str(explained["queryPlanner"]["winningPlan"])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 from operations.stack import run
 from operations.stack.environment import unknown_settings
 from operations.stack.layout import Layout
-from operations.stack.mongod import Mongod, find_mongod
+from operations.stack.mongod import Mongod, cache_gigabytes, find_mongod
 from operations.stack.plan import StackPlan, make_plan
 from operations.stack.ports import PortClaims, PortTakenError
 from operations.stack.program import ServerMissingError
@@ -304,6 +304,15 @@ def test_a_setting_that_no_program_has_is_detected() -> None:
 def test_mongod_does_not_take_zlib(tmp_path: Path) -> None:
     argv = Mongod(find_mongod(), tmp_path, 1, {}).prepare().argv
     assert argv[argv.index("--networkMessageCompressors") + 1] == "snappy,zstd"
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "servers", "cache"), [(24, 1, 6), (24, 3, 2), (4, 1, 1), (2, 1, 1), (8, 3, 1), (0.5, 1, 1)]
+)
+def test_the_caches_of_mongodb_take_a_quarter_of_the_memory_together(
+    gibibytes: float, servers: int, cache: float
+) -> None:
+    assert cache_gigabytes(int(gibibytes * 2**30), servers) == cache
 
 
 def test_provisioning_gets_the_login_of_the_simulator(claims: PortClaims, tmp_path: Path) -> None:
