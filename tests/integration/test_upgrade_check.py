@@ -1,5 +1,6 @@
 """`ordersaga upgrade check` over real servers: what it reads, and what it says about it."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared import topology
 from shared.release import VERSION
 from shared.schema import prepare
 from shared.services import SERVICES
+from tests.support import warm_processes
 from tests.support.builders import an_order, connected
 from tests.support.eventually import eventually
 from tests.support.processes import Stack, run_stack
@@ -102,6 +104,14 @@ async def test_a_topology_of_another_release_is_named_with_what_to_do(stack: Sta
         "payment.retry.2m does not exist; `ordersaga topology apply` creates what is missing; "
         "`ordersaga migrate` replaces a queue that differs, and keeps its messages"
     )
+
+
+async def test_partitions_that_the_settings_name_must_be_there(stack: Stack) -> None:
+    environment = stack.command_environment | {"ORDERSAGA_PARTITIONS": "2"}
+    _, output, _ = await warm_processes.run("operations.cli", "upgrade", "check", "--json", environment=environment)
+    found = reasons(json.loads(output))
+    assert found.keys() == {"exchanges", "queues"}
+    assert "order.inbox.2 does not exist" in found["queues"]
 
 
 async def test_a_recovery_leaves_the_orders_of_a_newer_release_to_that_release(stack: Stack) -> None:
