@@ -26,7 +26,7 @@ SERVERS: dict[str, list[str]] = {
 }
 PATHS = {
     "as the order service does it": "/orders",
-    "the same, with the request read by FastAPI": "/order",
+    "the same, with the request read by FastAPI": "/orders-by-framework",
     "bare ASGI, pydantic only": "/bare/",
 }
 SCRIPT = """
