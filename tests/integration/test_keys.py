@@ -173,6 +173,16 @@ def test_a_file_that_is_damaged_later_leaves_the_former_keys_valid(tmp_path: Pat
     assert opened.find(other[4:12]) is not None
 
 
+def test_a_new_key_is_known_at_once(tmp_path: Path) -> None:
+    file = Layout(tmp_path).keys
+    first = create_key(file, Role.CLIENT, "shop", "first")
+    opened = KeyFile(file, check_seconds=3600)
+    assert opened.find(first[4:12]) is not None
+    second = create_key(file, Role.CLIENT, "shop", "second")
+    assert opened.find(second[4:12]) is not None
+    assert opened.find("unknown0") is None
+
+
 async def test_running_services_notice_new_and_revoked_keys(
     tmp_path: Path, mongodb_url: str, clean_broker: str, database_prefix: str
 ) -> None:
