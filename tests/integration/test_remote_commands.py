@@ -83,7 +83,10 @@ async def run(*words: str, given: str | None = None, **environment: str) -> Ende
 @pytest.fixture(scope="module")
 async def shop(servers: Servers) -> AsyncIterator[Shop]:
     async with run_module_stack(servers) as stack:
-        urls = {f"{name}_url": stack.url(name) for name in SAGA_SERVICES}
+        # Where the others listen by default, a stack of another test may.
+        urls = {f"{name}_url": NOWHERE for name in SERVICES} | {
+            f"{name}_url": stack.url(name) for name in SAGA_SERVICES
+        }
         await stack.start("console", api_key=ADMIN_KEY, **urls)
         await stack.stock("p1", 1000)
         shop = Shop(stack)
