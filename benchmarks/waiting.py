@@ -76,7 +76,6 @@ def main() -> None:
         try:
             create = [*command, "keys", "create", "--role", "admin", "--owner", "bench"]
             key = subprocess.run(create, check=True, capture_output=True, text=True).stdout.strip()
-            time.sleep(6)  # the services read the keys again every five seconds
             asyncio.run(_run(key))
         finally:
             subprocess.run([*command, "down"], check=True)

@@ -300,7 +300,7 @@ def exchanges(ladder: tuple[RetryDelay, ...] = RETRY_LADDER, options: TopologyOp
 
 
 def _dividing_exchange(inbox: str, options: TopologyOptions) -> Exchange:
-    routes = routes_to(inbox) if is_heard(inbox, options) else ()
+    routes = _wanted_routes(inbox, options)
     return Exchange(partitions_exchange(inbox), HASH_EXCHANGE, dict(PARTITIONED[inbox]), routes)
 
 
@@ -312,14 +312,14 @@ def routes_to(inbox: str) -> Bindings:
     return tuple((EXCHANGE, message.routing_key) for message in INBOXES.get(inbox, ()))
 
 
-def is_heard(inbox: str, options: TopologyOptions) -> bool:
-    """Return whether an inbox gets its messages by their types: that of webhooks does not if they are off."""
-    return inbox != NOTIFICATION_INBOX or options.webhooks
+def _wanted_routes(inbox: str, options: TopologyOptions) -> Bindings:
+    """Return the bindings that an inbox, or its exchange, is to have; that of webhooks has none if they are off."""
+    return routes_to(inbox) if inbox != NOTIFICATION_INBOX or options.webhooks else ()
 
 
 def unwanted_bindings(options: TopologyOptions) -> tuple[Mapping[str, Bindings], Mapping[str, Bindings]]:
     """Return the bindings of inboxes, and of the exchanges that divide some, that only other options have."""
-    silent = [inbox for inbox in INBOXES if not is_heard(inbox, options)]
+    silent = [inbox for inbox in INBOXES if not _wanted_routes(inbox, options)]
     divided = [inbox for inbox in PARTITIONED if options.partitions > WHOLE]
     of_inboxes = {inbox: routes_to(inbox) for inbox in (*divided, *silent)}
     return of_inboxes, {partitions_exchange(inbox): routes_to(inbox) for inbox in silent if inbox in divided}
@@ -394,8 +394,7 @@ def _inbox_and_partitions(name: str, options: TopologyOptions) -> tuple[Queue, .
     by_name = (INBOX_EXCHANGE, name)
     parts = partitions_of(name, options.partitions)
     if not parts:
-        routes = routes_to(name) if is_heard(name, options) else ()
-        return (Queue(name, (*routes, by_name), arguments),)
+        return (Queue(name, (*_wanted_routes(name, options), by_name), arguments),)
     return (Queue(name, (by_name,), arguments), *(_partition(name, part, arguments) for part in parts))
 
 

@@ -4,29 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pymongo
 import pymongo.errors
 
 from operations.actions import last_action
+from operations.doctor.connection import connect
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.reading.archived import ARCHIVE_ACTION
 from operations.reading.archived_totals import ArchivedTotals
-from shared.database import with_our_tls
 from shared.outage_words import with_detail
 from shared.services import CONSOLE
-
-TIMEOUT_MS = 3000
 
 SUBJECT = "archive"
 
 
 async def check_archive(url: str, prefix: str) -> Finding | None:
     """Check the directory that orders were last archived to; None if none have been, or MongoDB does not answer."""
-    client: pymongo.AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
-        url, serverSelectionTimeoutMS=TIMEOUT_MS
-    )
-    with_our_tls(client, url)
-    async with client:
+    async with connect(url) as client:
         try:
             orders = await ArchivedTotals(client, prefix).orders()
             last = await last_action(client[CONSOLE.database_in(prefix)], ARCHIVE_ACTION)

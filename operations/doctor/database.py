@@ -9,17 +9,17 @@ import pymongo
 import pymongo.errors
 from pymongo.asynchronous.database import AsyncDatabase
 
+from operations.doctor.connection import connect
 from operations.doctor.database_server import check_server
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.doctor.replica_set import check_members
 from operations.stack.database_schemas import schema_of
 from shared import schema
-from shared.database import is_transient, with_our_tls
+from shared.database import is_transient
 from shared.outage_words import with_detail
 from shared.services import SERVICES
 from shared.unfinished_restore import REMEDY, unfinished_restore
 
-TIMEOUT_MS = 3000
 SEARCH_MS = 3000
 """Time limit of the search for an invalid document in a collection, which reads the whole collection."""
 SHARDED = "a sharded cluster"
@@ -32,11 +32,7 @@ async def check_database(
     url: str, prefix: str, services: Iterable[str], *, is_own: bool = False
 ) -> AsyncIterator[Finding]:
     """Check everything that these services require of MongoDB; `ordersaga up` runs it if it `is_own`."""
-    client: pymongo.AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
-        url, serverSelectionTimeoutMS=TIMEOUT_MS
-    )
-    with_our_tls(client, url)
-    async with client:
+    async with connect(url) as client:
         try:
             of_server = await check_server(client)
         except pymongo.errors.PyMongoError as error:

@@ -6,22 +6,20 @@ from typing import Any
 import pymongo
 import pymongo.errors
 
+from operations.doctor.connection import Client, connect
 from operations.doctor.finding import Finding, note, ok, wrong
 from operations.stack.database_rights import THE_SERVER, USERS, Right, rights_of, users_of
 from operations.stack.database_schemas import all_schemas
 from operations.stack.database_users import DatabaseUsers
 from shared import schema
-from shared.database import Document, is_refusal, with_our_tls
+from shared.database import is_refusal
 from shared.outage_words import with_detail
 
-TIMEOUT_MS = 3000
 SUBJECT = "users of MongoDB"
 PREPARE = "run `ordersaga database prepare` as an administrator (docs/database.md)"
 START_AGAIN = "start the stack again, which creates the users and sets their rights"
 _SHOWN = 3
 """The most differences of a user that are named."""
-
-Client = pymongo.AsyncMongoClient[Document]
 
 
 async def check_users(url: str, prefix: str, users: DatabaseUsers | None) -> AsyncIterator[Finding]:
@@ -31,7 +29,7 @@ async def check_users(url: str, prefix: str, users: DatabaseUsers | None) -> Asy
     is an administrator.
     """
     try:
-        async with _connect(url) as client:
+        async with connect(url) as client:
             status = await _authenticated(client)
             if not status["authenticatedUsers"]:
                 yield await _without_a_user(client)
@@ -78,10 +76,6 @@ def _more(different: frozenset[Right]) -> str:
     return f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
 
 
-def _connect(url: str) -> Client:
-    return with_our_tls(Client(url, serverSelectionTimeoutMS=TIMEOUT_MS), url)
-
-
 async def _authenticated(client: Client) -> Mapping[str, Any]:
     answer = await client.admin.command("connectionStatus", showPrivileges=True)
     found: Mapping[str, Any] = answer["authInfo"]
@@ -106,7 +100,7 @@ async def _check_by_login(name: str, users: DatabaseUsers, url: str) -> Finding:
         return wrong(_subject(name), "does not exist: an earlier release has started this stack", START_AGAIN)
     address = f"{url.partition('://')[0]}://{url.rpartition('@')[2].partition('&authSource=')[0]}"
     try:
-        async with _connect(users.url(name, address)) as client:
+        async with connect(users.url(name, address)) as client:
             found = (await _authenticated(client))["authenticatedUserPrivileges"]
     except pymongo.errors.OperationFailure as error:
         if not is_refusal(error):

@@ -1,28 +1,19 @@
 """Webhooks that are registered although no event reaches the service that sends them."""
 
-from typing import Any
-
-import pymongo
 import pymongo.errors
 
 from notification_service.endpoints import COLLECTION
+from operations.doctor.connection import connect
 from operations.doctor.finding import Finding, ok, wrong
-from shared.database import with_our_tls
 from shared.outage_words import with_detail
 from shared.services import NOTIFICATION
-
-TIMEOUT_MS = 3000
 
 SUBJECT = "webhooks"
 
 
 async def check_silent_webhooks(url: str, prefix: str) -> Finding | None:
     """Check, where webhooks are off, that nobody waits for events; None if MongoDB does not answer."""
-    client: pymongo.AsyncMongoClient[dict[str, Any]] = pymongo.AsyncMongoClient(
-        url, serverSelectionTimeoutMS=TIMEOUT_MS
-    )
-    with_our_tls(client, url)
-    async with client:
+    async with connect(url) as client:
         endpoints = client[NOTIFICATION.database_in(prefix)][COLLECTION]
         try:
             waiting = await endpoints.count_documents({"enabled": True, "deletedAt": {"$exists": False}})
